@@ -1,0 +1,106 @@
+SHELL := /usr/bin/env bash -euo pipefail
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CRD := config/crd/bases/wasme.io_filterdeployments.yaml
+GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml
+
+CONTROLLER_GEN := bin/controller-gen
+GOLANGCI_LINT := bin/golangci-lint
+
+# How binaries are built: the same flags everywhere, so that the build cache serves them all.
+GO_BUILD := CGO_ENABLED=0 go build -trimpath
+
+##@ Develop
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/manager.
+	$(GO_BUILD) -o bin/manager ./cmd/manager
+
+.PHONY: generate
+generate: $(CONTROLLER_GEN) ## Generate the API's deepcopy functions.
+	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the markers in api/ and controllers/.
+	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=$(dir $(CRD))
+	go run ./hack/crdschema $(CRD)
+	$(CONTROLLER_GEN) rbac:roleName=wasme-operator paths=./controllers/... output:rbac:dir=config/rbac
+
+.PHONY: golden
+golden: ## Rewrite the golden files of internal/render.
+	go test ./internal/render/... -update
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the Go code.
+	$(GOLANGCI_LINT) fmt
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters.
+	$(GOLANGCI_LINT) run
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf bin
+
+##@ Test
+
+.PHONY: test
+test: check-generated lint test-unit test-api test-controllers test-mesh ## Run everything; this is what CI runs.
+
+.PHONY: check-generated
+check-generated: ## Fail when generated files are not what the sources give.
+	@sums() { sha256sum $(GENERATED) 2>&1 || true; }; \
+	before=$$(sums); $(MAKE) --no-print-directory generate manifests; after=$$(sums); \
+	if [[ "$$before" != "$$after" ]]; then \
+		echo "generated files were not up to date; commit them:"; \
+		diff <(echo "$$before") <(echo "$$after") | sed -n 's/^> [0-9a-f]* */  /p'; exit 1; \
+	fi
+
+.PHONY: test-unit
+test-unit: ## Unit and golden tests, and Istio's own validation of the goldens.
+	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|e2e))(/|$$)')
+	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
+
+# The suites below start processes of their own: one package at a time.
+
+.PHONY: test-api
+test-api: ## The CRD's schema and rules against a real API server.
+	go test -p 1 -count=1 -timeout 30m ./test/api/...
+
+.PHONY: test-controllers
+test-controllers: ## The controller against a real API server.
+	go test -p 1 -count=1 -timeout 30m ./controllers/...
+
+.PHONY: test-mesh
+test-mesh: ## The whole operator against istiod and real sidecars.
+	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/e2e/...
+
+##@ Try
+
+.PHONY: demo
+demo: ## Show what the operator does, on a real mesh; KEEP=1 leaves it running.
+	go run ./hack/demo
+
+.PHONY: mesh-up
+mesh-up: ## Start a mesh to work on by hand; print its kubeconfig and URLs.
+	go run ./test/mesh/cmd/mesh up
+
+.PHONY: mesh-down
+mesh-down: ## End what mesh-up started.
+	go run ./test/mesh/cmd/mesh down
+
+# Tools, pinned in hack/tools/go.mod.
+
+$(CONTROLLER_GEN): hack/tools/go.mod
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ sigs.k8s.io/controller-tools/cmd/controller-gen
+	@touch $@
+
+$(GOLANGCI_LINT): hack/tools/go.mod
+	@echo "building golangci-lint (a minute or two, once)"
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@

@@ -1,0 +1,94 @@
+package v1
+
+// Condition types of a FilterDeployment.
+const (
+	// ConditionModuleResolved: the image was found, its module is well formed
+	// and held by the operator.
+	ConditionModuleResolved = "ModuleResolved"
+	// ConditionWorkloadsSelected: the workloads of spec.deployment were found.
+	ConditionWorkloadsSelected = "WorkloadsSelected"
+	// ConditionProgrammed: every selected workload has the Istio object that
+	// makes its proxies run the filter as the spec describes it.
+	ConditionProgrammed = "Programmed"
+	// ConditionReady sums up the others, as kstatus reads it.
+	ConditionReady = "Ready"
+	// ConditionReconciling: present and True while the operator still works
+	// towards the spec, retries included (kstatus).
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled: present and True when only a change of an object can
+	// help (kstatus).
+	ConditionStalled = "Stalled"
+)
+
+// Reasons of conditions.
+const (
+	// ReasonResolved: the module is known and held (ModuleResolved).
+	ReasonResolved = "Resolved"
+	// ReasonResolving: the image is being looked up or pulled.
+	ReasonResolving = "Resolving"
+	// ReasonInvalidSpec: a field has a value that cannot work; the message names it.
+	ReasonInvalidSpec = "InvalidSpec"
+	// ReasonImageNotFound: the registry has no such image.
+	ReasonImageNotFound = "ImageNotFound"
+	// ReasonUnauthorized: the registry refused the credentials, or asked for some.
+	ReasonUnauthorized = "Unauthorized"
+	// ReasonRegistryUnavailable: the registry did not answer, or not as a registry does.
+	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonRegistryForbidden: the operator may not connect there (--denied-networks,
+	// --allowed-registries, or plain HTTP without plainHttp).
+	ReasonRegistryForbidden = "RegistryForbidden"
+	// ReasonSecretNotFound: imagePullOptions.pullSecret names no Secret of the namespace.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonSecretUnreadable: the API server did not give the pull Secret.
+	ReasonSecretUnreadable = "SecretUnreadable"
+	// ReasonSecretInvalid: the pull Secret holds no credential for the image's registry.
+	ReasonSecretInvalid = "SecretInvalid"
+	// ReasonInvalidImage: the image holds no Wasm module in a known form.
+	ReasonInvalidImage = "InvalidImage"
+	// ReasonInvalidModule: the module is no Wasm, or not built for proxy-wasm.
+	ReasonInvalidModule = "InvalidModule"
+	// ReasonTooLarge: manifest, layer, archive or module pass a limit of the operator.
+	ReasonTooLarge = "TooLarge"
+	// ReasonDigestMismatch: the registry sent content that its digest does not cover.
+	ReasonDigestMismatch = "DigestMismatch"
+	// ReasonStoreUnavailable: the operator cannot keep the module (disk full, or read-only).
+	ReasonStoreUnavailable = "StoreUnavailable"
+	// ReasonRootIDMissing: neither spec.filter.rootID nor the image names a root id.
+	ReasonRootIDMissing = "RootIDMissing"
+
+	// ReasonSelected: workloads were found (WorkloadsSelected).
+	ReasonSelected = "Selected"
+	// ReasonNoWorkloads: no workload of that kind and those labels exists yet.
+	ReasonNoWorkloads = "NoWorkloads"
+	// ReasonRootNamespace: the mesh's root namespace takes gateway filters with labels only.
+	ReasonRootNamespace = "RootNamespace"
+
+	// ReasonProgrammed: all outputs are as the spec asks (Programmed).
+	ReasonProgrammed = "Programmed"
+	// ReasonNothingResolved: there is no revision to program yet.
+	ReasonNothingResolved = "NothingResolved"
+	// ReasonLastGoodRevision: the spec cannot be resolved; an earlier revision stays in force.
+	ReasonLastGoodRevision = "LastGoodRevision"
+	// ReasonOutputKindMissing: the API server does not serve the kind of the outputs.
+	ReasonOutputKindMissing = "OutputKindMissing"
+	// ReasonConflict: an object of the output's name exists and is not ours.
+	ReasonConflict = "Conflict"
+	// ReasonWriteFailed: the API server refused or did not answer a write.
+	ReasonWriteFailed = "WriteFailed"
+	// ReasonWorkloadUnsupported: a workload cannot take the filter; the message names it.
+	ReasonWorkloadUnsupported = "WorkloadUnsupported"
+
+	// ReasonReady: everything the spec asks for is in place (Ready).
+	ReasonReady = "Ready"
+	// ReasonProgressing: work is under way (Reconciling).
+	ReasonProgressing = "Progressing"
+	// ReasonProgressingWithRetry: something failed and is tried again (Reconciling).
+	ReasonProgressingWithRetry = "ProgressingWithRetry"
+)
+
+// MaxMessageLength is the number of characters that the messages of
+// conditions, workloads and events are cut to.
+const MaxMessageLength = 1024
+
+// MaxWorkloadsInStatus is the number of entries that status.workloads holds.
+const MaxWorkloadsInStatus = 500
