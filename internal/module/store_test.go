@@ -1,0 +1,306 @@
+package module
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+)
+
+func holder(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "bookinfo", Name: name}
+}
+
+func TestStoreKeepsModulesOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, 1<<20)
+	sum := put(t, s, "a module")
+	m := Module{SHA256: sum, ManifestDigest: "sha256:x", ABIVersions: []string{"0.2.1"}, RootIDs: []string{"root"}}
+	must(t, s.remember("ghcr.io/a/b@sha256:x", m))
+
+	s = openStore(t, dir, 1<<20)
+	if got := content(t, s, sum); got != "a module" {
+		t.Errorf("%q", got)
+	}
+	known, held := s.recall("ghcr.io/a/b@sha256:x")
+	if !held || known.SHA256 != sum || !slices.Equal(known.RootIDs, m.RootIDs) {
+		t.Errorf("%v %v", known, held)
+	}
+}
+
+func TestStoreRemovesWhatACrashLeft(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, 1<<20)
+	whole := put(t, s, "whole")
+	half, err := s.create()
+	must(t, err)
+	_, err = half.Write([]byte("half"))
+	must(t, err)
+	// The process ends here: nothing is discarded.
+	cut := sumOf("cut short")
+	must(t, os.WriteFile(s.modulePath(cut), []byte("cut sh"), 0o600))
+	must(t, os.WriteFile(filepath.Join(s.modulesDir(), "stray"), nil, 0o600))
+	must(t, os.Mkdir(filepath.Join(s.modulesDir(), sumOf("")+".wasm"), 0o700))
+	must(t, os.WriteFile(s.imagePath("image"), []byte("{"), 0o600))
+	must(t, os.WriteFile(s.imagePath("gone"), []byte(`{"image":"gone","module":{"sha256":"`+cut+`"}}`), 0o600))
+
+	s = openStore(t, dir, 1<<20)
+	if !s.Has(whole) || s.Has(cut) || s.bytes != int64(len("whole")) {
+		t.Errorf("whole %v, cut %v, %d bytes", s.Has(whole), s.Has(cut), s.bytes)
+	}
+	wantFiles(t, dir, "modules/"+whole+".wasm")
+}
+
+func TestStoreDropsTheLeastRecentlyUsedThatNobodyNames(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(time.Now())
+	s, err := OpenStore(t.TempDir(), 30, clk)
+	must(t, err)
+	var sums []string
+	for _, text := range []string{"0123456789", "123456789a", "23456789ab"} {
+		clk.SetTime(clk.Now().Add(time.Second))
+		sums = append(sums, put(t, s, text))
+	}
+	s.Retain(holder("a"), sums[0])
+	clk.SetTime(clk.Now().Add(time.Second))
+	content(t, s, sums[1])
+	put(t, s, "abcdefghij")
+	if !s.Has(sums[0]) || !s.Has(sums[1]) || s.Has(sums[2]) {
+		t.Errorf("held: %v %v %v", s.Has(sums[0]), s.Has(sums[1]), s.Has(sums[2]))
+	}
+}
+
+func TestStoreFullOfModulesInUse(t *testing.T) {
+	s := openStore(t, t.TempDir(), 12)
+	sum := put(t, s, "0123456789")
+	s.Retain(holder("a"), sum)
+	file, err := s.create()
+	must(t, err)
+	_, err = file.Write([]byte("abc"))
+	wantError(t, err, wasmev1.ReasonStoreUnavailable, "--module-store is full: its 12 bytes")
+	file.discard()
+	if s.bytes != 10 {
+		t.Errorf("%d bytes counted", s.bytes)
+	}
+}
+
+func TestStoreNamesForAnHourAfterTheLastRelease(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(time.Now())
+	s, err := OpenStore(t.TempDir(), 1<<20, clk)
+	must(t, err)
+	sum := put(t, s, "a module")
+	s.Retain(holder("a"), sum)
+	s.Retain(holder("a"), sum)
+	s.Retain(holder("b"), sum)
+	s.Release(holder("a"))
+	clk.SetTime(clk.Now().Add(2 * time.Hour))
+	wantNamed(t, s, sum, true)
+	s.Retain(holder("b"), sumOf("another"))
+	s.Release(holder("nobody"))
+	clk.SetTime(clk.Now().Add(59 * time.Minute))
+	wantNamed(t, s, sum, true)
+	clk.SetTime(clk.Now().Add(time.Minute))
+	wantNamed(t, s, sum, false)
+	s.Retain(holder("c"), sum)
+	wantNamed(t, s, sum, true)
+}
+
+func TestAwaitSeesWhatComes(t *testing.T) {
+	for name, steps := range map[string][]func(*Store, string){
+		"named, then held": {func(s *Store, sum string) { s.Retain(holder("a"), sum) }, func(s *Store, _ string) { put(t, s, "late") }},
+		"held, then named": {func(s *Store, _ string) { put(t, s, "late") }, func(s *Store, sum string) { s.Retain(holder("a"), sum) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, t.TempDir(), 1<<20)
+			sum := sumOf("late")
+			steps[0](s, sum)
+			got := make(chan error)
+			go func() {
+				file, err := s.Await(context.Background(), sum)
+				if err == nil {
+					err = file.Close()
+				}
+				got <- err
+			}()
+			steps[1](s, sum)
+			must(t, <-got)
+		})
+	}
+}
+
+func TestAModuleWhoseFileIsGoneIsNotHeld(t *testing.T) {
+	s := openStore(t, t.TempDir(), 1<<20)
+	sum := put(t, s, "a module")
+	must(t, os.Remove(s.modulePath(sum)))
+	if _, err := s.Open(sum); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if s.Has(sum) || s.bytes != 0 {
+		t.Errorf("held %v, %d bytes", s.Has(sum), s.bytes)
+	}
+	put(t, s, "a module")
+	content(t, s, sum)
+}
+
+func TestAnOpenModuleOutlivesItsPlaceInTheStore(t *testing.T) {
+	s := openStore(t, t.TempDir(), 10)
+	sum := put(t, s, "0123456789")
+	file, err := s.Open(sum)
+	must(t, err)
+	defer file.Close()
+	put(t, s, "abcdefghij")
+	if s.Has(sum) {
+		t.Fatal("still held")
+	}
+	if data, err := io.ReadAll(file); string(data) != "0123456789" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+func TestTheSameModuleTwiceCountsOnce(t *testing.T) {
+	s := openStore(t, t.TempDir(), 1<<20)
+	put(t, s, "a module")
+	put(t, s, "a module")
+	if s.bytes != 8 {
+		t.Errorf("%d bytes counted", s.bytes)
+	}
+	wantFiles(t, s.dir, "modules/"+sumOf("a module")+".wasm")
+}
+
+func TestAStoreThatCannotBeOpenedIsNamed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(path, nil, 0o600))
+	_, err := OpenStore(path, 1<<20, clock.RealClock{})
+	if err == nil || !strings.Contains(err.Error(), "--module-store") {
+		t.Errorf("%v", err)
+	}
+}
+
+// smallDisk says to the test's own binary, in a mount namespace of its own,
+// where to mount a small disk.
+const smallDisk = "WASME_TEST_SMALL_DISK"
+
+func TestDiskFull(t *testing.T) {
+	if dir := os.Getenv(smallDisk); dir != "" {
+		onSmallDisk(t, dir)
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestDiskFull$", "-test.v")
+	cmd.Env = append(os.Environ(), smallDisk+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) {
+		t.Skipf("this machine allows no user namespaces: %v", err)
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// onSmallDisk fills a disk of 1 MiB through a store that may take 1 GiB.
+func onSmallDisk(t *testing.T, dir string) {
+	t.Helper()
+	must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"))
+	s := openStore(t, dir, 1<<30)
+	small := put(t, s, "a module")
+	file, err := s.create()
+	must(t, err)
+	for chunk := make([]byte, 64<<10); err == nil; {
+		_, err = file.Write(chunk)
+	}
+	wantError(t, err, wasmev1.ReasonStoreUnavailable, "no space left on device: look after the disk of the operator's --module-store")
+	file.discard()
+	wantFiles(t, dir, "modules/"+small+".wasm")
+	put(t, s, "fits again")
+}
+
+func openStore(t *testing.T, dir string, maxBytes int64) *Store {
+	t.Helper()
+	s, err := OpenStore(dir, maxBytes, clock.RealClock{})
+	must(t, err)
+	return s
+}
+
+func put(t *testing.T, s *Store, text string) string {
+	t.Helper()
+	file, err := s.create()
+	must(t, err)
+	defer file.discard()
+	_, err = io.WriteString(file, text)
+	must(t, err)
+	sum, err := file.commit()
+	must(t, err)
+	if sum != sumOf(text) {
+		t.Errorf("digest %s, not %s", sum, sumOf(text))
+	}
+	return sum
+}
+
+func content(t *testing.T, s *Store, sum string) string {
+	t.Helper()
+	file, err := s.Open(sum)
+	must(t, err)
+	defer file.Close()
+	data, err := io.ReadAll(file)
+	must(t, err)
+	return string(data)
+}
+
+func sumOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+func wantNamed(t *testing.T, s *Store, sum string, want bool) {
+	t.Helper()
+	if named, _ := s.watch(sum); named != want {
+		t.Errorf("named: %v, not %v", named, want)
+	}
+}
+
+// wantFiles checks that a store has these files and no others.
+func wantFiles(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	var got []string
+	must(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			got = append(got, strings.TrimPrefix(path, dir+"/"))
+		}
+		return err
+	}))
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("files %q, not %q", got, want)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func contains(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}

@@ -1,0 +1,217 @@
+package module
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"path"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+)
+
+// The files of a compat image: an ordinary image that is built FROM scratch.
+const (
+	pluginFile        = "plugin.wasm"
+	runtimeConfigFile = "runtime-config.json"
+)
+
+// zstdWindow is the largest window of a zstd stream: 32 MiB is what the best
+// level of common image builders makes.
+const zstdWindow = 32 << 20
+
+// unpacker takes the module out of an image's layers, within limits that hold
+// for all of them together.
+type unpacker struct {
+	limits Limits
+	// fetch brings a blob onto disk.
+	fetch func(v1.Descriptor) (*tempFile, error)
+	// slots bounds the images that are unpacked at once.
+	slots chan struct{}
+	// out takes the module.
+	out io.Writer
+
+	packedBytes, unpackedBytes int64
+	entries                    int
+	found, configured          bool
+	rootIDs                    []string
+}
+
+// unpack writes the module to out and reads the root ids.
+func (u *unpacker) unpack(m *manifest) error {
+	layer, err := m.wasmLayer()
+	if err != nil {
+		return err
+	}
+	if layer != nil {
+		return u.unpackArtifact(m, *layer)
+	}
+	return u.unpackImage(m)
+}
+
+// unpackArtifact reads an image whose layer is the module itself.
+func (u *unpacker) unpackArtifact(m *manifest, layer v1.Descriptor) error {
+	if config := m.runtimeConfig(); config != nil {
+		if err := u.read(*config, u.readConfig); err != nil {
+			return err
+		}
+	}
+	return u.read(layer, func(r io.Reader) error {
+		return u.decompressed(r, func(r io.Reader) error { return copyWithin(u.out, r, u.limits.module()) })
+	})
+}
+
+// unpackImage looks for plugin.wasm in the layers of an ordinary image, from
+// the last to the first, as later layers replace files of earlier ones; then
+// for runtime-config.json in those that are left and small.
+func (u *unpacker) unpackImage(m *manifest) error {
+	for _, layer := range slices.Backward(m.Layers) {
+		small := layer.Size <= maxRuntimeConfigBytes
+		if foreign(layer) || u.found && (u.configured || !small) {
+			continue
+		}
+		if err := u.read(layer, u.unpackLayer); err != nil {
+			return err
+		}
+	}
+	if !u.found {
+		return refused(wasmev1.ReasonInvalidImage, "the image holds no Wasm module: neither a layer of the type application/wasm, nor a file /%s: build it with wasme, or FROM scratch with COPY %s", pluginFile, pluginFile)
+	}
+	return nil
+}
+
+// read brings a blob onto disk and passes its content to use, while it holds
+// one of the slots.
+func (u *unpacker) read(desc v1.Descriptor, use func(io.Reader) error) error {
+	bound := u.limits.layers()
+	if desc.Size > bound.bytes-u.packedBytes {
+		return bound.exceeded()
+	}
+	file, err := u.fetch(desc)
+	if err != nil {
+		return err
+	}
+	defer file.discard()
+	if u.packedBytes += file.size; u.packedBytes > bound.bytes {
+		return bound.exceeded()
+	}
+	u.slots <- struct{}{}
+	defer func() { <-u.slots }()
+	return use(io.NewSectionReader(file, 0, file.size))
+}
+
+// unpackLayer reads a tar archive, packed or not.
+func (u *unpacker) unpackLayer(r io.Reader) error {
+	return u.decompressed(r, func(r io.Reader) error {
+		bounded := &unpackedReader{inner: r, unpacker: u}
+		return layerError(u.readArchive(tar.NewReader(bounded)))
+	})
+}
+
+func (u *unpacker) readArchive(archive *tar.Reader) error {
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if u.entries++; u.entries > u.limits.ArchiveEntries {
+			return refused(wasmev1.ReasonTooLarge, "the image's layers: more than %d files: build the image FROM scratch, or raise the operator's --max-archive-entries", u.limits.ArchiveEntries)
+		}
+		if err := u.readEntry(header, archive); err != nil {
+			return err
+		}
+	}
+}
+
+// readEntry reads the two files that matter, at the root of the archive; a
+// layer nearer to the end of the image has been read before.
+func (u *unpacker) readEntry(header *tar.Header, content io.Reader) error {
+	if header.Typeflag != tar.TypeReg {
+		return nil
+	}
+	switch name := path.Clean("/" + header.Name); {
+	case name == "/"+pluginFile && !u.found:
+		u.found = true
+		return copyWithin(u.out, content, u.limits.module())
+	case name == "/"+runtimeConfigFile && !u.configured:
+		return u.readConfig(content)
+	}
+	return nil
+}
+
+func (u *unpacker) readConfig(r io.Reader) error {
+	var data bytes.Buffer
+	if err := copyWithin(&data, r, bound{bytes: maxRuntimeConfigBytes, what: "the image's runtime configuration"}); err != nil {
+		return err
+	}
+	ids, err := parseRootIDs(data.Bytes())
+	u.configured, u.rootIDs = err == nil, ids
+	return err
+}
+
+// copyWithin copies until the end, or fails beyond the bound.
+func copyWithin(to io.Writer, from io.Reader, b bound) error {
+	n, err := io.Copy(to, io.LimitReader(from, b.bytes+1))
+	if err == nil && n > b.bytes {
+		return b.exceeded()
+	}
+	return err
+}
+
+// decompressed passes on the content of r: gzip, zstd or plain, as its first
+// bytes say; media types are not always right.
+func (u *unpacker) decompressed(r io.Reader, use func(io.Reader) error) error {
+	buffered := bufio.NewReader(r)
+	magic, _ := buffered.Peek(4)
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		unpacked, err := gzip.NewReader(buffered)
+		if err != nil {
+			return layerError(err)
+		}
+		return layerError(use(unpacked))
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
+		if err != nil {
+			return layerError(err)
+		}
+		defer unpacked.Close()
+		return layerError(use(unpacked))
+	}
+	return layerError(use(buffered))
+}
+
+// layerError: what is not ours says that the content cannot be unpacked.
+func layerError(err error) error {
+	if err == nil || asError(err) != nil {
+		return err
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return refused(wasmev1.ReasonTooLarge, "unpacking a layer of the image: its zstd window has more than %d bytes: build the image with another compression", zstdWindow)
+	}
+	return refused(wasmev1.ReasonInvalidImage, "unpacking a layer of the image: it is neither a tar archive nor a Wasm module, nor one of them packed with gzip or zstd: build the image again")
+}
+
+// unpackedReader counts what comes out of the image's layers.
+type unpackedReader struct {
+	inner    io.Reader
+	unpacker *unpacker
+}
+
+func (r *unpackedReader) Read(p []byte) (int, error) {
+	n, err := r.inner.Read(p)
+	r.unpacker.unpackedBytes += int64(n)
+	if bound := r.unpacker.limits.layers(); r.unpacker.unpackedBytes > bound.bytes {
+		return 0, bound.exceeded()
+	}
+	return n, err
+}

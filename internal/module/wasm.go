@@ -1,0 +1,181 @@
+package module
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+)
+
+// The preamble of a core module and of a component, and the numbers of the
+// export section, as in the WebAssembly core specification (5.5, binary
+// modules) and the component model's binary format.
+var (
+	corePreamble      = []byte("\x00asm\x01\x00\x00\x00")
+	componentPreamble = []byte("\x00asm\x0d\x00\x01\x00")
+)
+
+const (
+	exportSection = 7
+	exportedFunc  = 0
+	maxExports    = 100_000
+	maxExportName = 64 << 10
+)
+
+// abiPrefix begins the name of the function by which a module says which
+// version of the proxy-wasm ABI it speaks: proxy_abi_version_0_2_1.
+const abiPrefix = "proxy_abi_version_"
+
+// knownABIs are the versions that Envoy's host knows.
+var knownABIs = []string{"0.1.0", "0.2.0", "0.2.1"}
+
+// inspect checks that r holds a Wasm module of size bytes that is built for
+// proxy-wasm, and returns the ABI versions that it exports. It reads the
+// sections' headers and the export section, nothing else: whether the rest is
+// valid shows when the module runs.
+func inspect(r io.ReaderAt, size int64) ([]string, error) {
+	if err := checkPreamble(r); err != nil {
+		return nil, err
+	}
+	exports, err := findSection(io.NewSectionReader(r, int64(len(corePreamble)), size-int64(len(corePreamble))), exportSection)
+	if err != nil {
+		return nil, refused(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
+	}
+	names, err := exportedFuncs(exports)
+	if err != nil {
+		return nil, refused(wasmev1.ReasonInvalidModule, "reading the module's exports: %v: build the module again", err)
+	}
+	return abiVersions(names)
+}
+
+func checkPreamble(r io.ReaderAt) error {
+	head := make([]byte, len(corePreamble))
+	n, err := r.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return storeError("reading the module", err)
+	}
+	switch head = head[:n]; {
+	case bytes.Equal(head, corePreamble):
+		return nil
+	case bytes.Equal(head, componentPreamble):
+		return refused(wasmev1.ReasonInvalidModule, "the module is a component (component model), which proxies do not run: build it as a core module for proxy-wasm")
+	case bytes.HasPrefix(head, corePreamble[:4]):
+		return refused(wasmev1.ReasonInvalidModule, "the module is Wasm of an unknown version: build it as version 1")
+	}
+	return refused(wasmev1.ReasonInvalidModule, "the image's content is not a Wasm module: it does not begin with \\0asm")
+}
+
+// findSection returns the content of the section with that id; an empty reader
+// when there is none.
+func findSection(r *io.SectionReader, id byte) (*io.SectionReader, error) {
+	var offset int64
+	for offset < r.Size() {
+		head := bufio.NewReaderSize(io.NewSectionReader(r, offset, 1+binary.MaxVarintLen32), 16)
+		got, err := head.ReadByte()
+		if err != nil {
+			return nil, err
+		}
+		size, width, err := readU32(head)
+		if err != nil {
+			return nil, err
+		}
+		start := offset + 1 + int64(width)
+		if int64(size) > r.Size()-start {
+			return nil, errors.New("a section is longer than the module")
+		}
+		if got == id {
+			return io.NewSectionReader(r, start, int64(size)), nil
+		}
+		offset = start + int64(size)
+	}
+	return io.NewSectionReader(r, 0, 0), nil
+}
+
+// exportedFuncs returns the names of the exported functions in an export section.
+func exportedFuncs(section *io.SectionReader) ([]string, error) {
+	if section.Size() == 0 {
+		return nil, nil
+	}
+	r := bufio.NewReader(section)
+	count, _, err := readU32(r)
+	if err != nil {
+		return nil, err
+	}
+	if count > maxExports {
+		return nil, errors.New("too many exports")
+	}
+	var names []string
+	for range count {
+		name, kind, err := readExport(r)
+		if err != nil {
+			return nil, err
+		}
+		if kind == exportedFunc && strings.HasPrefix(name, abiPrefix) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// readExport reads one export: its name, its kind, and its index, which is dropped.
+func readExport(r *bufio.Reader) (string, byte, error) {
+	length, _, err := readU32(r)
+	if err != nil {
+		return "", 0, err
+	}
+	if length > maxExportName {
+		return "", 0, errors.New("an export's name is too long")
+	}
+	name := make([]byte, length)
+	if _, err := io.ReadFull(r, name); err != nil {
+		return "", 0, err
+	}
+	kind, err := r.ReadByte()
+	if err != nil {
+		return "", 0, err
+	}
+	_, _, err = readU32(r)
+	return string(name), kind, err
+}
+
+// readU32 reads an unsigned LEB128 number of at most 32 bits and says how many
+// bytes it took.
+func readU32(r io.ByteReader) (uint32, int, error) {
+	var value uint64
+	for width := range binary.MaxVarintLen32 {
+		b, err := r.ReadByte()
+		if err != nil {
+			return 0, 0, err
+		}
+		value |= uint64(b&0x7f) << (7 * width)
+		if b < 0x80 {
+			if value > 1<<32-1 {
+				break
+			}
+			return uint32(value), width + 1, nil
+		}
+	}
+	return 0, 0, errors.New("a number is longer than 32 bits")
+}
+
+// abiVersions returns the versions in the names of ABI functions, ascending.
+func abiVersions(names []string) ([]string, error) {
+	var versions []string
+	for _, name := range names {
+		version := strings.ReplaceAll(strings.TrimPrefix(name, abiPrefix), "_", ".")
+		if slices.Contains(knownABIs, version) {
+			versions = append(versions, version)
+		}
+	}
+	if len(versions) == 0 {
+		return nil, refused(wasmev1.ReasonInvalidModule, "the module exports no %s* that proxies know (%s): build it for proxy-wasm",
+			abiPrefix, strings.Join(knownABIs, ", "))
+	}
+	slices.Sort(versions)
+	return slices.Compact(versions), nil
+}

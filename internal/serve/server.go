@@ -1,0 +1,155 @@
+// Package serve is the HTTP server that sidecars fetch modules from.
+//
+// What pilot-agent makes of an answer decides what this server may say: it
+// takes 404 and 429 as final, and denies every request of its pod from then on;
+// 503 it tries again, for about 8 s. So a digest that is well formed is answered
+// with its module or with 503, after a moment in which the module may still come.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+)
+
+const (
+	// holdTime is how long a request waits for its module: well within the
+	// 15 s that pilot-agent gives each of its attempts.
+	holdTime = 2 * time.Second
+	// maxHeld is the number of requests that wait at once; more get 503 at once.
+	maxHeld = 4096
+	// writeProgress is how long a client may take for one piece of a module,
+	// and writeTotal for all of it. pilot-agent itself gives up after 20 s.
+	writeProgress = 20 * time.Second
+	writeTotal    = 5 * time.Minute
+	shutdownTime  = 10 * time.Second
+
+	headerTimeout  = 5 * time.Second
+	requestTimeout = 30 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+)
+
+// modulePath is that of render.ModulePath: /modules/sha256/<64 hex>.wasm.
+var modulePath = regexp.MustCompile(`^/modules/sha256/([0-9a-f]{64})\.wasm$`)
+
+// Server serves the modules of a store. It implements manager.Runnable and
+// runs on every replica.
+type Server struct {
+	store    *module.Store
+	listener net.Listener
+	held     *semaphore.Weighted
+}
+
+// New listens on address (host:port; port 0 picks a free one) and returns a
+// server for the modules that store holds and names.
+func New(address string, store *module.Store) (*Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for sidecars (--module-server-bind-address): %w", err)
+	}
+	return &Server{store: store, listener: listener, held: semaphore.NewWeighted(maxHeld)}, nil
+}
+
+// Addr is the address that the server listens on, as host:port.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// NeedLeaderElection says that every replica serves.
+func (s *Server) NeedLeaderElection() bool { return false }
+
+// Start serves until ctx ends, then lets running responses end, for at most 10 s.
+func (s *Server) Start(ctx context.Context) error {
+	server := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(s.listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving modules: %w", err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	return errors.Join(server.Shutdown(stopping), server.Close())
+}
+
+// ServeHTTP answers GET and HEAD for the path of a module.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	patient := newPatientWriter(w)
+	match := modulePath.FindStringSubmatch(r.URL.Path)
+	switch {
+	case match == nil:
+		http.Error(patient, "modules are at /modules/sha256/<64 lower case hexadecimal digits>.wasm", http.StatusNotFound)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(patient, "modules can be read only", http.StatusMethodNotAllowed)
+	default:
+		s.serveModule(patient, r, match[1])
+	}
+}
+
+func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 string) {
+	file, err := s.await(r.Context(), sha256)
+	if err != nil {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer file.Close()
+	header := w.Header()
+	header.Set("Content-Type", "application/wasm")
+	header.Set("Cache-Control", "public, max-age=31536000, immutable")
+	header.Set("ETag", `"sha256:`+sha256+`"`)
+	http.ServeContent(w, r, "", file.ModTime, file)
+}
+
+// await opens the module, at once or within holdTime.
+func (s *Server) await(ctx context.Context, sha256 string) (*module.File, error) {
+	if !s.held.TryAcquire(1) {
+		return nil, errors.New("too many requests wait for modules")
+	}
+	defer s.held.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, holdTime)
+	defer cancel()
+	return s.store.Await(ctx, sha256)
+}
+
+// patientWriter gives a client time as long as it goes on reading, up to a
+// total. Deadlines outlive a request on its connection, so each sets its own.
+type patientWriter struct {
+	http.ResponseWriter
+	deadlines *http.ResponseController
+	end       time.Time
+}
+
+func newPatientWriter(w http.ResponseWriter) *patientWriter {
+	p := &patientWriter{w, http.NewResponseController(w), time.Now().Add(writeTotal)}
+	// Connections of net/http take deadlines; for others Write says so.
+	_ = p.deadlines.SetWriteDeadline(p.end)
+	return p
+}
+
+// Write writes one piece, for which the client has writeProgress.
+func (w *patientWriter) Write(p []byte) (int, error) {
+	deadline := time.Now().Add(writeProgress)
+	if deadline.After(w.end) {
+		deadline = w.end
+	}
+	if err := w.deadlines.SetWriteDeadline(deadline); err != nil {
+		return 0, fmt.Errorf("setting a deadline for the client: %w", err)
+	}
+	return w.ResponseWriter.Write(p)
+}

@@ -1,0 +1,238 @@
+package serve
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+var holder = types.NamespacedName{Namespace: "bookinfo", Name: "details-7d"}
+
+func TestServesAModuleThatIsNamedAndHeld(t *testing.T) {
+	store, sum := storeWith(t, "a module")
+	store.Retain(holder, sum)
+	base := start(t, store)
+
+	resp, body := do(t, http.MethodGet, base+render.ModulePath(sum), nil)
+	if resp.StatusCode != http.StatusOK || body != "a module" {
+		t.Fatalf("GET: %d %q", resp.StatusCode, body)
+	}
+	for header, want := range map[string]string{
+		"Content-Type":   "application/wasm",
+		"Cache-Control":  "public, max-age=31536000, immutable",
+		"ETag":           `"sha256:` + sum + `"`,
+		"Content-Length": "8",
+		"Accept-Ranges":  "bytes",
+	} {
+		if got := resp.Header.Get(header); got != want {
+			t.Errorf("%s: %q, not %q", header, got, want)
+		}
+	}
+}
+
+func TestAnswersByMethodAndHeader(t *testing.T) {
+	store, sum := storeWith(t, "a module")
+	store.Retain(holder, sum)
+	base := start(t, store)
+	etag := `"sha256:` + sum + `"`
+	for name, c := range map[string]struct {
+		method, path string
+		headers      map[string]string
+		status       int
+		body         string
+	}{
+		"HEAD":                {http.MethodHead, render.ModulePath(sum), nil, 200, ""},
+		"range":               {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4"}, 206, "mod"},
+		"range from the end":  {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=-3"}, 206, "ule"},
+		"range if the same":   {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4", "If-Range": etag}, 206, "mod"},
+		"range if another":    {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4", "If-Range": `"x"`}, 200, "a module"},
+		"unchanged":           {http.MethodGet, render.ModulePath(sum), map[string]string{"If-None-Match": etag}, 304, ""},
+		"POST":                {http.MethodPost, render.ModulePath(sum), nil, 405, "modules can be read only\n"},
+		"DELETE":              {http.MethodDelete, render.ModulePath(sum), nil, 405, "modules can be read only\n"},
+		"no digest":           {http.MethodGet, "/modules/sha256/.wasm", nil, 404, notFound},
+		"short digest":        {http.MethodGet, "/modules/sha256/abc.wasm", nil, 404, notFound},
+		"upper case":          {http.MethodGet, render.ModulePath(strings.ToUpper(strings.Repeat("ab", 32))), nil, 404, notFound},
+		"no suffix":           {http.MethodGet, strings.TrimSuffix(render.ModulePath(sum), ".wasm"), nil, 404, notFound},
+		"another path":        {http.MethodGet, "/", nil, 404, notFound},
+		"traversal":           {http.MethodGet, "/modules/sha256/..%2f..%2fetc%2fpasswd", nil, 404, notFound},
+		"traversal in digest": {http.MethodGet, "/modules/sha256/" + strings.Repeat("../", 21) + "a.wasm", nil, 404, notFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, body := do(t, c.method, base+c.path, c.headers)
+			if resp.StatusCode != c.status || body != c.body {
+				t.Errorf("%d %q, not %d %q", resp.StatusCode, body, c.status, c.body)
+			}
+		})
+	}
+}
+
+const notFound = "modules are at /modules/sha256/<64 lower case hexadecimal digits>.wasm\n"
+
+func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
+	store, held := storeWith(t, "held, not named")
+	named := strings.Repeat("0", 64)
+	store.Retain(holder, named)
+	base := start(t, store)
+	for name, c := range map[string]struct{ sum, body string }{
+		"held, not named": {held, "no FilterDeployment names this module\n"},
+		"named, not held": {named, "this module is not here yet\n"},
+		"neither":         {strings.Repeat("1", 64), "no FilterDeployment names this module\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			resp, body := do(t, http.MethodGet, base+render.ModulePath(c.sum), nil)
+			if resp.StatusCode != http.StatusServiceUnavailable || body != c.body || resp.Header.Get("Retry-After") == "" {
+				t.Errorf("%d %q Retry-After=%q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+			}
+			if waited := time.Since(began); waited < holdTime {
+				t.Errorf("held for %s only", waited)
+			}
+		})
+	}
+}
+
+func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
+	store, sum := storeWith(t, "named late")
+	server := listen(t, store)
+	base := serve(t, server)
+	go func() {
+		for server.held.TryAcquire(maxHeld) {
+			server.held.Release(maxHeld)
+			runtime.Gosched()
+		}
+		store.Retain(holder, sum)
+	}()
+	if resp, body := do(t, http.MethodGet, base+render.ModulePath(sum), nil); resp.StatusCode != http.StatusOK || body != "named late" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+}
+
+func TestMoreThanCanBeHeldGet503AtOnce(t *testing.T) {
+	store, sum := storeWith(t, "a module")
+	server := listen(t, store)
+	base := serve(t, server)
+	if !server.held.TryAcquire(maxHeld) {
+		t.Fatal("the server holds requests already")
+	}
+	if resp, _ := do(t, http.MethodGet, base+render.ModulePath(sum), nil); resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("%d", resp.StatusCode)
+	}
+}
+
+func TestALargeModuleArrivesWhole(t *testing.T) {
+	content := strings.Repeat("0123456789abcdef", 1<<18)
+	store, sum := storeWith(t, content)
+	store.Retain(holder, sum)
+	base := start(t, store)
+	if _, got := do(t, http.MethodGet, base+render.ModulePath(sum), nil); got != content {
+		t.Errorf("%d bytes of %d", len(got), len(content))
+	}
+}
+
+func TestStopsWhenItsContextEnds(t *testing.T) {
+	store, _ := storeWith(t, "a module")
+	server := listen(t, store)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Start(ctx) }()
+	cancel()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if _, err := http.Get("http://" + server.Addr()); err == nil {
+		t.Error("still listening")
+	}
+}
+
+func TestAPortInUseIsNamed(t *testing.T) {
+	store, _ := storeWith(t, "a module")
+	server := listen(t, store)
+	_, err := New(server.Addr(), store)
+	if err == nil || !strings.Contains(err.Error(), "--module-server-bind-address") {
+		t.Errorf("%v", err)
+	}
+}
+
+// storeWith opens a store that finds content on its disk.
+func storeWith(t *testing.T, content string) (*module.Store, string) {
+	t.Helper()
+	dir := t.TempDir()
+	digest := sha256.Sum256([]byte(content))
+	sum := hex.EncodeToString(digest[:])
+	if err := os.Mkdir(filepath.Join(dir, "modules"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "modules", sum+".wasm"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := module.OpenStore(dir, module.DefaultStoreBytes, clock.RealClock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, sum
+}
+
+func start(t *testing.T, store *module.Store) string {
+	t.Helper()
+	return serve(t, listen(t, store))
+}
+
+func listen(t *testing.T, store *module.Store) *Server {
+	t.Helper()
+	server, err := New("127.0.0.1:0", store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.listener.Close() })
+	return server
+}
+
+func serve(t *testing.T, server *Server) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + server.Addr()
+}
+
+func do(t *testing.T, method, url string, headers map[string]string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range headers {
+		req.Header.Set(key, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
