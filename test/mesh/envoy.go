@@ -1,0 +1,39 @@
+// Licensed under the Apache License, Version 2.0; see LICENSE.
+
+package mesh
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// RefusedUpdates counts the filter configurations that the sidecar's Envoy got
+// and refused since it started, by its statistic config_fail of extension
+// configuration discovery.
+func (r *Running) RefusedUpdates(ctx context.Context) (int, error) {
+	url := r.AdminURL + "/stats?filter=extension_config_discovery.*config_fail"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	refused := 0
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() {
+		_, value, _ := strings.Cut(lines.Text(), ": ")
+		count, err := strconv.Atoi(value)
+		if err != nil {
+			return 0, fmt.Errorf("reading %s: %w", url, err)
+		}
+		refused += count
+	}
+	return refused, lines.Err()
+}
