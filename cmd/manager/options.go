@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+)
+
+// options are the flags of the manager.
+type options struct {
+	leaderElect             bool
+	leaderElectionNamespace string
+	metricsAddress          string
+	healthAddress           string
+	moduleServerAddress     string
+	moduleServerURL         string
+	moduleStore             string
+	moduleStoreBytes        int64
+	watchNamespaces         stringList
+	rootNamespace           string
+	allowRootNamespace      bool
+	clusterID               string
+	pollInterval            time.Duration
+	deniedNetworks          networkList
+	allowedRegistries       stringList
+	legacyPullSecrets       bool
+	limits                  module.Limits
+	workers                 int
+	log                     zap.Options
+}
+
+func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
+	opts := options{deniedNetworks: module.DefaultDeniedNetworks, limits: module.DefaultLimits}
+	if flags.Lookup(ctrlconfig.KubeconfigFlagName) == nil {
+		ctrlconfig.RegisterFlags(flags)
+	}
+	bindServing(flags, &opts)
+	bindMesh(flags, &opts)
+	bindModules(flags, &opts)
+	opts.log.BindFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return opts, err
+	}
+	return opts, opts.validate()
+}
+
+func bindServing(flags *flag.FlagSet, opts *options) {
+	flags.BoolVar(&opts.leaderElect, "leader-elect", false, "let one of several replicas reconcile; every replica serves modules")
+	flags.StringVar(&opts.leaderElectionNamespace, "leader-election-namespace", "", "namespace of the lease; default: the namespace that the manager runs in")
+	flags.StringVar(&opts.metricsAddress, "metrics-bind-address", ":8080", "address of the metrics; 0 for none")
+	flags.StringVar(&opts.healthAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
+	flags.StringVar(&opts.moduleServerAddress, "module-server-bind-address", ":8082", "address of the module server")
+	flags.IntVar(&opts.workers, "max-concurrent-reconciles", 8, "FilterDeployments reconciled at once")
+}
+
+func bindMesh(flags *flag.FlagSet, opts *options) {
+	flags.StringVar(&opts.moduleServerURL, "module-server-url", "http://wasme-modules.wasme-system.svc.cluster.local", "URL at which sidecars reach the module server; it goes into EnvoyFilters")
+	flags.Var(&opts.watchNamespaces, "watch-namespaces", "comma-separated namespaces to look after; default: all")
+	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
+	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
+	flags.StringVar(&opts.clusterID, "cluster-id", "Kubernetes", "the cluster's name in the mesh, as its proxies report it in CLUSTER_ID")
+}
+
+func bindModules(flags *flag.FlagSet, opts *options) {
+	flags.StringVar(&opts.moduleStore, "module-store", "/var/lib/wasme/modules", "directory that modules are kept in")
+	flags.Int64Var(&opts.moduleStoreBytes, "module-store-max-bytes", 2<<30, "bytes that the module store may hold")
+	flags.DurationVar(&opts.pollInterval, "image-poll-interval", 5*time.Minute, "how often an image is asked for, to notice a tag that moved")
+	flags.Var(&opts.deniedNetworks, "denied-networks", "comma-separated networks (CIDR) in which no registry may be")
+	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
+	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+module.RegistryAnnotation)
+	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
+	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
+	flags.Int64Var(&opts.limits.ModuleBytes, "max-module-bytes", opts.limits.ModuleBytes, "largest module")
+	flags.IntVar(&opts.limits.ArchiveEntries, "max-archive-entries", opts.limits.ArchiveEntries, "largest number of files in an image's layers")
+}
+
+func (o options) validate() error {
+	server, err := url.Parse(o.moduleServerURL)
+	if err != nil || server.Host == "" || server.Scheme != "http" && server.Scheme != "https" {
+		return fmt.Errorf("--module-server-url %q must be an http or https URL with a host", o.moduleServerURL)
+	}
+	if o.pollInterval <= 0 {
+		return errors.New("--image-poll-interval must be positive")
+	}
+	if o.workers < 1 {
+		return errors.New("--max-concurrent-reconciles must be at least 1")
+	}
+	return nil
+}
+
+// stringList is a flag with comma-separated values.
+type stringList []string
+
+func (l *stringList) String() string { return strings.Join(*l, ",") }
+
+func (l *stringList) Set(text string) error {
+	*l = nil
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			*l = append(*l, part)
+		}
+	}
+	return nil
+}
+
+// networkList is a flag with comma-separated networks.
+type networkList []netip.Prefix
+
+func (l *networkList) String() string {
+	parts := make([]string, 0, len(*l))
+	for _, network := range *l {
+		parts = append(parts, network.String())
+	}
+	return strings.Join(parts, ",")
+}
+
+func (l *networkList) Set(text string) error {
+	var parts stringList
+	if err := parts.Set(text); err != nil {
+		return err
+	}
+	*l = nil
+	for _, part := range parts {
+		network, err := netip.ParsePrefix(part)
+		if err != nil {
+			return fmt.Errorf("%q is no network; write it as 10.0.0.0/8: %w", part, err)
+		}
+		*l = append(*l, network)
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"flag"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+)
+
+func parse(args ...string) (options, error) {
+	flags := flag.NewFlagSet("manager", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	return parseOptions(flags, args)
+}
+
+func TestOptionsRefuseWhatCannotWork(t *testing.T) {
+	for name, tc := range map[string]struct{ argument, want string }{
+		"module server URL without scheme": {"--module-server-url=modules:8082", "--module-server-url"},
+		"module server URL without host":   {"--module-server-url=http:///modules", "with a host"},
+		"no poll interval":                 {"--image-poll-interval=0s", "--image-poll-interval must be positive"},
+		"no workers":                       {"--max-concurrent-reconciles=0", "must be at least 1"},
+		"address as network":               {"--denied-networks=10.0.0.1", "write it as 10.0.0.0/8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := parse(tc.argument); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want %q in it", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestOptionsReadLists(t *testing.T) {
+	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")}; !slices.Equal(opts.deniedNetworks, want) {
+		t.Errorf("denied networks: %v", opts.deniedNetworks)
+	}
+	if !slices.Equal(opts.watchNamespaces, []string{"a", "b"}) || !slices.Equal(opts.allowedRegistries, []string{"ghcr.io"}) {
+		t.Errorf("namespaces %v, registries %v", opts.watchNamespaces, opts.allowedRegistries)
+	}
+}
+
+func TestOptionsDenyLoopbackAndLinkLocalUnlessTold(t *testing.T) {
+	opts, err := parse()
+	if err != nil || !slices.Equal(opts.deniedNetworks, module.DefaultDeniedNetworks) {
+		t.Fatalf("denied networks: %v, %v", opts.deniedNetworks, err)
+	}
+	if opts, err = parse("--denied-networks="); err != nil || len(opts.deniedNetworks) != 0 {
+		t.Fatalf("denied networks: %v, %v", opts.deniedNetworks, err)
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/discovery"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/serve"
+)
+
+// leaseName is the name of the lease that replicas hold in turn.
+const leaseName = "wasme-operator"
+
+// run runs the operator until the context ends.
+func run(ctx context.Context, opts options) error {
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&opts.log)))
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("finding the API server: %w", err)
+	}
+	// Writes are bounded by the number of workers; the API server's own fairness does the rest.
+	config.QPS = -1
+	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
+	if err != nil {
+		return fmt.Errorf("opening the module store (--module-store): %w", err)
+	}
+	manager, err := newManager(config, opts)
+	if err != nil {
+		return err
+	}
+	if err := addModuleServer(manager, opts, store); err != nil {
+		return err
+	}
+	if err := addControllers(manager, config, opts, store); err != nil {
+		return err
+	}
+	return manager.Start(ctx)
+}
+
+func newScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(wasmev1.AddToScheme(scheme))
+	utilruntime.Must(networking.AddToScheme(scheme))
+	return scheme
+}
+
+func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
+	manager, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        newScheme(),
+		Cache:                         controllers.CacheOptions(opts.watchNamespaces),
+		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
+		HealthProbeBindAddress:        opts.healthAddress,
+		LeaderElection:                opts.leaderElect,
+		LeaderElectionID:              leaseName,
+		LeaderElectionNamespace:       opts.leaderElectionNamespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the manager: %w", err)
+	}
+	// Ready: what ControllerRevisions name is known, so nothing is refused that should be served.
+	ready := func(request *http.Request) error {
+		if !manager.GetCache().WaitForCacheSync(request.Context()) {
+			return errors.New("the caches are not complete yet")
+		}
+		return nil
+	}
+	return manager, errors.Join(manager.AddHealthzCheck("ping", healthz.Ping), manager.AddReadyzCheck("caches", ready))
+}
+
+func addModuleServer(manager ctrl.Manager, opts options, store *module.Store) error {
+	server, err := serve.New(opts.moduleServerAddress, store)
+	if err != nil {
+		return fmt.Errorf("setting up the module server: %w", err)
+	}
+	return manager.Add(server)
+}
+
+// addControllers gives each controller a resolver of its own, which wakes it.
+// Both pull through one puller into one store.
+func addControllers(manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
+	kinds, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return fmt.Errorf("setting up discovery: %w", err)
+	}
+	puller := module.NewPuller(module.PullerOptions{
+		DeniedNetworks:    opts.deniedNetworks,
+		AllowedRegistries: opts.allowedRegistries,
+		Limits:            opts.limits,
+	})
+	filterDeployments, revisions := &controllers.Waker{}, &controllers.Waker{}
+	reconciler := &controllers.FilterDeploymentReconciler{
+		Client:             manager.GetClient(),
+		Reader:             manager.GetAPIReader(),
+		Modules:            newResolver(store, puller, opts, filterDeployments),
+		Store:              store,
+		Outputs:            controllers.NewOutputKind(kinds),
+		Recorder:           manager.GetEventRecorder("wasme-operator"),
+		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
+		AllowRootNamespace: opts.allowRootNamespace,
+		LegacyPullSecrets:  opts.legacyPullSecrets,
+		RecheckInterval:    opts.pollInterval,
+	}
+	keeper := &controllers.ModuleKeeper{
+		Client:            manager.GetClient(),
+		Reader:            manager.GetAPIReader(),
+		Modules:           newResolver(store, puller, opts, revisions),
+		Store:             store,
+		LegacyPullSecrets: opts.legacyPullSecrets,
+		RecheckInterval:   opts.pollInterval,
+	}
+	return errors.Join(
+		manager.Add(reconciler.Modules),
+		manager.Add(keeper.Modules),
+		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
+		keeper.SetupWithManager(manager, revisions),
+	)
+}
+
+func newResolver(store *module.Store, puller *module.Puller, opts options, waker *controllers.Waker) *module.Resolver {
+	return module.NewResolver(store, puller, module.ResolverOptions{
+		PollInterval: opts.pollInterval,
+		Workers:      module.DefaultWorkers,
+		Wake:         waker.Wake,
+		Clock:        clock.RealClock{},
+	})
+}

@@ -1,0 +1,230 @@
+// Package controllers holds the controllers of the operator.
+//
+// FilterDeploymentReconciler walks one FilterDeployment through its steps: the
+// module (module.go), the workloads (workloads.go), the revision in force
+// (revisions.go), the outputs (outputs.go). Each step returns a verdict; the
+// status (status.go) is derived from the verdicts and written once, if it
+// changed. The pass waits on nothing but the API server: what takes longer runs
+// in the module resolver, which wakes the controller.
+//
+// ModuleKeeper runs on every replica, leader or not, and holds the modules that
+// ControllerRevisions name, so that each replica can serve them (keeper.go).
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+const (
+	// minBackoff and maxBackoff bound the waits between attempts that fail.
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = time.Minute
+
+	// recheckJitter spreads the re-checks of FilterDeployments over time.
+	recheckJitter = 0.1
+)
+
+// FilterDeploymentReconciler makes the mesh what the FilterDeployments say.
+type FilterDeploymentReconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Reader reads from the API server: Secrets, which are not cached, and
+	// objects about which the cache may be wrong.
+	Reader client.Reader
+	// Modules resolves images; Store keeps their modules.
+	Modules *module.Resolver
+	Store   *module.Store
+	// Outputs tells whether the API server serves the kind of the outputs.
+	Outputs *OutputKind
+	// Recorder records the transitions of Ready.
+	Recorder events.EventRecorder
+	// Mesh is what rendering must know of the mesh.
+	Mesh render.Mesh
+	// AllowRootNamespace lets filters in the mesh's root namespace reach every namespace.
+	AllowRootNamespace bool
+	// LegacyPullSecrets lets pull Secrets with username and password go without
+	// naming their registry.
+	LegacyPullSecrets bool
+	// RecheckInterval is the time between checks when nothing changes: tags move.
+	RecheckInterval time.Duration
+}
+
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/status,verbs=patch
+// blockOwnerDeletion in the owner references of outputs asks for this one:
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/finalizers,verbs=update
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// Replicas share a lease in the operator's own namespace:
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=wasme-system
+
+// Reconcile makes one pass over a FilterDeployment. A deleted one is the
+// garbage collector's, through the owner references of all that was made for it.
+func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	var fd wasmev1.FilterDeployment
+	if err := r.Client.Get(ctx, request.NamespacedName, &fd); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Modules.Forget(request.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !fd.DeletionTimestamp.IsZero() {
+		r.Modules.Forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	if r.Outputs.State() == OutputKindUnknown {
+		return ctrl.Result{}, nil // it wakes all FilterDeployments when it knows
+	}
+	found, err := r.walk(ctx, &fd)
+	if err == nil {
+		err = r.writeStatus(ctx, &fd, found)
+	}
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: minBackoff}, nil // the cache is behind
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return r.next(found)
+}
+
+// pass is what one walk over a FilterDeployment found and did.
+type pass struct {
+	module, selection, programmed verdict
+	// inForce is the revision that the outputs hold; nil for none.
+	inForce *revision
+	// targets are the outcomes by workload, in the order of their names; nil
+	// when the workloads are not known.
+	targets []target
+}
+
+// walk goes through the steps in their order. A step that fails leaves the
+// later ones what there is: the last good revision stays in force, is repaired,
+// and reaches new workloads. The error is one of the cache: it cannot be read, or
+// is behind.
+func (r *FilterDeploymentReconciler) walk(ctx context.Context, fd *wasmev1.FilterDeployment) (pass, error) {
+	history, err := r.listRevisions(ctx, fd)
+	if err != nil {
+		return pass{}, err
+	}
+	p := pass{inForce: newest(history)}
+	candidate, verdict := r.resolveModule(ctx, fd, history)
+	p.module = verdict
+	workloads, verdict := r.selectWorkloads(ctx, fd)
+	p.selection = verdict
+	switch {
+	case workloads == nil:
+		p.programmed = refused(p.selection.Reason, "outputs stay as they are: %s", p.selection.Message)
+	case r.Outputs.State() == OutputKindMissing:
+		p.programmed = refused(wasmev1.ReasonOutputKindMissing, "%v", errOutputKindMissing)
+		p.targets = unwritten(workloads, wasmev1.ReasonOutputKindMissing, errOutputKindMissing)
+	default:
+		err = r.emit(ctx, fd, &p, candidate, history, workloads)
+	}
+	return p, err
+}
+
+// emit keeps the revision, then makes the outputs hold it, then drops what
+// nothing holds any more.
+func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, candidate *revision, history []revision, workloads []render.Workload) error {
+	kept, err := r.keepRevision(ctx, fd, history, candidate)
+	if apierrors.IsConflict(err) {
+		return err
+	}
+	if err != nil {
+		p.programmed = failed(wasmev1.ReasonWriteFailed, fmt.Errorf("keeping the revision: %w", err))
+		return nil
+	}
+	p.inForce = kept
+	existing, err := r.listOutputs(ctx, fd)
+	if err != nil {
+		return err
+	}
+	p.targets = r.program(ctx, fd, kept, workloads, existing)
+	if behind := conflict(p.targets); behind != nil {
+		return behind
+	}
+	p.programmed = programmedVerdict(p.targets, kept, candidate != nil)
+	err = errors.Join(r.pruneOutputs(ctx, kept, existing, p.targets), r.pruneRevisions(ctx, history, existing))
+	if apierrors.IsConflict(err) {
+		return err
+	}
+	if err != nil {
+		p.programmed = failed(wasmev1.ReasonWriteFailed, err)
+	}
+	return nil
+}
+
+// conflict is the error of a write that was based on an older version.
+func conflict(targets []target) error {
+	for _, t := range targets {
+		if apierrors.IsConflict(t.err) {
+			return t.err
+		}
+	}
+	return nil
+}
+
+// next says when to come again: after a failure with the queue's backoff, else
+// when it is time to check again.
+func (r *FilterDeploymentReconciler) next(p pass) (ctrl.Result, error) {
+	if err := errors.Join(p.module.Err, p.selection.Err, p.programmed.Err); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: wait.Jitter(r.RecheckInterval, recheckJitter)}, nil
+}
+
+// SetupWithManager registers the controller and its watches.
+func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, waker *Waker, workers int) error {
+	spec := predicate.GenerationChangedPredicate{}
+	target := predicate.Funcs{UpdateFunc: targetChanged}
+	built, err := ctrl.NewControllerManagedBy(manager).
+		Named("filterdeployment").
+		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(spec)).
+		// A new workload, or one whose labels changed, joins or leaves.
+		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		Watches(&appsv1.DaemonSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		// A revision that is lost is kept again.
+		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
+		WatchesRawSource(waker).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minBackoff, maxBackoff),
+		}).
+		Build(r)
+	if err != nil {
+		return fmt.Errorf("setting up the FilterDeployment controller: %w", err)
+	}
+	return r.Outputs.setup(manager, built, waker)
+}
+
+// deletions lets through deletions only.
+func deletions() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}

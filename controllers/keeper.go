@@ -1,0 +1,107 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+)
+
+// ModuleKeeper holds the modules that ControllerRevisions name, on every
+// replica: what they name is served, and pulled again where it is missing.
+type ModuleKeeper struct {
+	// Client reads from the cache.
+	Client client.Client
+	// Reader reads pull Secrets from the API server.
+	Reader client.Reader
+	// Modules resolves images. It is not the FilterDeployment controller's: it
+	// wakes this controller.
+	Modules *module.Resolver
+	Store   *module.Store
+	// LegacyPullSecrets as in FilterDeploymentReconciler.
+	LegacyPullSecrets bool
+	// RecheckInterval is the time between looks at the store.
+	RecheckInterval time.Duration
+}
+
+// Reconcile looks after the module of one ControllerRevision.
+func (k *ModuleKeeper) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	var object appsv1.ControllerRevision
+	if err := k.Client.Get(ctx, request.NamespacedName, &object); err != nil {
+		if apierrors.IsNotFound(err) {
+			k.Modules.Forget(request.NamespacedName)
+			k.Store.Release(request.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	known, err := decodeRevision(&object)
+	if err != nil {
+		log.FromContext(ctx).Error(err, "Ignoring a revision")
+		return ctrl.Result{}, nil
+	}
+	k.Store.Retain(request.NamespacedName, known.Module.SHA256)
+	if !k.Store.Has(known.Module.SHA256) {
+		err = k.pull(ctx, request, known)
+	} else {
+		k.Modules.Forget(request.NamespacedName)
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: wait.Jitter(k.RecheckInterval, recheckJitter)}, nil
+}
+
+// pull has the very manifest pulled that the revision was made of: its tag may
+// name another one by now.
+func (k *ModuleKeeper) pull(ctx context.Context, request ctrl.Request, known revision) error {
+	pinned, err := pinnedImage(known)
+	if err != nil {
+		return err
+	}
+	pull, err := pullRequest(ctx, k.Reader, request.Namespace, known.Filter, k.LegacyPullSecrets)
+	if err != nil {
+		return err
+	}
+	pull.Image = pinned
+	if result := k.Modules.Resolve(request.NamespacedName, pull); result.Err != nil {
+		log.FromContext(ctx).Info("A module is missing and cannot be pulled yet", "image", pinned, "reason", result.Err.Reason)
+	}
+	return nil
+}
+
+func pinnedImage(known revision) (string, error) {
+	reference, err := name.ParseReference(known.Filter.Image)
+	if err != nil {
+		return "", fmt.Errorf("reading the image reference of a revision: %w", err)
+	}
+	return reference.Context().Digest(known.Module.ManifestDigest).String(), nil
+}
+
+// SetupWithManager registers the controller; it runs on every replica.
+func (k *ModuleKeeper) SetupWithManager(manager ctrl.Manager, waker *Waker) error {
+	err := ctrl.NewControllerManagedBy(manager).
+		Named("module-keeper").
+		For(&appsv1.ControllerRevision{}).
+		WatchesRawSource(waker).
+		WithOptions(controller.Options{
+			NeedLeaderElection: new(false),
+			RateLimiter:        workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minBackoff, maxBackoff),
+		}).
+		Complete(k)
+	if err != nil {
+		return fmt.Errorf("setting up the module keeper: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package controllers
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+var _ = Describe("The module keeper", func() {
+	var w *world
+	var fd *wasmev1.FilterDeployment
+	var key types.NamespacedName
+	// replica is one that never led: its store is empty.
+	var replica *operator
+
+	// keep makes one pass over the ControllerRevision.
+	keep := func(ctx context.Context) (ctrl.Result, error) {
+		GinkgoHelper()
+		replica.catchUp(ctx, w.namespace)
+		return replica.keeper.Reconcile(ctx, ctrl.Request{NamespacedName: key})
+	}
+	kept := func(ctx context.Context) {
+		GinkgoHelper()
+		result, err := keep(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(BeNumerically(">=", replica.keeper.RecheckInterval))
+	}
+	await := func(ctx context.Context) {
+		GinkgoHelper()
+		Eventually(ctx, replica.keeperWoken).WithTimeout(bound).Should(Receive(Equal(key)))
+	}
+	// served tells whether the replica would serve the module at once.
+	served := func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		file, err := replica.Store.Await(ctx, fd.Status.Module.SHA256)
+		if err == nil {
+			Expect(file.Close()).To(Succeed())
+		}
+		return err == nil
+	}
+
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx, registry.WithBearerAuth(map[string]string{"ann": "right"}))
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s", Annotations: map[string]string{module.RegistryAnnotation: w.registry.Host()}},
+			StringData: map[string]string{"username": "ann", "password": "right"},
+		}
+		Expect(user.Create(ctx, secret)).To(Succeed())
+		w.deployments(ctx, "a")
+		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), pullSecret("s"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		key = types.NamespacedName{Namespace: w.namespace, Name: w.revisions(ctx, fd)[0].Name}
+		replica = startOperator(ctx, w.clock, GinkgoT().TempDir())
+	})
+
+	It("pulls a module that is missing, by its digest even when the tag has moved", func(ctx context.Context) {
+		w.push(ctx, "hello:v1", "moved")
+		w.registry.ResetRequests()
+		kept(ctx)
+		Expect(served(ctx)).To(BeFalse())
+		await(ctx)
+		kept(ctx)
+		Expect(served(ctx)).To(BeTrue())
+		Expect(w.registry.Requests("", "/v2/hello/manifests/v1")).To(BeZero())
+		Expect(w.registry.Requests(http.MethodHead, "/v2/hello/manifests/"+fd.Status.Module.ManifestDigest)).To(Equal(1))
+		Expect(replica.written()).To(BeEmpty())
+
+		By("asking no more once it is there")
+		w.clock.Step(time.Hour)
+		w.registry.ResetRequests()
+		kept(ctx)
+		Expect(w.registry.Requests("", "")).To(BeZero())
+	})
+
+	It("pulls it when the registry is back", func(ctx context.Context) {
+		w.registry.Down()
+		kept(ctx)
+		await(ctx)
+		kept(ctx)
+		Expect(served(ctx)).To(BeFalse())
+		Expect(w.registry.Up()).To(Succeed())
+		w.clock.Step(10 * time.Minute)
+		await(ctx)
+		kept(ctx)
+		Expect(served(ctx)).To(BeTrue())
+	})
+
+	It("tries again when the pull Secret is there", func(ctx context.Context) {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s"}}
+		Expect(user.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "s"}, secret)).To(Succeed())
+		Expect(user.Delete(ctx, secret)).To(Succeed())
+		result, err := keep(ctx)
+		Expect(err).To(MatchError(ContainSubstring("create it or mend the name")))
+		Expect(result.IsZero()).To(BeTrue(), "the queue's backoff decides")
+		secret.ResourceVersion = ""
+		Expect(user.Create(ctx, secret)).To(Succeed())
+		kept(ctx)
+		await(ctx)
+		kept(ctx)
+		Expect(served(ctx)).To(BeTrue())
+	})
+
+	It("has a module served for as long as a revision names it, and an hour beyond", func(ctx context.Context) {
+		w.stop()
+		replica = w.operator
+		w.restart(ctx)
+		replica = w.operator
+		Expect(served(ctx)).To(BeFalse(), "nobody names it yet")
+		kept(ctx)
+		Expect(served(ctx)).To(BeTrue())
+		w.clock.Step(2 * module.ServedAfterRelease)
+		Expect(served(ctx)).To(BeTrue())
+
+		Expect(user.Delete(ctx, &w.revisions(ctx, fd)[0])).To(Succeed())
+		result, err := keep(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.IsZero()).To(BeTrue())
+		w.clock.Step(module.ServedAfterRelease - time.Second)
+		Expect(served(ctx)).To(BeTrue())
+		w.clock.Step(2 * time.Second)
+		Expect(served(ctx)).To(BeFalse())
+	})
+
+	It("ignores a revision that cannot be read", func(ctx context.Context) {
+		odd := w.revisions(ctx, fd)[0].DeepCopy()
+		odd.ObjectMeta = metav1.ObjectMeta{Namespace: odd.Namespace, Name: "odd", Labels: odd.Labels}
+		odd.Data.Raw = []byte(strings.Replace(string(odd.Data.Raw), `"inbound"`, `"sideways"`, 1))
+		Expect(user.Create(ctx, odd)).To(Succeed())
+		replica.catchUp(ctx, w.namespace)
+		_, err := replica.keeper.Reconcile(ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: odd.Namespace, Name: odd.Name}})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(served(ctx)).To(BeFalse())
+	})
+})

@@ -1,0 +1,268 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	testingclock "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+const (
+	// pollInterval is how old an answer of a registry gets, by the world's clock.
+	pollInterval = time.Minute
+	// bound is how long anything may take.
+	bound = 20 * time.Second
+)
+
+// operator is a replica of the operator without its queues: the test calls
+// Reconcile. All else is what the manager has: the cache with its transforms,
+// the rights of the installation, the resolvers.
+type operator struct {
+	*FilterDeploymentReconciler
+	keeper *ModuleKeeper
+	cache  cache.Cache
+	// stop ends it.
+	stop func()
+	// woken has what the resolver of the reconciler, and that of the keeper, wake.
+	woken, keeperWoken chan types.NamespacedName
+
+	mu sync.Mutex
+	// writes are the writes so far, such as `update EnvoyFilter details-v1-f`.
+	writes []string
+	// before is called before each write; its error is the write's.
+	before func(write string) error
+}
+
+// operatorOption changes an operator before it starts.
+type operatorOption func(*module.PullerOptions)
+
+func deniedNetworks(networks ...netip.Prefix) operatorOption {
+	return func(options *module.PullerOptions) { options.DeniedNetworks = networks }
+}
+
+func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder string, options ...operatorOption) *operator {
+	GinkgoHelper()
+	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock)
+	Expect(err).NotTo(HaveOccurred())
+	pulls := module.PullerOptions{Limits: module.DefaultLimits}
+	for _, option := range options {
+		option(&pulls)
+	}
+	puller := module.NewPuller(pulls)
+
+	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
+	reader, err := client.New(operatorConfig, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	running, stop := context.WithCancel(context.Background())
+	o.stop = stop
+	DeferCleanup(stop)
+	cached := o.startCache(ctx, running)
+	resolver := func(woken chan types.NamespacedName) *module.Resolver {
+		resolver := module.NewResolver(store, puller, module.ResolverOptions{
+			PollInterval: pollInterval,
+			Workers:      module.DefaultWorkers,
+			Wake:         func(name types.NamespacedName) { woken <- name },
+			Clock:        clock,
+		})
+		go func() { _ = resolver.Start(running) }()
+		return resolver
+	}
+	o.FilterDeploymentReconciler = &FilterDeploymentReconciler{
+		Client:          cached,
+		Reader:          reader,
+		Modules:         resolver(o.woken),
+		Store:           store,
+		Outputs:         &OutputKind{},
+		Recorder:        startRecorder(running),
+		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
+		RecheckInterval: pollInterval,
+	}
+	o.Outputs.state.Store(int32(OutputKindServed))
+	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, RecheckInterval: pollInterval}
+	return o
+}
+
+// startCache starts a cache and returns a client that reads from it, and whose
+// writes are counted.
+func (o *operator) startCache(ctx, running context.Context) client.Client {
+	GinkgoHelper()
+	options := CacheOptions(nil)
+	options.Scheme = scheme
+	var err error
+	o.cache, err = cache.New(operatorConfig, options)
+	Expect(err).NotTo(HaveOccurred())
+	go func() { _ = o.cache.Start(running) }()
+	for _, watched := range []client.Object{
+		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &networking.EnvoyFilter{},
+	} {
+		_, err := o.cache.GetInformer(ctx, watched)
+		Expect(err).NotTo(HaveOccurred())
+	}
+	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: o.cache}})
+	Expect(err).NotTo(HaveOccurred())
+	return interceptor.NewClient(direct, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+			return o.write("create", object, func() error { return c.Create(ctx, object, options...) })
+		},
+		Update: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.UpdateOption) error {
+			return o.write("update", object, func() error { return c.Update(ctx, object, options...) })
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
+			return o.write("patch", object, func() error { return c.Patch(ctx, object, patch, options...) })
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.DeleteOption) error {
+			return o.write("delete", object, func() error { return c.Delete(ctx, object, options...) })
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, name string, object client.Object, patch client.Patch, options ...client.SubResourcePatchOption) error {
+			return o.write("patch "+name+" of", object, func() error { return c.SubResource(name).Patch(ctx, object, patch, options...) })
+		},
+	})
+}
+
+func (o *operator) write(verb string, object client.Object, do func() error) error {
+	kind, err := apiutil.GVKForObject(object, scheme)
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("%s %s %s", verb, kind.Kind, object.GetName())
+	o.mu.Lock()
+	o.writes = append(o.writes, text)
+	before := o.before
+	o.mu.Unlock()
+	if before != nil {
+		if err := before(text); err != nil {
+			return err
+		}
+	}
+	return do()
+}
+
+// startRecorder returns a real recorder of events.
+func startRecorder(running context.Context) events.EventRecorder {
+	GinkgoHelper()
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: operatorClient.EventsV1()})
+	Expect(broadcaster.StartRecordingToSinkWithContext(running)).To(Succeed())
+	context.AfterFunc(running, broadcaster.Shutdown)
+	return broadcaster.NewRecorder(scheme, "wasme-operator")
+}
+
+// pass makes one pass over a FilterDeployment with whatever the cache has, and
+// reads it again.
+func (o *operator) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (ctrl.Result, error) {
+	GinkgoHelper()
+	result, err := o.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(fd)})
+	Expect(client.IgnoreNotFound(user.Get(ctx, client.ObjectKeyFromObject(fd), fd))).To(Succeed())
+	return result, err
+}
+
+// reconcile makes one pass with a cache that is up to date.
+func (o *operator) reconcile(ctx context.Context, fd *wasmev1.FilterDeployment) (ctrl.Result, error) {
+	GinkgoHelper()
+	o.catchUp(ctx, fd.Namespace)
+	return o.pass(ctx, fd)
+}
+
+// settle makes passes until the module is known or refused and no write was
+// based on an old version; it returns the error of the last pass.
+func (o *operator) settle(ctx context.Context, fd *wasmev1.FilterDeployment) error {
+	GinkgoHelper()
+	for {
+		result, err := o.reconcile(ctx, fd)
+		switch {
+		case result.RequeueAfter == minBackoff:
+		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving:
+			o.awaitAnswer(ctx, fd)
+		default:
+			return err
+		}
+	}
+}
+
+// answer has a registry asked again, later by the world's clock, waits for the
+// answer to change and settles.
+func (w *world) answer(ctx context.Context, fd *wasmev1.FilterDeployment) error {
+	GinkgoHelper()
+	w.askAgain(ctx, fd)
+	w.awaitAnswer(ctx, fd)
+	return w.settle(ctx, fd)
+}
+
+// askAgain makes what is known of all images too old, and failures due.
+func (w *world) askAgain(ctx context.Context, fd *wasmev1.FilterDeployment) {
+	GinkgoHelper()
+	for len(w.woken) > 0 {
+		<-w.woken
+	}
+	w.clock.Step(10 * time.Minute)
+	_, _ = w.reconcile(ctx, fd) // asks; the answer comes later
+}
+
+func (o *operator) awaitAnswer(ctx context.Context, fd *wasmev1.FilterDeployment) {
+	GinkgoHelper()
+	Eventually(ctx, o.woken).WithTimeout(bound).Should(Receive(Equal(client.ObjectKeyFromObject(fd))))
+}
+
+// catchUp waits until the cache has what the API server has.
+func (o *operator) catchUp(ctx context.Context, namespace string) {
+	GinkgoHelper()
+	Eventually(ctx, func(g Gomega) {
+		g.Expect(versions(ctx, g, o.cache, namespace)).To(Equal(versions(ctx, g, user, namespace)))
+	}).WithTimeout(bound).Should(Succeed())
+}
+
+// versions are the versions of the objects in a namespace that the operator watches.
+func versions(ctx context.Context, g Gomega, reader client.Reader, namespace string) map[string]string {
+	made := client.MatchingLabels{managedByLabel: managedBy}
+	found := map[string]string{}
+	list := func(list client.ObjectList, options ...client.ListOption) {
+		g.Expect(reader.List(ctx, list, append(options, client.InNamespace(namespace))...)).To(Succeed())
+		g.Expect(apimeta.EachListItem(list, func(item runtime.Object) error {
+			object := item.(client.Object)
+			found[fmt.Sprintf("%T %s", item, object.GetName())] = object.GetResourceVersion()
+			return nil
+		})).To(Succeed())
+	}
+	list(&wasmev1.FilterDeploymentList{})
+	list(&appsv1.DeploymentList{})
+	list(&appsv1.DaemonSetList{})
+	list(&appsv1.StatefulSetList{})
+	list(&appsv1.ControllerRevisionList{}, made)
+	list(&networking.EnvoyFilterList{}, made)
+	return found
+}
+
+// intercept calls before ahead of each write; nil ends that.
+func (o *operator) intercept(before func(write string) error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.before = before
+}
+
+// written returns the writes since it was called last.
+func (o *operator) written() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	writes := o.writes
+	o.writes = nil
+	return writes
+}

@@ -1,0 +1,224 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+)
+
+// failuresInMessage is the number of failing workloads that a message names;
+// status.workloads has them all.
+const failuresInMessage = 3
+
+// writeStatus writes the status that a pass amounts to, if it is another one,
+// and records the transition of Ready.
+func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, p pass) error {
+	before := fd.DeepCopy()
+	setStatus(&fd.Status, fd.Generation, p)
+	if equality.Semantic.DeepEqual(before.Status, fd.Status) {
+		return nil
+	}
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := client.IgnoreNotFound(r.Client.Status().Patch(ctx, fd, patch)); err != nil {
+		return fmt.Errorf("writing the status: %w", err)
+	}
+	r.recordTransition(fd, before.Status.Conditions)
+	return nil
+}
+
+func (r *FilterDeploymentReconciler) recordTransition(fd *wasmev1.FilterDeployment, before []metav1.Condition) {
+	old, now := apimeta.FindStatusCondition(before, wasmev1.ConditionReady), apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionReady)
+	if old != nil && old.Status == now.Status && old.Reason == now.Reason {
+		return
+	}
+	eventType := corev1.EventTypeNormal
+	if now.Status == metav1.ConditionFalse || now.Reason == wasmev1.ReasonNoWorkloads {
+		eventType = corev1.EventTypeWarning
+	}
+	r.Recorder.Eventf(fd, nil, eventType, now.Reason, "Reconcile", "%s", eventNote(now.Message))
+}
+
+// setStatus derives the status from what a pass found.
+func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass) {
+	status.ObservedGeneration = new(generation)
+	ready := readyVerdict(p)
+	set := func(kind string, v verdict) {
+		apimeta.SetStatusCondition(&status.Conditions, metav1.Condition{
+			Type: kind, Status: v.Status, Reason: v.Reason, Message: cut(v.Message), ObservedGeneration: generation,
+		})
+	}
+	set(wasmev1.ConditionModuleResolved, p.module)
+	set(wasmev1.ConditionWorkloadsSelected, p.selection)
+	set(wasmev1.ConditionProgrammed, p.programmed)
+	set(wasmev1.ConditionReady, ready)
+	for kind, reason := range abnormal(p, ready) {
+		if reason == "" {
+			apimeta.RemoveStatusCondition(&status.Conditions, kind)
+			continue
+		}
+		set(kind, verdict{Status: metav1.ConditionTrue, Reason: reason, Message: ready.Message})
+	}
+	status.Reason = ""
+	if ready.Status == metav1.ConditionFalse {
+		status.Reason = cut(ready.Message)
+	}
+	setRevision(status, p.inForce)
+	if p.targets != nil {
+		setWorkloads(status, p)
+	}
+}
+
+// readyVerdict is the first verdict that is not True; else what there is to say.
+func readyVerdict(p pass) verdict {
+	for _, v := range []verdict{p.module, p.selection, p.programmed} {
+		if v.Status != metav1.ConditionTrue {
+			return v
+		}
+	}
+	if p.selection.Reason == wasmev1.ReasonNoWorkloads {
+		return p.selection
+	}
+	return succeeded(wasmev1.ReasonReady, "%s", p.programmed.Message)
+}
+
+// abnormal gives the reasons of the conditions that are present only while they
+// are True: Stalled when nothing but a change of an object helps, Reconciling
+// while there is work to do or to try again.
+func abnormal(p pass, ready verdict) map[string]string {
+	conditions := map[string]string{wasmev1.ConditionReconciling: "", wasmev1.ConditionStalled: ""}
+	switch {
+	case ready.Status == metav1.ConditionTrue:
+	case p.module.Stalled:
+		conditions[wasmev1.ConditionStalled] = p.module.Reason
+	case p.selection.Stalled:
+		conditions[wasmev1.ConditionStalled] = p.selection.Reason
+	case ready.Status == metav1.ConditionUnknown:
+		conditions[wasmev1.ConditionReconciling] = wasmev1.ReasonProgressing
+	default:
+		conditions[wasmev1.ConditionReconciling] = wasmev1.ReasonProgressingWithRetry
+	}
+	return conditions
+}
+
+func setRevision(status *wasmev1.FilterDeploymentStatus, inForce *revision) {
+	status.Revision, status.Module = "", nil
+	if inForce != nil {
+		status.Revision, status.Module = inForce.filter.Revision(), &inForce.Module
+	}
+}
+
+// programmedVerdict sums up the outcomes of the workloads. Outputs that hold an
+// earlier revision because the spec names none are not as the spec asks.
+func programmedVerdict(targets []target, inForce *revision, asked bool) verdict {
+	failures := failing(targets)
+	switch {
+	case len(failures) > 0:
+		return failed(failures[0].reason, describeFailures(failures, len(targets)))
+	case inForce == nil:
+		return refused(wasmev1.ReasonNothingResolved, "there is no module to run yet")
+	case !asked:
+		return refused(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", inForce.filter.Revision(), len(targets))
+	default:
+		return succeeded(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", inForce.filter.Revision(), len(targets), len(targets))
+	}
+}
+
+func failing(targets []target) []target {
+	var out []target
+	for _, t := range targets {
+		if t.err != nil {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func describeFailures(failures []target, all int) error {
+	parts := make([]string, 0, failuresInMessage+1)
+	for _, t := range failures[:min(len(failures), failuresInMessage)] {
+		parts = append(parts, fmt.Sprintf("%s: %v", t.workload.Name, t.err))
+	}
+	if more := len(failures) - len(parts); more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%d of %d workloads failed: %s", len(failures), all, strings.Join(parts, "; "))
+}
+
+// setWorkloads fills the predecessor's map and the counts over it.
+func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
+	asked := p.module.Status == metav1.ConditionTrue
+	sorted := slices.Clone(p.targets)
+	slices.SortStableFunc(sorted, func(a, b target) int { return cmp.Compare(rank(a), rank(b)) })
+	programmed := 0
+	status.Workloads = map[string]wasmev1.WorkloadStatus{}
+	for i, t := range sorted {
+		state := workloadStatus(t, p.inForce, asked)
+		if state.State == wasmev1.WorkloadSucceeded {
+			programmed++
+		}
+		if i < wasmev1.MaxWorkloadsInStatus {
+			status.Workloads[t.workload.Name] = state
+		}
+	}
+	status.Summary = &wasmev1.WorkloadSummary{
+		Workloads:      new(int64(len(sorted))),
+		Programmed:     new(int64(programmed)),
+		WorkloadsReady: fmt.Sprintf("%d/%d", programmed, len(sorted)),
+	}
+	if omitted := len(sorted) - len(status.Workloads); omitted > 0 {
+		status.Summary.WorkloadsOmitted = new(int64(omitted))
+	}
+}
+
+func rank(t target) int {
+	if t.err != nil {
+		return 0
+	}
+	return 1
+}
+
+func workloadStatus(t target, inForce *revision, asked bool) wasmev1.WorkloadStatus {
+	switch {
+	case t.err != nil:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: cut(t.err.Error())}
+	case inForce == nil:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "there is no module to run yet"}
+	case !asked:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.filter.Revision())}
+	default:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
+	}
+}
+
+// cut bounds a message, by characters.
+func cut(message string) string {
+	runes := []rune(message)
+	if len(runes) <= wasmev1.MaxMessageLength {
+		return message
+	}
+	return string(runes[:wasmev1.MaxMessageLength-1]) + "…"
+}
+
+// eventNote bounds the text of an event, which the API server counts in bytes.
+func eventNote(message string) string {
+	const dots = "…"
+	if len(message) <= wasmev1.MaxMessageLength {
+		return message
+	}
+	end := wasmev1.MaxMessageLength - len(dots)
+	for !utf8.RuneStart(message[end]) {
+		end--
+	}
+	return message[:end] + dots
+}
