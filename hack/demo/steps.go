@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+const (
+	// folder of a mesh that stays: where `make mesh-down` looks for one.
+	folder = ".mesh"
+	// patience bounds the wait for a change to reach all proxies.
+	patience = 30 * time.Second
+	// watched is how long traffic is watched while nothing may change.
+	watched = 3 * time.Second
+
+	name = "bookinfo-custom-filter"
+)
+
+// demo is the state that the steps share.
+type demo struct {
+	keep     bool
+	mesh     *mesh.Mesh
+	bookinfo []*mesh.Running
+	httpbin  *mesh.Running
+	image    string
+}
+
+type step struct {
+	title string
+	run   func(context.Context) error
+}
+
+func (d *demo) steps() []step {
+	return []step{
+		{"Start a mesh: API server, istiod, a registry, bookinfo and httpbin behind real sidecars", d.startMesh},
+		{"Push the hello filter to the registry", d.pushFilter},
+		{"Install and run the operator", d.startOperator},
+		{"Apply a FilterDeployment: every Deployment of bookinfo answers `hello: world`", d.apply("world", "world")},
+		{"Change its configuration to goodbye", d.apply("goodbye", "goodbye")},
+		{"Break it: a configuration that the module refuses; traffic still gets goodbye", d.breakIt},
+		{"Mend it", d.apply("mended", "mended")},
+		{"The same filter without configuration on httpbin", d.applyHTTPBin},
+		{"Delete both: the header is gone, and so is all that was made", d.delete},
+	}
+}
+
+func (d *demo) startMesh(ctx context.Context) (err error) {
+	options := mesh.Options{Log: os.Stdout}
+	if d.keep {
+		options.Folder, options.Detached = folder, true
+	}
+	if d.mesh, err = mesh.Start(ctx, options); err != nil {
+		return err
+	}
+	for _, workload := range mesh.Bookinfo() {
+		running, err := d.mesh.StartWorkload(ctx, workload)
+		if err != nil {
+			return err
+		}
+		d.bookinfo = append(d.bookinfo, running)
+		fmt.Printf("   %-16s %s\n", workload.Name, running.URL)
+	}
+	if d.httpbin, err = d.mesh.StartWorkload(ctx, mesh.HTTPBin()); err != nil {
+		return err
+	}
+	fmt.Printf("   %-16s %s\n", "httpbin", d.httpbin.URL)
+	return nil
+}
+
+func (d *demo) pushFilter(ctx context.Context) error {
+	module, err := filters.Build(ctx, "hello")
+	if err != nil {
+		return err
+	}
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
+	if err != nil {
+		return err
+	}
+	d.image = d.mesh.Registry() + "/demo/hello:v1"
+	fmt.Printf("   %s, %d bytes\n", d.image, len(module))
+	return registry.Push(ctx, d.image, image)
+}
+
+func (d *demo) startOperator(ctx context.Context) error {
+	if err := d.mesh.InstallOperator(ctx); err != nil {
+		return err
+	}
+	operator, err := d.mesh.StartOperator(ctx, mesh.OperatorOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Println("   modules are served at", operator.ModuleServerURL)
+	return nil
+}
+
+// apply applies the FilterDeployment with a configuration and waits for the
+// header from all of bookinfo.
+func (d *demo) apply(configuration, want string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := d.applyBookinfo(ctx, configuration); err != nil {
+			return err
+		}
+		for _, workload := range d.bookinfo {
+			if err := awaitHeader(ctx, workload, want); err != nil {
+				return err
+			}
+			fmt.Printf("   %-16s hello: %s\n", workload.Workload.Name, want)
+		}
+		return d.show(ctx, "bookinfo")
+	}
+}
+
+func (d *demo) applyBookinfo(ctx context.Context, configuration string) error {
+	return d.applyYAML(ctx, fmt.Sprintf(`
+apiVersion: wasme.io/v1
+kind: FilterDeployment
+metadata: {name: %s, namespace: bookinfo}
+spec:
+  deployment:
+    istio: {kind: Deployment}
+  filter:
+    image: %s
+    imagePullOptions: {plainHttp: true}
+    rootID: add_header_root_id
+    config:
+      '@type': type.googleapis.com/google.protobuf.StringValue
+      value: %s
+`, name, d.image, configuration))
+}
+
+// breakIt gives the module a configuration that it refuses. The proxies go on
+// with the one before; no request fails.
+func (d *demo) breakIt(ctx context.Context) error {
+	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
+		return err
+	}
+	requests, refusals := 0, 0
+	for end := time.Now().Add(watched); time.Now().Before(end); {
+		for _, workload := range d.bookinfo {
+			status, header, err := get(ctx, workload.URL)
+			if err != nil {
+				return err
+			}
+			if status != http.StatusOK || header != "goodbye" {
+				return fmt.Errorf("%s answered %d with hello: %q", workload.Workload.Name, status, header)
+			}
+			requests++
+		}
+	}
+	for _, workload := range d.bookinfo {
+		refused, err := workload.RefusedUpdates(ctx)
+		if err != nil {
+			return err
+		}
+		refusals += min(refused, 1)
+	}
+	if refusals != len(d.bookinfo) {
+		return fmt.Errorf("the configuration reached %d of %d Envoys", refusals, len(d.bookinfo))
+	}
+	fmt.Printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", refusals, requests, watched)
+	return nil
+}
+
+func (d *demo) applyHTTPBin(ctx context.Context) error {
+	err := d.applyYAML(ctx, fmt.Sprintf(`
+apiVersion: wasme.io/v1
+kind: FilterDeployment
+metadata: {name: hello, namespace: httpbin}
+spec:
+  deployment:
+    istio: {labels: {app: httpbin}}
+  filter:
+    image: %s
+    imagePullOptions: {plainHttp: true}
+`, d.image))
+	if err != nil {
+		return err
+	}
+	if err := awaitHeader(ctx, d.httpbin, "world"); err != nil {
+		return err
+	}
+	fmt.Printf("   %-16s hello: world\n", "httpbin")
+	return d.show(ctx, "httpbin")
+}
+
+func (d *demo) delete(ctx context.Context) error {
+	if _, err := d.mesh.Kubectl(ctx, "delete", "filterdeployment", "--namespace=bookinfo", name); err != nil {
+		return err
+	}
+	if _, err := d.mesh.Kubectl(ctx, "delete", "filterdeployment", "--namespace=httpbin", "hello"); err != nil {
+		return err
+	}
+	for _, workload := range append(d.bookinfo, d.httpbin) {
+		if err := awaitHeader(ctx, workload, ""); err != nil {
+			return err
+		}
+	}
+	fmt.Println("   no workload answers with the header")
+	return d.awaitNothingLeft(ctx)
+}
+
+func (d *demo) awaitNothingLeft(ctx context.Context) error {
+	var left string
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		out, err := d.mesh.Kubectl(ctx, "get", "envoyfilters,controllerrevisions,filterdeployments", "--all-namespaces", "--output=name")
+		left = strings.TrimSpace(out)
+		return left == "", err
+	})
+	if err != nil {
+		return fmt.Errorf("left behind: %s: %w", left, err)
+	}
+	fmt.Println("   no EnvoyFilter, ControllerRevision or FilterDeployment is left")
+	return nil
+}
+
+func (d *demo) applyYAML(ctx context.Context, yaml string) error {
+	file, err := os.CreateTemp("", "filterdeployment-*.yaml")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	if _, err := file.WriteString(yaml); err != nil {
+		return err
+	}
+	if err := file.Close(); err != nil {
+		return err
+	}
+	_, err = d.mesh.Kubectl(ctx, "apply", "--filename", file.Name())
+	return err
+}
+
+// show prints what a user sees, once the operator has said that it is ready.
+func (d *demo) show(ctx context.Context, namespace string) error {
+	if _, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--for=condition=Ready", "--timeout=30s", "filterdeployments", "--all"); err != nil {
+		return err
+	}
+	out, err := d.mesh.Kubectl(ctx, "get", "filterdeployments", "--namespace="+namespace)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n   $ kubectl get filterdeployments --namespace=%s\n", namespace)
+	for line := range strings.Lines(out) {
+		fmt.Print("   ", line)
+	}
+	return nil
+}
+
+func (d *demo) explain() {
+	fmt.Printf(`
+Everything is still running. Go on by hand:
+   export KUBECONFIG=%s
+   kubectl get filterdeployments --all-namespaces --output=wide
+   curl --include %s
+The image of the filter is %s. To end it all:
+   make mesh-down
+`, d.mesh.Kubeconfig(), d.bookinfo[0].URL, d.image)
+}
+
+// awaitHeader waits until a workload answers 200 with this value of the header.
+func awaitHeader(ctx context.Context, workload *mesh.Running, want string) error {
+	var last string
+	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		status, header, err := get(ctx, workload.URL)
+		last = fmt.Sprintf("%d with hello: %q, %v", status, header, err)
+		return err == nil && status == http.StatusOK && header == want, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for hello: %q from %s: %w; it answered %s", want, workload.Workload.Name, err, last)
+	}
+	return nil
+}
+
+func get(ctx context.Context, url string) (status int, header string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, response.Header.Get("hello"), err
+}

@@ -1,0 +1,246 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+)
+
+// stream asks a workload without a pause until it is ended.
+type stream struct {
+	end    context.CancelFunc
+	done   sync.WaitGroup
+	all    atomic.Int64
+	failed atomic.Int64
+}
+
+func startStream(ctx context.Context, url string) *stream {
+	s := &stream{}
+	ctx, s.end = context.WithCancel(ctx)
+	s.done.Go(func() {
+		for ctx.Err() == nil {
+			got := ask(ctx, url)
+			if ctx.Err() != nil {
+				return
+			}
+			s.all.Add(1)
+			if got.Status != http.StatusOK {
+				s.failed.Add(1)
+			}
+		}
+	})
+	return s
+}
+
+func (s *stream) stop() (all, failed int64) {
+	s.end()
+	s.done.Wait()
+	return s.all.Load(), s.failed.Load()
+}
+
+var _ = Describe("What Envoy answers", func() {
+	It("follows a FilterDeployment on bookinfo from its first configuration to its deletion", func(ctx SpecContext) {
+		var bookinfo []*mesh.Running
+		namespace := newNamespace(ctx)
+		for _, w := range mesh.Bookinfo() {
+			w.Namespace = namespace
+			bookinfo = append(bookinfo, run(ctx, w))
+		}
+		fd := filterDeployment(namespace, push(ctx, "hello"), "world")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		for _, w := range bookinfo {
+			eventuallyAnswers(ctx, w, answer{200, "world"})
+		}
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+
+		By("changing the configuration under load")
+		load := startStream(ctx, bookinfo[0].URL)
+		for _, value := range []string{"goodbye", "1", "2", "3"} {
+			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(value) })
+			for _, w := range bookinfo {
+				eventuallyAnswers(ctx, w, answer{200, value})
+			}
+		}
+		By("giving the module a configuration that it refuses")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		for _, w := range bookinfo {
+			Eventually(refusals(ctx, w), patience, poll).Should(BeNumerically(">", 0), "Envoy never saw the configuration")
+			Expect(ask(ctx, w.URL)).To(Equal(answer{200, "3"}), "the last good one serves")
+		}
+		By("mending it")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("mended") })
+		for _, w := range bookinfo {
+			eventuallyAnswers(ctx, w, answer{200, "mended"})
+		}
+		all, failed := load.stop()
+		Expect(failed).To(BeZero(), "of %d requests", all)
+		Expect(all).To(BeNumerically(">", 100))
+
+		By("deleting it")
+		Expect(admin.Delete(ctx, fd)).To(Succeed())
+		for _, w := range bookinfo {
+			eventuallyAnswers(ctx, w, answer{200, ""})
+		}
+		Eventually(func() []string { return outputsOf(ctx, namespace) }, patience, poll).Should(BeEmpty())
+		Eventually(func() []appsv1.ControllerRevision { return revisionsOf(ctx, namespace) }, patience, poll).Should(BeEmpty())
+	})
+
+	It("has the header on httpbin from a filter without configuration, in both shapes of pod", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		httpbin := mesh.HTTPBin()
+		httpbin.Namespace = namespace
+		var pods []*mesh.Running
+		for replica, native := range []bool{true, false} {
+			httpbin.Replica, httpbin.NativeSidecar = replica, native
+			pods = append(pods, run(ctx, httpbin))
+		}
+		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "hello"), ""))).To(Succeed())
+		for _, pod := range pods {
+			eventuallyAnswers(ctx, pod, answer{200, "world"})
+		}
+	})
+
+	DescribeTable("reaches each kind of workload", func(ctx SpecContext, kind mesh.Kind) {
+		namespace := newNamespace(ctx)
+		w := workload(namespace, "app", map[string]string{"app": "app"})
+		w.Kind = kind
+		running := run(ctx, w)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "of a kind")
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Kind: string(kind)}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, "of a kind"})
+	},
+		Entry(nil, mesh.DaemonSet),
+		Entry(nil, mesh.StatefulSet),
+	)
+
+	DescribeTable("has the filter on the traffic of the patch context", func(ctx SpecContext, patchContext wasmev1.PatchContext, inbound, outbound string) {
+		namespace := newNamespace(ctx)
+		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		fd := filterDeployment(namespace, push(ctx, "hello"), "seen")
+		fd.Spec.Filter.PatchContext = patchContext
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		both := func() []string {
+			return []string{ask(ctx, running.URL).Hello, ask(ctx, running.OutboundURL, "Host", mesh.OutboundHost).Hello}
+		}
+		Eventually(both, patience, poll).Should(Equal([]string{inbound, outbound}))
+	},
+		Entry(nil, wasmev1.PatchContextInbound, "seen", ""),
+		Entry(nil, wasmev1.PatchContextOutbound, "", "seen"),
+		Entry(nil, wasmev1.PatchContextAny, "seen", "seen"),
+	)
+
+	DescribeTable("is what the fail strategy says when the first module refuses its configuration",
+		func(ctx SpecContext, strategy wasmev1.FailStrategy, want answer) {
+			namespace := newNamespace(ctx)
+			running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+			fd := filterDeployment(namespace, push(ctx, "refuse"), "")
+			fd.Spec.Filter.FailStrategy = strategy
+			Expect(admin.Create(ctx, fd)).To(Succeed())
+			Eventually(refusals(ctx, running), patience, poll).Should(BeNumerically(">", 0))
+			eventuallyAnswers(ctx, running, want)
+			By("mending it by another module")
+			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = push(ctx, "hello") })
+			eventuallyAnswers(ctx, running, answer{200, "world"})
+		},
+		Entry(nil, wasmev1.FailReload, answer{403, ""}),
+		Entry(nil, wasmev1.FailClosed, answer{403, ""}),
+		Entry(nil, wasmev1.FailOpen, answer{200, ""}),
+	)
+
+	It("keeps the last good module when an update imports a function that no host has", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		fd := filterDeployment(namespace, push(ctx, "hello"), "good")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, "good"})
+		load := startStream(ctx, running.URL)
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = push(ctx, "import") })
+		Eventually(refusals(ctx, running), patience, poll).Should(BeNumerically(">", 0))
+		Expect(ask(ctx, running.URL)).To(Equal(answer{200, "good"}))
+		all, failed := load.stop()
+		Expect(failed).To(BeZero(), "of %d requests", all)
+	})
+
+	It("is back after a request that makes the module trap", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "trap"), ""))).To(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+		Expect(ask(ctx, running.URL, "X-Crash", "1").Status).To(Equal(http.StatusServiceUnavailable))
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+	})
+
+	It("leaves a workload alone whose labels are a superset of the selected one's", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		selected := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		superset := workload(namespace, "app-canary", map[string]string{"app": "app", "track": "canary"})
+		superset.ObjectLabels = map[string]string{"not": "selected"}
+		other := run(ctx, superset)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "")
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": "app"}}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, selected, answer{200, "world"})
+		Expect(ask(ctx, other.URL)).To(Equal(answer{200, ""}))
+
+		By("selecting it too: each workload has its own object and both go on")
+		change(ctx, fd, func(*wasmev1.FilterSpec) { fd.Spec.Deployment.Istio.Labels = nil })
+		eventuallyAnswers(ctx, other, answer{200, "world"})
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("both") })
+		eventuallyAnswers(ctx, other, answer{200, "both"})
+		eventuallyAnswers(ctx, selected, answer{200, "both"})
+	})
+
+	It("has the filter on a workload that comes later, and no more on one that is relabelled", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "")
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"filtered": "yes"}}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonNoWorkloads))
+		later := workload(namespace, "later", map[string]string{"app": "later"})
+		later.ObjectLabels = map[string]string{"filtered": "yes"}
+		running := run(ctx, later)
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+
+		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "later"}}
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": {"filtered": "no"}}}`))
+		Expect(admin.Patch(ctx, deployment, patch)).To(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, ""})
+	})
+
+	It("comes back when someone deletes or changes the EnvoyFilter", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "hello"), ""))).To(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+		object := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "app-hello." + namespace}}
+		before := object.DeepCopy()
+		Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), before)).To(Succeed())
+
+		By("deleting it")
+		Expect(admin.Delete(ctx, object)).To(Succeed())
+		Eventually(func() error { return admin.Get(ctx, client.ObjectKeyFromObject(object), object) }, patience, poll).Should(Succeed())
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+
+		By("emptying it")
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"configPatches": []}}`))
+		Expect(admin.Patch(ctx, object, patch)).To(Succeed())
+		Eventually(func() int {
+			Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+			return len(object.Spec.ConfigPatches)
+		}, patience, poll).Should(Equal(len(before.Spec.ConfigPatches)))
+		eventuallyAnswers(ctx, running, answer{200, "world"})
+	})
+})
