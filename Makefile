@@ -87,8 +87,8 @@ demo: ## Show what the operator does, on a real mesh; KEEP=1 leaves it running.
 	go run ./hack/demo
 
 .PHONY: mesh-up
-mesh-up: ## Start a mesh to work on by hand; print its kubeconfig and URLs.
-	go run ./test/mesh/cmd/mesh up
+mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its kubeconfig and URLs.
+	go run ./test/mesh/cmd/mesh up --workloads=bookinfo,httpbin
 
 .PHONY: mesh-down
 mesh-down: ## End what mesh-up started.

@@ -153,7 +153,9 @@ func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.Filte
 		return err
 	}
 	if err != nil {
-		p.programmed = failed(wasmev1.ReasonWriteFailed, fmt.Errorf("keeping the revision: %w", err))
+		err = fmt.Errorf("keeping the revision: %w", err)
+		p.programmed = failed(wasmev1.ReasonWriteFailed, err)
+		p.targets = unwritten(workloads, wasmev1.ReasonWriteFailed, err)
 		return nil
 	}
 	p.inForce = kept

@@ -13,7 +13,10 @@ import (
 	. "github.com/onsi/gomega"
 	gomegatypes "github.com/onsi/gomega/types"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
@@ -122,7 +125,7 @@ var _ = Describe("The module", func() {
 			Expect(w.outputs(ctx)).To(HaveLen(2))
 		},
 		Entry("an image that does not exist", failure{
-			reason: wasmev1.ReasonImageNotFound, texts: []string{"none:v1", "check filter.image, or push the image"},
+			reason: wasmev1.ReasonImageNotFound, texts: []string{"none:v1", "check spec.filter.image, or push the image"},
 			setup: func(ctx context.Context) string { basic(ctx, "s", "right"); return w.registry.Host() + "/none:v1" },
 			cure:  func(ctx context.Context) { w.push(ctx, "none:v1", "late") },
 		}),
@@ -334,6 +337,56 @@ var _ = Describe("The module", func() {
 })
 
 var _ = Describe("A spec that an older schema let in", func() {
+	It("is explained on the object itself, although that does not pass the schema", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		crd := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "filterdeployments.wasme.io"}}
+		Expect(user.Get(ctx, client.ObjectKeyFromObject(crd), crd)).To(Succeed())
+		strict := crd.DeepCopy().Spec
+		restore := func(ctx context.Context) {
+			edit(ctx, crd, func(crd *apiextensionsv1.CustomResourceDefinition) { crd.Spec = strict })
+		}
+		DeferCleanup(restore)
+		edit(ctx, crd, func(crd *apiextensionsv1.CustomResourceDefinition) {
+			crd.Spec.Versions[0].AdditionalPrinterColumns = nil
+			crd.Spec.Versions[0].Schema.OpenAPIV3Schema = &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: new(true)}
+		})
+		old := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "wasme.io/v1", "kind": "FilterDeployment",
+			"metadata": map[string]any{"namespace": w.namespace, "name": "f"},
+			"spec": map[string]any{
+				"deployment": map[string]any{"istio": map[string]any{"kind": "Deployment"}},
+				"filter":     map[string]any{"image": w.push(ctx, "hello:v1", "hello"), "patchContext": "sideways", "unknown": "field"},
+			},
+		}}
+		Eventually(ctx, func() error { return user.Create(ctx, old) }).WithTimeout(bound).Should(Succeed())
+		status := map[string]any{"observedGeneration": "1", "reason": "", "workloads": map[string]any{"gone-v1": map[string]any{"state": "Succeeded", "reason": ""}}}
+		Expect(unstructured.SetNestedMap(old.Object, status, "status")).To(Succeed())
+		Expect(user.Status().Update(ctx, old)).To(Succeed())
+		restore(ctx)
+		again := old.DeepCopy()
+		again.SetName("again")
+		again.SetResourceVersion("")
+		Eventually(ctx, func() error { return user.Create(ctx, again.DeepCopy(), client.DryRunAll) }).WithTimeout(bound).Should(MatchError(ContainSubstring("patchContext")))
+
+		w.restart(ctx)
+		fd := &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "f"}}
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`))
+		Expect(fd.Status.Workloads).To(HaveLen(1))
+		Expect(fd.Status.Workloads).To(HaveKey("a"))
+		w.written()
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.written()).To(BeEmpty())
+
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Filter.PatchContext = wasmev1.PatchContextOutbound
+			fd.Spec.Filter.ImagePullOptions = &wasmev1.ImagePullOptions{PlainHTTP: true}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+	})
+
 	It("is explained, whatever is wrong with it, and hurts nobody else", func(ctx context.Context) {
 		w := newWorld(ctx)
 		w.deployments(ctx, "a")

@@ -14,7 +14,6 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 	testingclock "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -53,22 +52,32 @@ type operator struct {
 	before func(write string) error
 }
 
+// operatorOptions are what flags set.
+type operatorOptions struct {
+	deniedNetworks  []netip.Prefix
+	watchNamespaces []string
+}
+
 // operatorOption changes an operator before it starts.
-type operatorOption func(*module.PullerOptions)
+type operatorOption func(*operatorOptions)
 
 func deniedNetworks(networks ...netip.Prefix) operatorOption {
-	return func(options *module.PullerOptions) { options.DeniedNetworks = networks }
+	return func(options *operatorOptions) { options.deniedNetworks = networks }
+}
+
+func watchNamespaces(namespaces ...string) operatorOption {
+	return func(options *operatorOptions) { options.watchNamespaces = namespaces }
 }
 
 func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder string, options ...operatorOption) *operator {
 	GinkgoHelper()
 	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock)
 	Expect(err).NotTo(HaveOccurred())
-	pulls := module.PullerOptions{Limits: module.DefaultLimits}
+	var flags operatorOptions
 	for _, option := range options {
-		option(&pulls)
+		option(&flags)
 	}
-	puller := module.NewPuller(pulls)
+	puller := module.NewPuller(module.PullerOptions{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
 	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: scheme})
@@ -76,7 +85,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	running, stop := context.WithCancel(context.Background())
 	o.stop = stop
 	DeferCleanup(stop)
-	cached := o.startCache(ctx, running)
+	cached := o.startCache(ctx, running, flags.watchNamespaces)
 	resolver := func(woken chan types.NamespacedName) *module.Resolver {
 		resolver := module.NewResolver(store, puller, module.ResolverOptions{
 			PollInterval: pollInterval,
@@ -93,7 +102,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		Modules:         resolver(o.woken),
 		Store:           store,
 		Outputs:         &OutputKind{},
-		Recorder:        startRecorder(running),
+		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
 	}
@@ -104,9 +113,9 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 
 // startCache starts a cache and returns a client that reads from it, and whose
 // writes are counted.
-func (o *operator) startCache(ctx, running context.Context) client.Client {
+func (o *operator) startCache(ctx, running context.Context, namespaces []string) client.Client {
 	GinkgoHelper()
-	options := CacheOptions(nil)
+	options := CacheOptions(namespaces)
 	options.Scheme = scheme
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
@@ -115,9 +124,10 @@ func (o *operator) startCache(ctx, running context.Context) client.Client {
 	for _, watched := range []client.Object{
 		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &networking.EnvoyFilter{},
 	} {
-		_, err := o.cache.GetInformer(ctx, watched)
+		_, err := o.cache.GetInformer(ctx, watched, cache.BlockUntilSynced(false))
 		Expect(err).NotTo(HaveOccurred())
 	}
+	Expect(o.cache.WaitForCacheSync(ctx)).To(BeTrue())
 	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: o.cache}})
 	Expect(err).NotTo(HaveOccurred())
 	return interceptor.NewClient(direct, interceptor.Funcs{
@@ -155,15 +165,6 @@ func (o *operator) write(verb string, object client.Object, do func() error) err
 		}
 	}
 	return do()
-}
-
-// startRecorder returns a real recorder of events.
-func startRecorder(running context.Context) events.EventRecorder {
-	GinkgoHelper()
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: operatorClient.EventsV1()})
-	Expect(broadcaster.StartRecordingToSinkWithContext(running)).To(Succeed())
-	context.AfterFunc(running, broadcaster.Shutdown)
-	return broadcaster.NewRecorder(scheme, "wasme-operator")
 }
 
 // pass makes one pass over a FilterDeployment with whatever the cache has, and

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,7 +55,9 @@ type OutputKind struct {
 	reader     client.Reader
 	waker      *Waker
 	state      atomic.Int32
-	watching   bool
+
+	mu       sync.Mutex // one Check at a time
+	watching bool
 }
 
 // NewOutputKind asks through the given discovery client.
@@ -88,6 +91,8 @@ func (o *OutputKind) Start(ctx context.Context) error {
 
 // Check asks once. While the API server does not answer, the state stays.
 func (o *OutputKind) Check(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	served, err := o.served()
 	if err != nil {
 		return err

@@ -163,6 +163,10 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 	case foreign:
 		return errForeign
 	}
+	if !claim(&live, fd, map[string]string{}) {
+		// What carries all our marks is in a cache that is not behind.
+		return apierrors.NewConflict(networking.Resource("envoyfilters"), key.Name, errors.New("the cache has not seen it yet"))
+	}
 	claim(&live, fd, notes)
 	spec.DeepCopyInto(&live.Spec)
 	return r.Client.Update(ctx, &live)

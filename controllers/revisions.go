@@ -78,6 +78,9 @@ func decodeRevision(object *appsv1.ControllerRevision) (revision, error) {
 	if err := json.Unmarshal(object.Data.Raw, &known.revisionContent); err != nil {
 		return revision{}, fmt.Errorf("reading ControllerRevision %s: %w", object.Name, err)
 	}
+	if known.Module.SHA256 == "" || known.Module.SizeBytes == nil {
+		return revision{}, fmt.Errorf("reading ControllerRevision %s: it names no module", object.Name)
+	}
 	owner := client.ObjectKey{Namespace: object.Namespace, Name: object.Annotations[ownerAnnotation]}
 	filter, err := render.NewFilter(owner, known.Filter, known.Module)
 	known.filter = filter

@@ -74,6 +74,7 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 		status.Reason = cut(ready.Message)
 	}
 	setRevision(status, p.inForce)
+	status.Workloads, status.Summary = nil, nil
 	if p.targets != nil {
 		setWorkloads(status, p)
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
 	testingclock "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,7 +36,7 @@ var (
 	user client.Client
 	// operatorConfig has the rights of the operator's installation, and no others.
 	operatorConfig *rest.Config
-	operatorClient kubernetes.Interface
+	recorder       events.EventRecorder
 	istioCRDs      string
 )
 
@@ -68,8 +69,12 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	operatorConfig, err = controlPlane.As(ctx, "wasme-system", "wasme-operator")
 	Expect(err).NotTo(HaveOccurred())
 	operatorConfig.QPS = -1
-	operatorClient, err = kubernetes.NewForConfig(operatorConfig)
+	clients, err := kubernetes.NewForConfig(operatorConfig)
 	Expect(err).NotTo(HaveOccurred())
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: clients.EventsV1()})
+	Expect(broadcaster.StartRecordingToSinkWithContext(context.Background())).To(Succeed())
+	DeferCleanup(broadcaster.Shutdown)
+	recorder = broadcaster.NewRecorder(scheme, "wasme-operator")
 })
 
 // world is what a spec has for itself.

@@ -46,7 +46,7 @@ func (r *FilterDeploymentReconciler) selectWorkloads(ctx context.Context, fd *wa
 	}
 	workloads, err := r.listWorkloads(ctx, kind, fd.Namespace, workloadSelector(fd))
 	if err != nil {
-		return nil, failed(wasmev1.ReasonNoWorkloads, fmt.Errorf("listing the workloads: %w", err))
+		return nil, failed(wasmev1.ReasonWorkloadsUnreadable, fmt.Errorf("listing the workloads: %w", err))
 	}
 	if len(workloads) == 0 {
 		return workloads, succeeded(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio.labels (%s); one that comes gets the filter", kind, fd.Namespace, describe(workloadSelector(fd)))

@@ -176,6 +176,29 @@ var _ = Describe("The workloads", func() {
 		Expect(fd).To(beReady("1/1"))
 	})
 
+	It("of the namespaces that the operator watches are all it knows", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
+		inside, outside := w.namespace, newNamespace(ctx)
+		w.namespace = outside
+		w.deployments(ctx, "b")
+		beyond := w.filterDeployment(ctx, "f", reference, filterID("f"))
+		w.stop()
+		w.operator = startOperator(ctx, w.clock, w.store, watchNamespaces(inside))
+
+		w.namespace = inside
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		w.written()
+		for range 2 { // its outputs are found again
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.written()).To(BeEmpty())
+		}
+		_, err := w.pass(ctx, beyond)
+		Expect(err).To(HaveOccurred())
+		Expect(w.written()).To(BeEmpty())
+	})
+
 	Describe("in the mesh's root namespace", func() {
 		gateway := func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = wasmev1.PatchContextGateway }
 		inbound := func(*wasmev1.FilterDeployment) {}

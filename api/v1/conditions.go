@@ -60,6 +60,8 @@ const (
 	ReasonSelected = "Selected"
 	// ReasonNoWorkloads: no workload of that kind and those labels exists yet.
 	ReasonNoWorkloads = "NoWorkloads"
+	// ReasonWorkloadsUnreadable: the workloads could not be listed.
+	ReasonWorkloadsUnreadable = "WorkloadsUnreadable"
 	// ReasonRootNamespace: the mesh's root namespace takes gateway filters with labels only.
 	ReasonRootNamespace = "RootNamespace"
 

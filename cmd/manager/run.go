@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"golang.org/x/sync/errgroup"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -41,17 +42,23 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return fmt.Errorf("opening the module store (--module-store): %w", err)
 	}
+	server, err := serve.New(opts.moduleServerAddress, store)
+	if err != nil {
+		return fmt.Errorf("setting up the module server: %w", err)
+	}
 	manager, err := newManager(config, opts)
 	if err != nil {
-		return err
-	}
-	if err := addModuleServer(manager, opts, store); err != nil {
 		return err
 	}
 	if err := addControllers(manager, config, opts, store); err != nil {
 		return err
 	}
-	return manager.Start(ctx)
+	// The server runs beside the manager and not in it: there it would wait for
+	// the caches, and sidecars for it while the API server is away.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Start(ctx) })
+	group.Go(func() error { return manager.Start(ctx) })
+	return group.Wait()
 }
 
 func newScheme() *runtime.Scheme {
@@ -84,14 +91,6 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 		return nil
 	}
 	return manager, errors.Join(manager.AddHealthzCheck("ping", healthz.Ping), manager.AddReadyzCheck("caches", ready))
-}
-
-func addModuleServer(manager ctrl.Manager, opts options, store *module.Store) error {
-	server, err := serve.New(opts.moduleServerAddress, store)
-	if err != nil {
-		return fmt.Errorf("setting up the module server: %w", err)
-	}
-	return manager.Add(server)
 }
 
 // addControllers gives each controller a resolver of its own, which wakes it.

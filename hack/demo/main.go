@@ -40,7 +40,7 @@ func run(keep bool) (err error) {
 		fmt.Printf("   (%.1f s)\n", time.Since(begin).Seconds())
 	}
 	if keep {
-		d.explain()
+		return d.explain(ctx)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,12 +14,11 @@ import (
 
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 const (
-	// folder of a mesh that stays: where `make mesh-down` looks for one.
-	folder = ".mesh"
 	// patience bounds the wait for a change to reach all proxies.
 	patience = 30 * time.Second
 	// watched is how long traffic is watched while nothing may change.
@@ -58,7 +58,7 @@ func (d *demo) steps() []step {
 func (d *demo) startMesh(ctx context.Context) (err error) {
 	options := mesh.Options{Log: os.Stdout}
 	if d.keep {
-		options.Folder, options.Detached = folder, true
+		options.Folder, options.Detached = mesh.DefaultFolder(), true // where mesh-down looks
 	}
 	if d.mesh, err = mesh.Start(ctx, options); err != nil {
 		return err
@@ -122,7 +122,11 @@ func (d *demo) apply(configuration, want string) func(context.Context) error {
 }
 
 func (d *demo) applyBookinfo(ctx context.Context, configuration string) error {
-	return d.applyYAML(ctx, fmt.Sprintf(`
+	return d.applyYAML(ctx, d.bookinfoYAML(configuration))
+}
+
+func (d *demo) bookinfoYAML(configuration string) string {
+	return fmt.Sprintf(`
 apiVersion: wasme.io/v1
 kind: FilterDeployment
 metadata: {name: %s, namespace: bookinfo}
@@ -136,7 +140,7 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
-`, name, d.image, configuration))
+`, name, d.image, configuration)
 }
 
 // breakIt gives the module a configuration that it refuses. The proxies go on
@@ -256,15 +260,26 @@ func (d *demo) show(ctx context.Context, namespace string) error {
 	return nil
 }
 
-func (d *demo) explain() {
+// explain says how to go on by hand.
+func (d *demo) explain(ctx context.Context) error {
+	kubectl, err := binaries.Kubectl.Path(ctx, os.Stdout)
+	if err != nil {
+		return err
+	}
+	sample := filepath.Join(d.mesh.Folder(), "filterdeployment.yaml")
+	if err := os.WriteFile(sample, []byte(d.bookinfoYAML("world")), 0o600); err != nil {
+		return err
+	}
 	fmt.Printf(`
 Everything is still running. Go on by hand:
-   export KUBECONFIG=%s
+   export KUBECONFIG=%s PATH=%s:$PATH
+   kubectl apply --filename %s
    kubectl get filterdeployments --all-namespaces --output=wide
    curl --include %s
-The image of the filter is %s. To end it all:
+To end it all:
    make mesh-down
-`, d.mesh.Kubeconfig(), d.bookinfo[0].URL, d.image)
+`, d.mesh.Kubeconfig(), filepath.Dir(kubectl), sample, d.bookinfo[0].URL)
+	return nil
 }
 
 // awaitHeader waits until a workload answers 200 with this value of the header.

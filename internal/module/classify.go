@@ -37,9 +37,9 @@ func registryError(doing, registry string, err error) *Error {
 func statusError(doing, registry string, code int) *Error {
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return failed(wasmev1.ReasonUnauthorized, "%s: %s refuses it (status %d): name a Secret with the right to pull in imagePullOptions.pullSecret", doing, registry, code)
+		return failed(wasmev1.ReasonUnauthorized, "%s: %s refuses it (status %d): name a Secret with the right to pull in spec.filter.imagePullOptions.pullSecret", doing, registry, code)
 	case http.StatusNotFound:
-		return failed(wasmev1.ReasonImageNotFound, "%s: %s does not have it (status 404): check filter.image, or push the image", doing, registry)
+		return failed(wasmev1.ReasonImageNotFound, "%s: %s does not have it (status 404): check spec.filter.image, or push the image", doing, registry)
 	}
 	return failed(wasmev1.ReasonRegistryUnavailable, "%s: %s answers with status %d", doing, registry, code)
 }
@@ -52,7 +52,7 @@ func refusedByLibrary(doing, registry string, err error) *Error {
 	case strings.Contains(text, "does not match requested digest"):
 		return failed(wasmev1.ReasonDigestMismatch, "%s: %s sends a manifest that its digest does not cover", doing, registry)
 	case strings.Contains(text, "invalid realm in www-authenticate"), strings.Contains(text, "refusing token-server redirect"):
-		return refused(wasmev1.ReasonRegistryForbidden, "%s: %s names a token server that is not allowed: one with plain HTTP (without imagePullOptions.plainHttp), or with a private, loopback or link-local address, as --denied-networks", doing, registry)
+		return refused(wasmev1.ReasonRegistryForbidden, "%s: %s names a token server that is not allowed: one with plain HTTP (without spec.filter.imagePullOptions.plainHttp), or with a private, loopback or link-local address, as --denied-networks", doing, registry)
 	case strings.Contains(text, "SSRF protection: redirect"):
 		return refused(wasmev1.ReasonRegistryForbidden, "%s: %s redirects to a private, loopback or link-local address, which is not allowed, as --denied-networks", doing, registry)
 	}
@@ -70,7 +70,7 @@ func networkCause(err error) string {
 	)
 	switch {
 	case errors.As(err, &verification), errors.As(err, &authority):
-		return "its certificate is not trusted: give it one of a known authority, or set imagePullOptions.insecureSkipVerify"
+		return "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify"
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
 	case errors.Is(err, syscall.ECONNREFUSED):

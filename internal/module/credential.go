@@ -197,6 +197,6 @@ func (a dockerAuth) credential() (Credential, bool) {
 
 func invalidSecret(secret *corev1.Secret, format string, args ...any) *Error {
 	e := refused(wasmev1.ReasonSecretInvalid, format, args...)
-	e.Message = "reading imagePullOptions.pullSecret " + secret.Name + ": " + e.Message
+	e.Message = "reading spec.filter.imagePullOptions.pullSecret " + secret.Name + ": " + e.Message
 	return e
 }

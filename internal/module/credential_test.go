@@ -85,7 +85,7 @@ func TestCredentialForDockerConfig(t *testing.T) {
 
 func TestCredentialForABadReference(t *testing.T) {
 	_, err := CredentialFor("Not A Reference", &corev1.Secret{}, false)
-	wantError(t, err, wasmev1.ReasonInvalidSpec, "filter.image")
+	wantError(t, err, wasmev1.ReasonInvalidSpec, "spec.filter.image")
 }
 
 func TestCredentialsAreNotPrinted(t *testing.T) {

@@ -65,7 +65,9 @@ func eachFile(dir string, keep func(path string) bool) error {
 	return nil
 }
 
-// scanModule takes up a module whose content has the digest in its name.
+// scanModule takes up a module whose content has the digest in its name. It
+// counts as just released: it may have been named when the last process ended,
+// and is served before the API server says whether it still is.
 func (s *Store) scanModule(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() {
@@ -77,6 +79,7 @@ func (s *Store) scanModule(path string) bool {
 	}
 	s.modules[sum] = &storedModule{size: info.Size(), modTime: info.ModTime(), lastUsed: info.ModTime()}
 	s.bytes += info.Size()
+	s.names.linger(sum, s.clock.Now())
 	return true
 }
 

@@ -38,9 +38,14 @@ func (n names) release(holder types.NamespacedName, now time.Time) {
 	delete(n.byHolder, holder)
 	if n.holders[sha256]--; n.holders[sha256] == 0 {
 		delete(n.holders, sha256)
-		n.expire(now)
-		n.until[sha256] = now.Add(ServedAfterRelease)
+		n.linger(sha256, now)
 	}
+}
+
+// linger keeps a module named for the time after its last holder let go.
+func (n names) linger(sha256 string, now time.Time) {
+	n.expire(now)
+	n.until[sha256] = now.Add(ServedAfterRelease)
 }
 
 // expire forgets the modules whose time is over, so that names stays small.

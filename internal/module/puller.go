@@ -89,7 +89,7 @@ func (p *Puller) open(req Request) (*source, error) {
 		remote.WithRetryStatusCodes(),
 	)
 	if err != nil {
-		return nil, refused(wasmev1.ReasonInvalidSpec, "reading filter.image %s: %v", req.Image, err)
+		return nil, refused(wasmev1.ReasonInvalidSpec, "reading spec.filter.image %s: %v", req.Image, err)
 	}
 	return &source{puller: p, image: req.Image, plainHTTP: req.PlainHTTP, ref: ref, remote: puller}, nil
 }
@@ -108,7 +108,7 @@ func parseReference(image string, plainHTTP bool) (name.Reference, error) {
 	}
 	ref, err := name.ParseReference(image, opts...)
 	if err != nil {
-		return nil, refused(wasmev1.ReasonInvalidSpec, "reading filter.image: %v: write it as host/repository:tag or host/repository@sha256:<digest>", err)
+		return nil, refused(wasmev1.ReasonInvalidSpec, "reading spec.filter.image: %v: write it as host/repository:tag or host/repository@sha256:<digest>", err)
 	}
 	return ref, nil
 }
@@ -116,7 +116,7 @@ func parseReference(image string, plainHTTP bool) (name.Reference, error) {
 func (p *Puller) checkAllowed(registry string) error {
 	same := func(allowed string) bool { return canonicalHost(allowed) == canonicalHost(registry) }
 	if allowed := p.options.AllowedRegistries; len(allowed) > 0 && !slices.ContainsFunc(allowed, same) {
-		return refused(wasmev1.ReasonRegistryForbidden, "filter.image: the operator's --allowed-registries does not list %s: use an image from %s", registry, strings.Join(allowed, ", "))
+		return refused(wasmev1.ReasonRegistryForbidden, "spec.filter.image: the operator's --allowed-registries does not list %s: use an image from %s", registry, strings.Join(allowed, ", "))
 	}
 	return nil
 }

@@ -170,8 +170,8 @@ func TestRegistryFaults(t *testing.T) {
 		reason, message string
 	}{
 		"404":              {registry.Status(404), wasmev1.ReasonImageNotFound, "push the image"},
-		"401":              {registry.Status(401), wasmev1.ReasonUnauthorized, "imagePullOptions.pullSecret"},
-		"403":              {registry.Status(403), wasmev1.ReasonUnauthorized, "imagePullOptions.pullSecret"},
+		"401":              {registry.Status(401), wasmev1.ReasonUnauthorized, "spec.filter.imagePullOptions.pullSecret"},
+		"403":              {registry.Status(403), wasmev1.ReasonUnauthorized, "spec.filter.imagePullOptions.pullSecret"},
 		"429":              {registry.Status(429), wasmev1.ReasonRegistryUnavailable, "status 429"},
 		"500":              {registry.Status(500), wasmev1.ReasonRegistryUnavailable, "status 500"},
 		"another manifest": {registry.WrongBytes(digest, []byte(`{"layers":[]}`)), wasmev1.ReasonDigestMismatch, "a manifest that its digest does not cover"},
@@ -237,9 +237,9 @@ func TestCredentials(t *testing.T) {
 				message    string
 			}{
 				"right":          {annSecret, ""},
-				"anonymous":      {Credential{}, "imagePullOptions.pullSecret"},
-				"wrong password": {Credential{Username: "ann", Password: "wrong"}, "imagePullOptions.pullSecret"},
-				"another user":   {Credential{Username: "bob", Password: "hidden"}, "imagePullOptions.pullSecret"},
+				"anonymous":      {Credential{}, "spec.filter.imagePullOptions.pullSecret"},
+				"wrong password": {Credential{Username: "ann", Password: "wrong"}, "spec.filter.imagePullOptions.pullSecret"},
+				"another user":   {Credential{Username: "bob", Password: "hidden"}, "spec.filter.imagePullOptions.pullSecret"},
 			} {
 				t.Run(who, func(t *testing.T) {
 					_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: image, PlainHTTP: true, Credential: c.credential})
@@ -375,7 +375,7 @@ func TestPlainHTTPIsRefusedUnlessAllowed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: host(t) + "/filter:v1"})
-			wantError(t, err, wasmev1.ReasonRegistryForbidden, "set imagePullOptions.plainHttp")
+			wantError(t, err, wasmev1.ReasonRegistryForbidden, "set spec.filter.imagePullOptions.plainHttp")
 		})
 	}
 	if n := r.Requests("", ""); n != 0 {
@@ -384,12 +384,12 @@ func TestPlainHTTPIsRefusedUnlessAllowed(t *testing.T) {
 	t.Run("redirect", func(t *testing.T) {
 		secure.Inject(registry.Redirect("http://" + named(r.Host())))
 		_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: secure.Host() + "/filter:v1", InsecureSkipVerify: true})
-		wantError(t, err, wasmev1.ReasonRegistryForbidden, "set imagePullOptions.plainHttp")
+		wantError(t, err, wasmev1.ReasonRegistryForbidden, "set spec.filter.imagePullOptions.plainHttp")
 	})
 	t.Run("token realm", func(t *testing.T) {
 		realm := startRegistry(t, registry.WithTLS(), registry.WithBearerAuth(nil), registry.WithTokenRealm("http://token.example.com/"))
 		_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: realm.Host() + "/filter:v1", InsecureSkipVerify: true})
-		wantError(t, err, wasmev1.ReasonRegistryForbidden, "imagePullOptions.plainHttp")
+		wantError(t, err, wasmev1.ReasonRegistryForbidden, "spec.filter.imagePullOptions.plainHttp")
 	})
 }
 
@@ -403,15 +403,15 @@ func TestInsecureSkipVerifyIsForOneImage(t *testing.T) {
 	must(t, err)
 	wantModule(t, m, image, wasm)
 	_, err = pullWith(t, p, Request{Image: ref})
-	wantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted: give it one of a known authority, or set imagePullOptions.insecureSkipVerify")
+	wantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify")
 }
 
 func TestReferences(t *testing.T) {
 	for image, message := range map[string]string{
-		"":                       "filter.image",
-		"Upper/Case":             "filter.image",
-		"https://ghcr.io/a/b":    "filter.image",
-		"ghcr.io/a/b@sha256:abc": "filter.image",
+		"":                       "spec.filter.image",
+		"Upper/Case":             "spec.filter.image",
+		"https://ghcr.io/a/b":    "spec.filter.image",
+		"ghcr.io/a/b@sha256:abc": "spec.filter.image",
 	} {
 		_, err := NewPuller(PullerOptions{}).open(Request{Image: image})
 		wantError(t, err, wasmev1.ReasonInvalidSpec, message)

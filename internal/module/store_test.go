@@ -44,6 +44,22 @@ func TestStoreKeepsModulesOverARestart(t *testing.T) {
 	}
 }
 
+func TestStoreServesWhatItHeldForAnHourAfterARestart(t *testing.T) {
+	dir, clk := t.TempDir(), clocktesting.NewFakeClock(time.Now())
+	sum := put(t, openStore(t, dir, 1<<20), "a module")
+	s, err := OpenStore(dir, 1<<20, clk)
+	must(t, err)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	file, err := s.Await(ended, sum)
+	must(t, err)
+	must(t, file.Close())
+	clk.Step(ServedAfterRelease)
+	if _, err := s.Await(ended, sum); err == nil {
+		t.Error("a module that nobody names is served for ever")
+	}
+}
+
 func TestStoreRemovesWhatACrashLeft(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, 1<<20)

@@ -142,7 +142,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func plainHTTPRefused(host string) *Error {
-	return refused(wasmev1.ReasonRegistryForbidden, "connecting to %s: it speaks plain HTTP: set imagePullOptions.plainHttp, or serve the registry over TLS", host)
+	return refused(wasmev1.ReasonRegistryForbidden, "connecting to %s: it speaks plain HTTP: set spec.filter.imagePullOptions.plainHttp, or serve the registry over TLS", host)
 }
 
 // origin follows a request's redirects back to the first request.

@@ -41,8 +41,7 @@ const (
 // modulePath is that of render.ModulePath: /modules/sha256/<64 hex>.wasm.
 var modulePath = regexp.MustCompile(`^/modules/sha256/([0-9a-f]{64})\.wasm$`)
 
-// Server serves the modules of a store. It implements manager.Runnable and
-// runs on every replica.
+// Server serves the modules of a store, on every replica.
 type Server struct {
 	store    *module.Store
 	listener net.Listener
@@ -61,9 +60,6 @@ func New(address string, store *module.Store) (*Server, error) {
 
 // Addr is the address that the server listens on, as host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
-
-// NeedLeaderElection says that every replica serves.
-func (s *Server) NeedLeaderElection() bool { return false }
 
 // Start serves until ctx ends, then lets running responses end, for at most 10 s.
 func (s *Server) Start(ctx context.Context) error {

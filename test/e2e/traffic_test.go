@@ -142,6 +142,18 @@ var _ = Describe("What Envoy answers", func() {
 		Entry(nil, wasmev1.PatchContextAny, "seen", "seen"),
 	)
 
+	It("has the filter on what a gateway receives", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		w := workload(namespace, "ingress", map[string]string{"istio": "ingress"})
+		w.Gateway, w.Port = true, 8080
+		gateway := run(ctx, w)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "at the gate")
+		fd.Spec.Filter.PatchContext = wasmev1.PatchContextGateway
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"istio": "ingress"}}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, gateway, answer{200, "at the gate"})
+	})
+
 	DescribeTable("is what the fail strategy says when the first module refuses its configuration",
 		func(ctx SpecContext, strategy wasmev1.FailStrategy, want answer) {
 			namespace := newNamespace(ctx)

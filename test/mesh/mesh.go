@@ -40,6 +40,11 @@ rootNamespace: ` + RootNamespace + `
 defaultProviders: {}
 `
 
+// DefaultFolder is that of a mesh started by hand: one per user and machine.
+func DefaultFolder() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("wasme-mesh-%d", os.Getuid()))
+}
+
 // Mesh is a control plane with Istio's CRDs, an istiod and a registry. Its
 // methods may be called concurrently, save those that stop or start istiod.
 type Mesh struct {

@@ -41,10 +41,6 @@ func command() *cobra.Command {
 	return root
 }
 
-func defaultFolder() string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("wasme-mesh-%d", os.Getuid()))
-}
-
 func up() *cobra.Command {
 	var folder string
 	var samples []string
@@ -54,7 +50,7 @@ func up() *cobra.Command {
 			return start(cmd.Context(), folder, samples, cmd.OutOrStdout())
 		},
 	}
-	command.Flags().StringVar(&folder, "dir", defaultFolder(), "folder for its data and logs")
+	command.Flags().StringVar(&folder, "dir", mesh.DefaultFolder(), "folder for its data and logs")
 	command.Flags().StringSliceVar(&samples, "workloads", nil, "sample workloads to start: bookinfo, httpbin")
 	return command
 }
@@ -65,7 +61,7 @@ func down() *cobra.Command {
 		Use: "down", Short: "End what up started; its folder stays, with the logs", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return mesh.Down(folder) },
 	}
-	command.Flags().StringVar(&folder, "dir", defaultFolder(), "folder given to up")
+	command.Flags().StringVar(&folder, "dir", mesh.DefaultFolder(), "folder given to up")
 	return command
 }
 
