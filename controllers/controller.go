@@ -34,6 +34,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -56,6 +57,8 @@ type FilterDeploymentReconciler struct {
 	// Modules resolves images; Store keeps their modules.
 	Modules *module.Resolver
 	Store   *module.Store
+	// Peers tells whether all replicas of the operator hold a module.
+	Peers *peers.Peers
 	// Outputs tells whether the API server serves the kind of the outputs.
 	Outputs *OutputKind
 	// Recorder records the transitions of Ready.
@@ -162,6 +165,11 @@ func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.Filte
 	existing, err := r.listOutputs(ctx, fd)
 	if err != nil {
 		return err
+	}
+	if kept != nil && !existing.hold(kept) && !r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256) {
+		p.programmed = pending(wasmev1.ReasonDistributing, "every replica of the operator is to hold module sha256:%s before proxies ask for it", kept.Module.SHA256)
+		p.targets = unwritten(workloads, "", nil)
+		return nil
 	}
 	p.targets = r.program(ctx, fd, kept, workloads, existing)
 	if behind := conflict(p.targets); behind != nil {

@@ -17,7 +17,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/peers"
 )
+
+// keepers is the number of modules brought at once.
+const keepers = 8
 
 // ModuleKeeper holds the modules that ControllerRevisions name, on every
 // replica: what they name is served, and pulled again where it is missing.
@@ -30,6 +34,8 @@ type ModuleKeeper struct {
 	// wakes this controller.
 	Modules *module.Resolver
 	Store   *module.Store
+	// Peers are asked for a missing module before its registry is.
+	Peers *peers.Peers
 	// LegacyPullSecrets as in FilterDeploymentReconciler.
 	LegacyPullSecrets bool
 	// RecheckInterval is the time between looks at the store.
@@ -52,15 +58,34 @@ func (k *ModuleKeeper) Reconcile(ctx context.Context, request ctrl.Request) (ctr
 		return ctrl.Result{}, nil
 	}
 	k.Store.Retain(request.NamespacedName, known.Module.SHA256)
-	if !k.Store.Has(known.Module.SHA256) {
-		err = k.pull(ctx, request, known)
-	} else {
-		k.Modules.Forget(request.NamespacedName)
-	}
-	if err != nil {
+	if err := k.hold(ctx, request, known); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: wait.Jitter(k.RecheckInterval, recheckJitter)}, nil
+}
+
+// hold brings a missing module: from another replica, else from its registry.
+func (k *ModuleKeeper) hold(ctx context.Context, request ctrl.Request, known revision) error {
+	if !k.Store.Has(known.Module.SHA256) && k.Peers.Copy(ctx, known.Module.SHA256) != nil {
+		return k.pull(ctx, request, known)
+	}
+	k.Modules.Forget(request.NamespacedName)
+	return nil
+}
+
+// Complete tells whether the store holds every module that a revision names.
+func (k *ModuleKeeper) Complete(ctx context.Context) bool {
+	var list appsv1.ControllerRevisionList
+	if err := k.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return false
+	}
+	for i := range list.Items {
+		known, err := decodeRevision(&list.Items[i])
+		if err == nil && !k.Store.Has(known.Module.SHA256) {
+			return false
+		}
+	}
+	return true
 }
 
 // pull has the very manifest pulled that the revision was made of: its tag may
@@ -96,8 +121,9 @@ func (k *ModuleKeeper) SetupWithManager(manager ctrl.Manager, waker *Waker) erro
 		For(&appsv1.ControllerRevision{}).
 		WatchesRawSource(waker).
 		WithOptions(controller.Options{
-			NeedLeaderElection: new(false),
-			RateLimiter:        workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minBackoff, maxBackoff),
+			NeedLeaderElection:      new(false),
+			MaxConcurrentReconciles: keepers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minBackoff, maxBackoff),
 		}).
 		Complete(k)
 	if err != nil {

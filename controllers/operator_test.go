@@ -23,6 +23,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -96,18 +97,21 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		go func() { _ = resolver.Start(running) }()
 		return resolver
 	}
+	alone, err := peers.New(running, nil, store, func(types.NamespacedName) {})
+	Expect(err).NotTo(HaveOccurred())
 	o.FilterDeploymentReconciler = &FilterDeploymentReconciler{
 		Client:          cached,
 		Reader:          reader,
 		Modules:         resolver(o.woken),
 		Store:           store,
+		Peers:           alone,
 		Outputs:         &OutputKind{},
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
 	}
 	o.Outputs.state.Store(int32(OutputKindServed))
-	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, RecheckInterval: pollInterval}
+	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
 

@@ -22,6 +22,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/peers"
 )
 
 // patience is how long the whole operator may take for anything: it retries
@@ -50,17 +51,19 @@ func startManager(folder string) *FilterDeploymentReconciler {
 		return resolver
 	}
 	filterDeployments, revisions := &Waker{}, &Waker{}
+	running, stop := context.WithCancel(context.Background())
+	alone, err := peers.New(running, nil, store, filterDeployments.Wake)
+	Expect(err).NotTo(HaveOccurred())
 	reconciler := &FilterDeploymentReconciler{
 		Client: manager.GetClient(), Reader: manager.GetAPIReader(),
-		Modules: resolver(filterDeployments), Store: store, Outputs: NewOutputKind(kinds),
+		Modules: resolver(filterDeployments), Store: store, Peers: alone, Outputs: NewOutputKind(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
 	}
 	Expect(reconciler.SetupWithManager(manager, filterDeployments, 4)).To(Succeed())
-	keeper := &ModuleKeeper{Client: manager.GetClient(), Reader: manager.GetAPIReader(), Modules: resolver(revisions), Store: store, RecheckInterval: time.Hour}
+	keeper := &ModuleKeeper{Client: manager.GetClient(), Reader: manager.GetAPIReader(), Modules: resolver(revisions), Store: store, Peers: alone, RecheckInterval: time.Hour}
 	Expect(keeper.SetupWithManager(manager, revisions)).To(Succeed())
 
-	running, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- manager.Start(running) }()
 	DeferCleanup(func(ctx context.Context) {

@@ -195,6 +195,8 @@ func workloadStatus(t target, inForce *revision, asked bool) wasmev1.WorkloadSta
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: cut(t.err.Error())}
 	case inForce == nil:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "there is no module to run yet"}
+	case t.output == "":
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "waits until every replica of the operator holds the module"}
 	case !asked:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.filter.Revision())}
 	default:

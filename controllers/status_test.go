@@ -143,7 +143,8 @@ var _ = Describe("The status", func() {
 			inForce:   &revision{revisionContent: revisionContent{Module: *fd.Status.Module}},
 		}
 		for i := range 600 {
-			t := target{workload: render.Workload{Kind: "Deployment", Name: fmt.Sprintf("w%03d", i)}}
+			name := fmt.Sprintf("w%03d", i)
+			t := target{workload: render.Workload{Kind: "Deployment", Name: name}, output: name}
 			if i >= 595 {
 				t.reason, t.err = wasmev1.ReasonWriteFailed, errors.New(strings.Repeat("ä", 2000))
 			}

@@ -67,6 +67,8 @@ const (
 
 	// ReasonProgrammed: all outputs are as the spec asks (Programmed).
 	ReasonProgrammed = "Programmed"
+	// ReasonDistributing: the replicas of the operator are copying the module.
+	ReasonDistributing = "Distributing"
 	// ReasonNothingResolved: there is no revision to program yet.
 	ReasonNothingResolved = "NothingResolved"
 	// ReasonLastGoodRevision: the spec cannot be resolved; an earlier revision stays in force.

@@ -23,6 +23,7 @@ type options struct {
 	healthAddress           string
 	moduleServerAddress     string
 	moduleServerURL         string
+	peers                   stringList
 	moduleStore             string
 	moduleStoreBytes        int64
 	watchNamespaces         stringList
@@ -59,6 +60,7 @@ func bindServing(flags *flag.FlagSet, opts *options) {
 	flags.StringVar(&opts.metricsAddress, "metrics-bind-address", ":8080", "address of the metrics; 0 for none")
 	flags.StringVar(&opts.healthAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
 	flags.StringVar(&opts.moduleServerAddress, "module-server-bind-address", ":8082", "address of the module server")
+	flags.Var(&opts.peers, "peers", "comma-separated URLs of the module servers of all replicas; a host name stands for all of its addresses")
 	flags.IntVar(&opts.workers, "max-concurrent-reconciles", 8, "FilterDeployments reconciled at once")
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -22,9 +25,13 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
 )
+
+// copyTime is how long a replica may copy modules before it is ready without them.
+const copyTime = time.Minute
 
 // leaseName is the name of the lease that replicas hold in turn.
 const leaseName = "wasme-operator"
@@ -50,12 +57,12 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	if err := addControllers(manager, config, opts, store); err != nil {
-		return err
-	}
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
+	if err := addControllers(ctx, manager, config, opts, store); err != nil {
+		return err
+	}
 	group.Go(func() error { return server.Start(ctx) })
 	group.Go(func() error { return manager.Start(ctx) })
 	return group.Wait()
@@ -83,19 +90,12 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
-	// Ready: what ControllerRevisions name is known, so nothing is refused that should be served.
-	ready := func(request *http.Request) error {
-		if !manager.GetCache().WaitForCacheSync(request.Context()) {
-			return errors.New("the caches are not complete yet")
-		}
-		return nil
-	}
-	return manager, errors.Join(manager.AddHealthzCheck("ping", healthz.Ping), manager.AddReadyzCheck("caches", ready))
+	return manager, manager.AddHealthzCheck("ping", healthz.Ping)
 }
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
@@ -106,11 +106,16 @@ func addControllers(manager ctrl.Manager, config *rest.Config, opts options, sto
 		Limits:            opts.limits,
 	})
 	filterDeployments, revisions := &controllers.Waker{}, &controllers.Waker{}
+	replicas, err := peers.New(ctx, opts.peers, store, filterDeployments.Wake)
+	if err != nil {
+		return fmt.Errorf("setting up the peers (--peers): %w", err)
+	}
 	reconciler := &controllers.FilterDeploymentReconciler{
 		Client:             manager.GetClient(),
 		Reader:             manager.GetAPIReader(),
 		Modules:            newResolver(store, puller, opts, filterDeployments),
 		Store:              store,
+		Peers:              replicas,
 		Outputs:            controllers.NewOutputKind(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
@@ -123,10 +128,12 @@ func addControllers(manager ctrl.Manager, config *rest.Config, opts options, sto
 		Reader:            manager.GetAPIReader(),
 		Modules:           newResolver(store, puller, opts, revisions),
 		Store:             store,
+		Peers:             replicas,
 		LegacyPullSecrets: opts.legacyPullSecrets,
 		RecheckInterval:   opts.pollInterval,
 	}
 	return errors.Join(
+		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
 		manager.Add(reconciler.Modules),
 		manager.Add(keeper.Modules),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
@@ -141,4 +148,26 @@ func newResolver(store *module.Store, puller *module.Puller, opts options, waker
 		Wake:         waker.Wake,
 		Clock:        clock.RealClock{},
 	})
+}
+
+// readiness is that of a replica: its caches are complete, so that it knows
+// what is named, and it has copied what is named from another replica, or had
+// a minute for it. Once ready it stays so: an image that is gone from its
+// registry must not take the module server away.
+func readiness(informers cache.Cache, keeper *controllers.ModuleKeeper) healthz.Checker {
+	begin := time.Now()
+	var ready atomic.Bool
+	return func(request *http.Request) error {
+		if ready.Load() {
+			return nil
+		}
+		if !informers.WaitForCacheSync(request.Context()) {
+			return errors.New("the caches are not complete yet")
+		}
+		if !keeper.Complete(request.Context()) && time.Since(begin) < copyTime {
+			return errors.New("modules are being copied")
+		}
+		ready.Store(true)
+		return nil
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -71,10 +72,11 @@ var _ = Describe("Faults", Serial, func() {
 	It("lets one of two managers reconcile, and the other take over; both serve", func(ctx SpecContext) {
 		Expect(operator.Stop()).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { startOperator(ctx) })
-		first := startReplica(ctx, "first")
+		addresses := []string{freeAddress(), freeAddress()}
+		first := startReplica(ctx, "first", addresses)
 		Eventually(leaseHolder(ctx), patience, poll).ShouldNot(BeEmpty())
 		leader := leaseHolder(ctx)()
-		second := startReplica(ctx, "second")
+		second := startReplica(ctx, "second", addresses)
 		DeferCleanup(func() { Expect(second.Stop()).To(Succeed()) })
 
 		namespace := newNamespace(ctx)
@@ -82,16 +84,26 @@ var _ = Describe("Faults", Serial, func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		eventuallyAnswers(ctx, pod, answer{200, "before"})
+		By("asking both for the module: the output waited until both had it")
 		path := modulePath(ctx, fd)
 		for _, replica := range []*mesh.Operator{first, second} {
-			Eventually(func() answer { return ask(ctx, replica.ModuleServerURL+path) }, patience, poll).Should(HaveField("Status", http.StatusOK))
+			Expect(ask(ctx, replica.ModuleServerURL+path).Status).To(Equal(http.StatusOK))
 		}
 		Expect(leaseHolder(ctx)()).To(Equal(leader))
 
+		By("killing the leader")
 		Expect(first.Kill()).To(Succeed())
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
 		eventuallyAnswers(ctx, pod, answer{200, "after"})
 		Expect(leaseHolder(ctx)()).NotTo(Equal(leader))
+
+		By("starting a replica without a disk while the image is gone: it copies from the other")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = "127.0.0.1:1/gone:v1" })
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonRegistryUnavailable))
+		Expect(os.RemoveAll(first.Store())).To(Succeed())
+		first = startReplica(ctx, "first", addresses)
+		DeferCleanup(func() { Expect(first.Stop()).To(Succeed()) })
+		Expect(ask(ctx, first.ModuleServerURL+path).Status).To(Equal(http.StatusOK))
 	})
 
 	It("says that the disk is full, keeps what runs, and goes on when there is room", func(ctx SpecContext) {
@@ -121,9 +133,23 @@ var _ = Describe("Faults", Serial, func() {
 	})
 })
 
-func startReplica(ctx context.Context, name string) *mesh.Operator {
+func freeAddress() string {
 	GinkgoHelper()
-	replica, err := theMesh.StartOperator(ctx, mesh.OperatorOptions{Name: name, Args: []string{"--leader-elect"}})
+	address, err := theMesh.FreeAddress()
+	Expect(err).NotTo(HaveOccurred())
+	return address
+}
+
+// startReplica runs the first or second of two replicas that know each other.
+func startReplica(ctx context.Context, name string, addresses []string) *mesh.Operator {
+	GinkgoHelper()
+	own := addresses[0]
+	if name == "second" {
+		own = addresses[1]
+	}
+	replica, err := theMesh.StartOperator(ctx, mesh.OperatorOptions{Name: name, ModuleServer: own, Args: []string{
+		"--leader-elect", "--peers=http://" + addresses[0] + ",http://" + addresses[1],
+	}})
 	Expect(err).NotTo(HaveOccurred())
 	return replica
 }

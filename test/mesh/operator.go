@@ -3,12 +3,14 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
 	"github.com/wasme-io/wasme-operator/test/mesh/process"
@@ -17,6 +19,8 @@ import (
 const (
 	operatorNamespace      = "wasme-system"
 	operatorServiceAccount = "wasme-operator"
+	// operatorTimeout is more than the minute that a replica may take to copy modules.
+	operatorTimeout = 90 * time.Second
 )
 
 // Kubectl runs kubectl with every right and returns what it prints.
@@ -55,11 +59,15 @@ type OperatorOptions struct {
 	Store string
 	// DiskBytes bounds the disk that the store is on; 0: no bound.
 	DiskBytes int64
-	// ModuleServerURL goes into EnvoyFilters; empty: this replica's own.
-	ModuleServerURL string
+	// ModuleServer is the address (host:port) that it serves modules at, and that
+	// goes into EnvoyFilters; empty: a free one.
+	ModuleServer string
 	// Args are further flags.
 	Args []string
 }
+
+// FreeAddress is a loopback address (host:port) that nothing listens on.
+func (c *ControlPlane) FreeAddress() (string, error) { return c.localAddress() }
 
 // Operator is a running replica of the operator.
 type Operator struct {
@@ -68,6 +76,7 @@ type Operator struct {
 	// MetricsURL is where it serves its metrics.
 	MetricsURL string
 
+	store   string
 	process *process.Process
 }
 
@@ -92,19 +101,16 @@ func (c *ControlPlane) StartOperator(ctx context.Context, options OperatorOption
 			return nil, err
 		}
 	}
-	metrics, health, modules := addresses[0], addresses[1], addresses[2]
+	metrics, health, modules := addresses[0], addresses[1], cmp.Or(options.ModuleServer, addresses[2])
 	if options.Store == "" {
 		options.Store = filepath.Join(c.folder, "modules-"+options.Name)
-	}
-	if options.ModuleServerURL == "" {
-		options.ModuleServerURL = "http://" + modules
 	}
 	command := process.Command{Name: options.Name, Path: binary, Args: append([]string{
 		"--kubeconfig=" + kubeconfig,
 		"--metrics-bind-address=" + metrics,
 		"--health-probe-bind-address=" + health,
 		"--module-server-bind-address=" + modules,
-		"--module-server-url=" + options.ModuleServerURL,
+		"--module-server-url=http://" + modules,
 		"--module-store=" + options.Store,
 		"--leader-election-namespace=" + operatorNamespace,
 		"--denied-networks=", // the registry of a mesh is on loopback
@@ -116,10 +122,10 @@ func (c *ControlPlane) StartOperator(ctx context.Context, options OperatorOption
 	if err != nil {
 		return nil, err
 	}
-	if err := running.WaitReady(ctx, readyTimeout, answers("http://"+health+"/readyz")); err != nil {
+	if err := running.WaitReady(ctx, operatorTimeout, answers("http://"+health+"/readyz")); err != nil {
 		return nil, errors.Join(err, running.Kill())
 	}
-	return &Operator{ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics", process: running}, nil
+	return &Operator{ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics", store: options.Store, process: running}, nil
 }
 
 // onSmallDisk runs a command with a disk of its own mounted on a folder.
@@ -129,6 +135,9 @@ func onSmallDisk(command process.Command, folder string, bytes int64) process.Co
 	command.Path, command.Isolated = "/bin/sh", true
 	return command
 }
+
+// Store is the folder of its modules.
+func (o *Operator) Store() string { return o.store }
 
 // Stop ends the replica as a rolling update would: it may finish what it does.
 func (o *Operator) Stop() error { return o.process.Stop() }

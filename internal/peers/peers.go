@@ -1,0 +1,194 @@
+// Package peers speaks to the module servers of the operator's other replicas.
+// A replica that lacks a module copies it from one that has it; an output that
+// names a module waits until every replica that answers holds it, because a
+// sidecar's request may reach any of them.
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+const (
+	// dialTimeout is short: what does not answer is not a ready replica.
+	dialTimeout = time.Second
+	// askTimeout is longer than a server holds a request for a module to come.
+	askTimeout = 5 * time.Second
+	// copyTimeout bounds the transfer of one module.
+	copyTimeout = 30 * time.Second
+	// spreadTimeout bounds the wait for all replicas: one whose disk is full
+	// must not hold up every new module for ever. Sidecars ask again on a 503.
+	spreadTimeout = time.Minute
+	askInterval   = 250 * time.Millisecond
+	// maxRemembered is the number of modules known to be held everywhere.
+	maxRemembered = 10_000
+)
+
+// ErrNoPeer is returned when no replica has the module.
+var ErrNoPeer = errors.New("no other replica has the module")
+
+// Peers are the module servers of the replicas.
+type Peers struct {
+	ctx    context.Context
+	urls   []*url.URL
+	store  *module.Store
+	wake   func(types.NamespacedName)
+	client *http.Client
+
+	mu      sync.Mutex
+	spread  *lru.Cache
+	waiting map[string]sets.Set[types.NamespacedName]
+}
+
+// New returns the replicas' module servers at these URLs. A host name stands
+// for all of its addresses. The context ends what Spread began; wake is called
+// for those who waited.
+func New(ctx context.Context, urls []string, store *module.Store, wake func(types.NamespacedName)) (*Peers, error) {
+	p := &Peers{
+		ctx:     ctx,
+		store:   store,
+		wake:    wake,
+		spread:  lru.New(maxRemembered),
+		waiting: map[string]sets.Set[types.NamespacedName]{},
+		client: &http.Client{Transport: &http.Transport{
+			DialContext:       (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			DisableKeepAlives: true, // a replica that is gone must not be asked over a dead connection
+		}},
+	}
+	for _, text := range urls {
+		parsed, err := url.Parse(text)
+		if err != nil || parsed.Host == "" {
+			return nil, fmt.Errorf("%q is no URL of a module server", text)
+		}
+		p.urls = append(p.urls, parsed)
+	}
+	return p, nil
+}
+
+// Copy fetches a module from the first replica that has it into the store.
+func (p *Peers) Copy(ctx context.Context, sha256 string) error {
+	for _, server := range p.servers(ctx) {
+		if err := p.copyFrom(ctx, server, sha256); err == nil {
+			return nil
+		}
+	}
+	return ErrNoPeer
+}
+
+func (p *Peers) copyFrom(ctx context.Context, server, sha256 string) error {
+	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
+	defer cancel()
+	response, err := p.ask(ctx, http.MethodGet, server, sha256)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %d", server, response.StatusCode)
+	}
+	return p.store.Import(response.Body, sha256)
+}
+
+func (p *Peers) ask(ctx context.Context, method, server, sha256 string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, server+render.ModulePath(sha256), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return p.client.Do(request)
+}
+
+// servers are the replicas' addresses as URLs; a name that has none now stands for nothing.
+func (p *Peers) servers(ctx context.Context) []string {
+	var all []string
+	for _, server := range p.urls {
+		addresses, err := net.DefaultResolver.LookupHost(ctx, server.Hostname())
+		if err != nil {
+			log.FromContext(ctx).V(1).Info("Looking up the replicas", "host", server.Hostname(), "error", err.Error())
+			continue
+		}
+		for _, address := range addresses {
+			all = append(all, server.Scheme+"://"+net.JoinHostPort(address, port(server)))
+		}
+	}
+	return all
+}
+
+func port(server *url.URL) string {
+	if server.Port() != "" {
+		return server.Port()
+	}
+	return "80"
+}
+
+// Spread tells whether every replica that answers holds the module. While it is
+// not known, it asks in the background and wakes the owner when it is, or when
+// the wait has been long enough.
+func (p *Peers) Spread(owner types.NamespacedName, sha256 string) bool {
+	if len(p.urls) == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, done := p.spread.Get(sha256); done {
+		return true
+	}
+	if owners, asking := p.waiting[sha256]; asking {
+		owners.Insert(owner)
+		return false
+	}
+	p.waiting[sha256] = sets.New(owner)
+	go p.await(sha256)
+	return false
+}
+
+func (p *Peers) await(sha256 string) {
+	var missing error
+	err := wait.PollUntilContextTimeout(p.ctx, askInterval, spreadTimeout, true, func(ctx context.Context) (bool, error) {
+		missing = p.missing(ctx, sha256)
+		return missing == nil, nil
+	})
+	if err != nil && p.ctx.Err() == nil {
+		log.FromContext(p.ctx).Info("Going on although a replica lacks a module", "sha256", sha256, "reason", missing.Error())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spread.Add(sha256, nil)
+	for owner := range p.waiting[sha256] {
+		p.wake(owner)
+	}
+	delete(p.waiting, sha256)
+}
+
+// missing names a replica that answers and has not got the module.
+func (p *Peers) missing(ctx context.Context, sha256 string) error {
+	for _, server := range p.servers(ctx) {
+		asking, cancel := context.WithTimeout(ctx, askTimeout)
+		response, err := p.ask(asking, http.MethodHead, server, sha256)
+		cancel()
+		if err != nil {
+			continue // not ready
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %d", server, response.StatusCode)
+		}
+	}
+	return nil
+}

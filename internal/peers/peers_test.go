@@ -1,0 +1,145 @@
+package peers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/serve"
+)
+
+const content = "a module"
+
+var (
+	owner  = types.NamespacedName{Namespace: "bookinfo", Name: "hello"}
+	digest = sha256.Sum256([]byte(content))
+	sum    = hex.EncodeToString(digest[:])
+)
+
+func newStore(t *testing.T) *module.Store {
+	t.Helper()
+	store, err := module.OpenStore(t.TempDir(), module.DefaultStoreBytes, clock.RealClock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func hold(t *testing.T, store *module.Store) {
+	t.Helper()
+	if err := store.Import(strings.NewReader(content), sum); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replica serves a store's modules, all of them named, and returns its URL.
+func replica(t *testing.T, store *module.Store) string {
+	t.Helper()
+	store.Retain(owner, sum)
+	server, err := serve.New("127.0.0.1:0", store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- server.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + server.Addr()
+}
+
+// gone is the URL of a replica that refuses connections.
+func gone(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	return server.URL
+}
+
+func newPeers(t *testing.T, store *module.Store, urls ...string) (*Peers, chan types.NamespacedName) {
+	t.Helper()
+	woken := make(chan types.NamespacedName, 1)
+	p, err := New(t.Context(), urls, store, func(name types.NamespacedName) { woken <- name })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, woken
+}
+
+func TestCopyTakesAModuleFromTheReplicaThatHasIt(t *testing.T) {
+	full, empty := newStore(t), newStore(t)
+	hold(t, full)
+	p, _ := newPeers(t, empty, gone(t), replica(t, full))
+	if err := p.Copy(t.Context(), sum); err != nil {
+		t.Fatal(err)
+	}
+	if !empty.Has(sum) {
+		t.Error("the module is not in the store")
+	}
+}
+
+func TestCopyTakesNothingThatTheDigestDoesNotCover(t *testing.T) {
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("another module")) }))
+	defer liar.Close()
+	store := newStore(t)
+	p, _ := newPeers(t, store, liar.URL)
+	if err := p.Copy(t.Context(), sum); !errors.Is(err, ErrNoPeer) {
+		t.Errorf("got %v", err)
+	}
+	if store.Has(sum) {
+		t.Error("the store took it")
+	}
+}
+
+func TestCopyWithoutReplicas(t *testing.T) {
+	p, _ := newPeers(t, newStore(t))
+	if err := p.Copy(t.Context(), sum); !errors.Is(err, ErrNoPeer) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
+	own, other := newStore(t), newStore(t)
+	hold(t, own)
+	p, woken := newPeers(t, own, replica(t, own), replica(t, other), gone(t))
+	if p.Spread(owner, sum) {
+		t.Fatal("a replica has not got it yet")
+	}
+	select {
+	case <-woken:
+		t.Fatal("woken too early")
+	default:
+	}
+	hold(t, other)
+	if name := <-woken; name != owner {
+		t.Errorf("woke %s", name)
+	}
+	if !p.Spread(owner, sum) {
+		t.Error("forgot that all replicas hold it")
+	}
+}
+
+func TestSpreadAloneIsDoneAtOnce(t *testing.T) {
+	if p, _ := newPeers(t, newStore(t)); !p.Spread(owner, sum) {
+		t.Error("waits for nobody")
+	}
+}
+
+func TestNewNamesAURLThatIsNone(t *testing.T) {
+	if _, err := New(t.Context(), []string{"modules:8082"}, nil, nil); err == nil || !strings.Contains(err.Error(), "modules:8082") {
+		t.Errorf("got %v", err)
+	}
+}
