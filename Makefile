@@ -3,7 +3,8 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DELETE_ON_ERROR:
 
 CRD := config/crd/bases/wasme.io_filterdeployments.yaml
-GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml
+DOCS := docs/api.md docs/conditions.md
+GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
@@ -29,7 +30,11 @@ generate: $(CONTROLLER_GEN) ## Generate the API's deepcopy functions.
 manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the markers in api/ and controllers/.
 	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=$(dir $(CRD))
 	go run ./hack/crdschema $(CRD)
-	$(CONTROLLER_GEN) rbac:roleName=wasme-operator paths=./controllers/... output:rbac:dir=config/rbac
+	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
+
+.PHONY: docs
+docs: manifests ## Generate the references in docs/ from the CRD and the conditions.
+	go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
 golden: ## Rewrite the golden files of internal/render.
@@ -55,7 +60,7 @@ test: check-generated lint test-unit test-api test-controllers test-mesh ## Run 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
 	@sums() { sha256sum $(GENERATED) 2>&1 || true; }; \
-	before=$$(sums); $(MAKE) --no-print-directory generate manifests; after=$$(sums); \
+	before=$$(sums); $(MAKE) --no-print-directory generate docs; after=$$(sums); \
 	if [[ "$$before" != "$$after" ]]; then \
 		echo "generated files were not up to date; commit them:"; \
 		diff <(echo "$$before") <(echo "$$after") | sed -n 's/^> [0-9a-f]* */  /p'; exit 1; \
@@ -93,6 +98,16 @@ mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its
 .PHONY: mesh-down
 mesh-down: ## End what mesh-up started.
 	go run ./test/mesh/cmd/mesh down
+
+##@ Install
+
+.PHONY: deploy
+deploy: ## Install the operator into the cluster of the current kubeconfig (config/default).
+	kubectl apply -k config/default
+
+.PHONY: undeploy
+undeploy: ## Remove the operator, its CRD, and with it all FilterDeployments and what they own.
+	kubectl delete -k config/default --ignore-not-found
 
 # Tools, pinned in hack/tools/go.mod.
 

@@ -62,7 +62,7 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 	set(wasmev1.ConditionWorkloadsSelected, p.selection)
 	set(wasmev1.ConditionProgrammed, p.programmed)
 	set(wasmev1.ConditionReady, ready)
-	for kind, reason := range abnormal(p, ready) {
+	for kind, reason := range abnormal(ready) {
 		if reason == "" {
 			apimeta.RemoveStatusCondition(&status.Conditions, kind)
 			continue
@@ -80,9 +80,16 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 	}
 }
 
-// readyVerdict is the first verdict that is not True; else what there is to say.
+// readyVerdict is the first verdict that only a change of an object can mend,
+// else the first that is not True, else what there is to say.
 func readyVerdict(p pass) verdict {
-	for _, v := range []verdict{p.module, p.selection, p.programmed} {
+	steps := []verdict{p.module, p.selection, p.programmed}
+	for _, v := range steps {
+		if v.Stalled {
+			return v
+		}
+	}
+	for _, v := range steps {
 		if v.Status != metav1.ConditionTrue {
 			return v
 		}
@@ -96,14 +103,12 @@ func readyVerdict(p pass) verdict {
 // abnormal gives the reasons of the conditions that are present only while they
 // are True: Stalled when nothing but a change of an object helps, Reconciling
 // while there is work to do or to try again.
-func abnormal(p pass, ready verdict) map[string]string {
+func abnormal(ready verdict) map[string]string {
 	conditions := map[string]string{wasmev1.ConditionReconciling: "", wasmev1.ConditionStalled: ""}
 	switch {
 	case ready.Status == metav1.ConditionTrue:
-	case p.module.Stalled:
-		conditions[wasmev1.ConditionStalled] = p.module.Reason
-	case p.selection.Stalled:
-		conditions[wasmev1.ConditionStalled] = p.selection.Reason
+	case ready.Stalled:
+		conditions[wasmev1.ConditionStalled] = ready.Reason
 	case ready.Status == metav1.ConditionUnknown:
 		conditions[wasmev1.ConditionReconciling] = wasmev1.ReasonProgressing
 	default:

@@ -207,14 +207,14 @@ var _ = DescribeTable("Of the steps' verdicts",
 	func(p pass, ready, reconciling, stalled string) {
 		verdict := readyVerdict(p)
 		Expect(string(verdict.Status) + " " + verdict.Reason).To(Equal(ready))
-		Expect(abnormal(p, verdict)).To(Equal(map[string]string{wasmev1.ConditionReconciling: reconciling, wasmev1.ConditionStalled: stalled}))
+		Expect(abnormal(verdict)).To(Equal(map[string]string{wasmev1.ConditionReconciling: reconciling, wasmev1.ConditionStalled: stalled}))
 	},
 	Entry("all true", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", "")}, "True Ready", "", ""),
 	Entry("no workloads", pass{module: succeeded("A", ""), selection: succeeded(wasmev1.ReasonNoWorkloads, ""), programmed: succeeded("C", "")}, "True NoWorkloads", "", ""),
 	Entry("the module pending", pass{module: pending("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "Unknown A", wasmev1.ReasonProgressing, ""),
 	Entry("the module refused", pass{module: refused("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", wasmev1.ReasonProgressingWithRetry, ""),
 	Entry("the module stalled", pass{module: stalled("A", errors.New("")), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", "", "A"),
-	Entry("the selection stalled", pass{module: pending("A", ""), selection: stalled("B", errors.New("")), programmed: refused("C", "")}, "Unknown A", "", "B"),
+	Entry("the selection stalled", pass{module: pending("A", ""), selection: stalled("B", errors.New("")), programmed: refused("C", "")}, "False B", "", "B"),
 	Entry("a write failed", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: failed("C", errors.New(""))}, "False C", wasmev1.ReasonProgressingWithRetry, ""),
 )
 

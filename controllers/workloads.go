@@ -49,7 +49,7 @@ func (r *FilterDeploymentReconciler) selectWorkloads(ctx context.Context, fd *wa
 		return nil, failed(wasmev1.ReasonWorkloadsUnreadable, fmt.Errorf("listing the workloads: %w", err))
 	}
 	if len(workloads) == 0 {
-		return workloads, succeeded(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio.labels (%s); one that comes gets the filter", kind, fd.Namespace, describe(workloadSelector(fd)))
+		return workloads, succeeded(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio.labels (%s) on itself, whatever its pods have; one that comes gets the filter", kind, fd.Namespace, describe(workloadSelector(fd)))
 	}
 	return workloads, succeeded(wasmev1.ReasonSelected, "%d of kind %s", len(workloads), kind)
 }

@@ -81,7 +81,7 @@ func (u *unpacker) unpackImage(m *manifest) error {
 		}
 	}
 	if !u.found {
-		return refused(wasmev1.ReasonInvalidImage, "the image holds no Wasm module: neither a layer of the type application/wasm, nor a file /%s: build it with wasme, or FROM scratch with COPY %s", pluginFile, pluginFile)
+		return refused(wasmev1.ReasonInvalidImage, "the image holds no Wasm module: neither a layer of the type application/wasm, nor a file /%s: build it FROM scratch with COPY %s, or push it as a Wasm artifact", pluginFile, pluginFile)
 	}
 	return nil
 }

@@ -52,9 +52,9 @@ var _ = Describe("the installation", Ordered, func() {
 
 	It("asks for no right but named ones", func(ctx context.Context) {
 		var clusterRole rbacv1.ClusterRole
-		Expect(k8s.Get(ctx, client.ObjectKey{Name: "wasme-operator"}, &clusterRole)).To(Succeed())
+		Expect(k8s.Get(ctx, client.ObjectKey{Name: "wasme-operator-manager"}, &clusterRole)).To(Succeed())
 		var role rbacv1.Role
-		Expect(k8s.Get(ctx, client.ObjectKey{Namespace: "wasme-system", Name: "wasme-operator"}, &role)).To(Succeed())
+		Expect(k8s.Get(ctx, client.ObjectKey{Namespace: "wasme-system", Name: "wasme-operator-manager"}, &role)).To(Succeed())
 		for _, rule := range append(clusterRole.Rules, role.Rules...) {
 			Expect(rule.Verbs).To(HaveEach(BeElementOf("get", "list", "watch", "create", "update", "patch", "delete")))
 			Expect(append(rule.APIGroups, rule.Resources...)).NotTo(ContainElement("*"))

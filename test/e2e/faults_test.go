@@ -20,6 +20,10 @@ import (
 // outage is how long the API server stays away.
 const outage = 20 * time.Second
 
+// recovery bounds the wait after an outage: the watches of the operator and of
+// istiod, both client-go's, come back up to 30 s and more after it, in turn.
+const recovery = 90 * time.Second
+
 var _ = Describe("Faults", Serial, func() {
 	It("ends what it began when the manager is killed in mid-pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
@@ -63,7 +67,7 @@ var _ = Describe("Faults", Serial, func() {
 		Expect(theMesh.StartAPIServer(ctx)).To(Succeed())
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
+		Eventually(func() answer { return ask(ctx, pod.URL) }, recovery, poll).Should(Equal(answer{200, "after"}))
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"sigs.k8s.io/yaml"
+)
+
+func TestFacts(t *testing.T) {
+	for name, c := range map[string]struct {
+		schema   string
+		required bool
+		want     string
+	}{
+		"string":         {"{type: string, minLength: 1, maxLength: 5}", true, "string · required · 1 to 5 characters"},
+		"format":         {"{type: integer, format: int64, minimum: 0}", false, "integer (int64) · at least 0"},
+		"default":        {"{type: string, default: a, enum: [a, b], maxLength: 16}", false, "string · default `a` · one of `a`, `b`"},
+		"list":           {"{type: array, maxItems: 2, items: {type: string, maxLength: 3}}", false, "list of strings · at most 2 items · each at most 3 characters"},
+		"list by key":    {"{type: array, items: {type: object}, x-kubernetes-list-map-keys: [type]}", false, "list of objects · one item for each `type`"},
+		"map":            {"{type: object, maxProperties: 4, additionalProperties: {type: string}}", false, "map of strings · at most 4 entries"},
+		"several types":  {"{minimum: 1, maximum: 0, minItems: 1, maxItems: 0, maxLength: 9, not: {enum: [true, false]}}", false, "string or object · at most 9 characters"},
+		"any type":       {"{x-kubernetes-preserve-unknown-fields: true}", false, "string or object or number or list or boolean"},
+		"default object": {"{type: object, default: {}}", false, "object · default `{}`"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var schema apiextensionsv1.JSONSchemaProps
+			if err := yaml.UnmarshalStrict([]byte(c.schema), &schema); err != nil {
+				t.Fatal(err)
+			}
+			if got := facts(schema, c.required); got != c.want {
+				t.Errorf("%s\nnot %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestFieldsAreThoseOfItemsAndValuesToo(t *testing.T) {
+	var schema apiextensionsv1.JSONSchemaProps
+	text := `{properties: {b: {type: array, items: {properties: {x: {}}}}, a: {additionalProperties: {properties: {z: {}}}}}}`
+	if err := yaml.UnmarshalStrict([]byte(text), &schema); err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, f := range fieldsOf("spec", schema) {
+		paths = append(paths, f.Path)
+	}
+	if want := []string{"spec.a", "spec.a.<key>.z", "spec.b", "spec.b[].x"}; !slices.Equal(paths, want) {
+		t.Errorf("%v, not %v", paths, want)
+	}
+}
+
+func TestReasonsStandUnderTheConditionThatTheirCommentsName(t *testing.T) {
+	got, err := group([]constant{
+		{"ConditionA", "A", "ConditionA sums up."},
+		{"ConditionB", "B", "ConditionB: it is so."},
+		{"ReasonX", "X", "ReasonX: it works\n(B)."},
+		{"ReasonY", "Y", "ReasonY: some.field is wrong."},
+		{"ReasonZ", "Z", "ReasonZ: all is well (A)."},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []condition{
+		{"A", "`A` sums up.", []reason{{"Z", "All is well."}}},
+		{"B", "It is so.", []reason{{"X", "It works."}, {"Y", "some.field is wrong."}}},
+	}
+	if !slices.EqualFunc(got, want, func(a, b condition) bool {
+		return a.Type == b.Type && a.Meaning == b.Meaning && slices.Equal(a.Reasons, b.Reasons)
+	}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestConstantsThatCannotBeShownAreRefused(t *testing.T) {
+	for name, constants := range map[string][]constant{
+		"no comment":         {{"ConditionA", "A", ""}},
+		"no condition":       {{"ConditionA", "A", "ConditionA: a."}, {"ReasonX", "X", "ReasonX: x."}},
+		"nothing to be read": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := group(constants); err == nil {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+func TestWrapKeepsLinesShort(t *testing.T) {
+	text := strings.Repeat("wörter ", 40)
+	for i, line := range strings.Split(wrap(2, text), "\n") {
+		if len([]rune(line)) > width || i > 0 && !strings.HasPrefix(line, "  wörter") {
+			t.Errorf("%q", line)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+// Command docs writes the references in docs/ from what they are about:
+//
+//	api.md         from the schema of the CRD
+//	conditions.md  from the constants of api/v1 and their comments
+//
+// The prose around them stands in the templates beside this file.
+package main
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+)
+
+// width is the longest line that the pages get, where words can be wrapped.
+const width = 110
+
+//go:embed *.tmpl
+var templates embed.FS
+
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: docs CRD.yaml API-PACKAGE OUTPUT-FOLDER")
+		os.Exit(2)
+	}
+	if err := write(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, "docs:", err)
+		os.Exit(1)
+	}
+}
+
+func write(crdPath, apiFolder, out string) error {
+	api, err := readResource(crdPath)
+	if err != nil {
+		return err
+	}
+	conditions, err := readConditions(apiFolder)
+	if err != nil {
+		return err
+	}
+	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions} {
+		text, err := fill(page, content)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(out, page), text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fill gives the text of a page.
+func fill(page string, content any) ([]byte, error) {
+	name := page + ".tmpl"
+	parsed, err := template.New(name).Funcs(template.FuncMap{"wrap": wrap}).ParseFS(templates, name)
+	if err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	if err := parsed.Execute(&text, content); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", page, err)
+	}
+	return text.Bytes(), nil
+}
+
+// wrap puts the words of a text into lines; those after the first are indented.
+func wrap(indent int, text string) string {
+	var out strings.Builder
+	column := 0
+	for i, word := range strings.Fields(text) {
+		length := len([]rune(word))
+		switch {
+		case i == 0:
+		case column+1+length > width:
+			out.WriteString("\n" + strings.Repeat(" ", indent))
+			column = indent
+		default:
+			out.WriteString(" ")
+			column++
+		}
+		out.WriteString(word)
+		column += length
+	}
+	return out.String()
+}
