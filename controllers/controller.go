@@ -81,7 +81,7 @@ type FilterDeploymentReconciler struct {
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // Replicas share a lease in the operator's own namespace, and record who leads:
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=wasme-system
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch,namespace=wasme-system
+// +kubebuilder:rbac:groups="",resources=events,verbs=create,namespace=wasme-system
 
 // Reconcile makes one pass over a FilterDeployment. A deleted one is the
 // garbage collector's, through the owner references of all that was made for it.

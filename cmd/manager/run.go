@@ -19,6 +19,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -45,6 +46,8 @@ func run(ctx context.Context, opts options) error {
 	}
 	// Writes are bounded by the number of workers; the API server's own fairness does the rest.
 	config.QPS = -1
+	// Each write of an EnvoyFilter is answered with the same warning.
+	config.WarningHandlerWithContext = log.NewKubeAPIWarningLogger(log.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
 	if err != nil {
 		return fmt.Errorf("opening the module store (--module-store): %w", err)

@@ -46,7 +46,7 @@ func TestE2E(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx SpecContext) {
 	var err error
-	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter})
+	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter, Audited: mesh.OperatorUser})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(theMesh.Stop()).To(Succeed()) })
 	admin, err = client.New(theMesh.Admin(), client.Options{Scheme: scheme()})
@@ -54,6 +54,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(theMesh.InstallOperator(ctx)).To(Succeed())
 	startOperator(ctx)
 	DeferCleanup(func() { Expect(operator.Stop()).To(Succeed()) })
+	DeferCleanup(checkRights)
 }, NodeTimeout(30*time.Minute))
 
 func scheme() *runtime.Scheme {

@@ -62,6 +62,8 @@ type Options struct {
 	Folder string
 	// Log receives a line for each program that is built; nil: standard error.
 	Log io.Writer
+	// Audited is a user whose requests the API server records in AuditLog; empty: none.
+	Audited string
 	// Detached processes stay when this process ends: Down(Folder) ends them.
 	// Otherwise nothing is left behind, even when this process is killed.
 	Detached bool
@@ -74,6 +76,7 @@ type ControlPlane struct {
 	log       io.Writer
 	group     process.Group
 	ports     *ports.Pool
+	audited   string
 
 	admin      *rest.Config
 	kubeconfig string
@@ -102,7 +105,7 @@ func StartControlPlane(ctx context.Context, options Options) (_ *ControlPlane, e
 }
 
 func newControlPlane(options Options) (*ControlPlane, error) {
-	c := &ControlPlane{folder: options.Folder, log: options.Log}
+	c := &ControlPlane{folder: options.Folder, log: options.Log, audited: options.Audited}
 	if c.log == nil {
 		c.log = os.Stderr
 	}
@@ -276,6 +279,12 @@ func (c *ControlPlane) prepareAPIServer(ctx context.Context, etcd string, k keys
 		return err
 	}
 	command := process.Command{Name: "kube-apiserver", Path: path, KillOnStop: true, Args: apiServerArgs(c.folder, etcd, port, k)}
+	if c.audited != "" {
+		if err := writeFiles(map[string][]byte{c.auditPolicy(): fmt.Appendf(nil, auditPolicy, c.audited)}); err != nil {
+			return err
+		}
+		command.Args = append(command.Args, "--audit-policy-file="+c.auditPolicy(), "--audit-log-path="+c.AuditLog(), "--audit-log-mode=blocking")
+	}
 	c.start = func() (*process.Process, error) { return c.group.Start(command) }
 	return nil
 }
@@ -296,6 +305,21 @@ func apiServerArgs(folder, etcd string, port int, k keys) []string {
 		"--shutdown-delay-duration=0s",
 	}
 }
+
+// auditPolicy records what one user asks for, without the content.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- {level: Metadata, users: [%q]}
+- {level: None}
+`
+
+func (c *ControlPlane) auditPolicy() string { return filepath.Join(c.folder, "audit-policy.yaml") }
+
+// AuditLog is the path of the API server's record of the requests of the user
+// in Options.Audited: an audit.k8s.io/v1 Event in JSON a line.
+func (c *ControlPlane) AuditLog() string { return filepath.Join(c.folder, "logs", "audit.log") }
 
 // StartAPIServer starts the API server again after StopAPIServer, at the same
 // address and with the same data, and waits until it is ready.

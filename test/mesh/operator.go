@@ -23,6 +23,9 @@ const (
 	operatorTimeout = 90 * time.Second
 )
 
+// OperatorUser is the user that the operator is to the API server.
+const OperatorUser = "system:serviceaccount:" + operatorNamespace + ":" + operatorServiceAccount
+
 // Kubectl runs kubectl with every right and returns what it prints.
 func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, error) {
 	kubectl, err := binaries.Kubectl.Path(ctx, c.log)
