@@ -78,7 +78,8 @@ type FilterDeploymentReconciler struct {
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/status,verbs=patch
 // blockOwnerDeletion in the owner references of outputs asks for this one:
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/finalizers,verbs=update
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// Each transition is an event of its own; none is a repetition to be counted.
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create
 // Replicas share a lease in the operator's own namespace, and record who leads:
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=wasme-system
 // +kubebuilder:rbac:groups="",resources=events,verbs=create,namespace=wasme-system
@@ -117,7 +118,8 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 type pass struct {
 	module, selection, programmed verdict
 	// inForce is the revision that the outputs hold; nil for none.
-	inForce *revision
+	inForce  *revision
+	standing standing
 	// targets are the outcomes by workload, in the order of their names; nil
 	// when the workloads are not known.
 	targets []target
@@ -162,22 +164,17 @@ func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.Filte
 		p.targets = unwritten(workloads, wasmev1.ReasonWriteFailed, err)
 		return nil
 	}
-	p.inForce = kept
 	existing, err := r.listOutputs(ctx, fd)
 	if err != nil {
 		return err
 	}
-	if kept != nil && !existing.hold(kept) && !r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256) {
-		p.programmed = pending(wasmev1.ReasonDistributing, "every replica of the operator is to hold module sha256:%s before proxies ask for it", kept.Module.SHA256)
-		p.targets = unwritten(workloads, "", nil)
-		return nil
-	}
-	p.targets = r.program(ctx, fd, kept, workloads, existing)
-	if behind := conflict(p.targets); behind != nil {
+	p.inForce, p.standing = r.revisionInForce(fd, kept, candidate != nil, history, existing)
+	p.targets = r.program(ctx, fd, p.inForce, workloads, existing)
+	if behind := errors.Join(ctx.Err(), conflict(p.targets)); behind != nil {
 		return behind
 	}
-	p.programmed = programmedVerdict(p.targets, kept, candidate != nil)
-	err = errors.Join(r.pruneOutputs(ctx, kept, existing, p.targets), r.pruneRevisions(ctx, history, existing))
+	p.programmed = programmedVerdict(p.targets, p.inForce, p.standing)
+	err = errors.Join(r.pruneOutputs(ctx, p.inForce, existing, p.targets), r.pruneRevisions(ctx, history, existing))
 	if apierrors.IsConflict(err) {
 		return err
 	}

@@ -66,7 +66,7 @@ func (k *ModuleKeeper) Reconcile(ctx context.Context, request ctrl.Request) (ctr
 
 // hold brings a missing module: from another replica, else from its registry.
 func (k *ModuleKeeper) hold(ctx context.Context, request ctrl.Request, known revision) error {
-	if !k.Store.Has(known.Module.SHA256) && k.Peers.Copy(ctx, known.Module.SHA256) != nil {
+	if !k.Store.Has(known.Module.SHA256) && k.Peers.Copy(ctx, known.Module.SHA256, *known.Module.SizeBytes) != nil {
 		return k.pull(ctx, request, known)
 	}
 	k.Modules.Forget(request.NamespacedName)

@@ -37,9 +37,19 @@ func (r *FilterDeploymentReconciler) resolveModule(ctx context.Context, fd *wasm
 		return r.candidate(fd, known.Module)
 	}
 	if result.Err != nil {
-		return nil, moduleVerdict(result.Err)
+		return nil, r.unresolved(fd, result.Err)
 	}
 	return nil, pending(wasmev1.ReasonResolving, "looking up %s", fd.Spec.Filter.Image)
+}
+
+// unresolved: what a registry refuses may be for the Secret to mend, which is
+// read again after a backoff; everything else the resolver tries by itself.
+func (r *FilterDeploymentReconciler) unresolved(fd *wasmev1.FilterDeployment, failure *module.Error) verdict {
+	options := fd.Spec.Filter.ImagePullOptions
+	if failure.Reason == wasmev1.ReasonUnauthorized && options != nil && options.PullSecret != "" {
+		return failed(failure.Reason, failure)
+	}
+	return moduleVerdict(failure)
 }
 
 func (r *FilterDeploymentReconciler) candidate(fd *wasmev1.FilterDeployment, resolved wasmev1.ModuleStatus) (*revision, verdict) {

@@ -242,6 +242,13 @@ var _ = Describe("The module", func() {
 		Expect(fd).To(beReady("1/1"))
 	})
 
+	It("is asked for again with a Secret that was mended, after a backoff", func(ctx context.Context) {
+		basic(ctx, "s", "wrong")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "private:v1", "hello"), pullSecret("s"))
+		Expect(w.settle(ctx, fd)).NotTo(Succeed(), "only an error has the queue's backoff")
+		Expect(fd).To(notReady(wasmev1.ReasonUnauthorized))
+	})
+
 	It("is pulled with a Secret without registry where the operator is told so", func(ctx context.Context) {
 		w.LegacyPullSecrets = true
 		secret(ctx, "s", corev1.SecretTypeOpaque, map[string]string{"username": "ann", "password": "right"}, "")

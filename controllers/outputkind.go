@@ -41,6 +41,9 @@ const (
 const (
 	// discoveryInterval is how soon a CRD that comes or goes is noticed.
 	discoveryInterval = 10 * time.Second
+	// syncRounds is the number of looks after which a cache that is still not
+	// complete counts as one that cannot be.
+	syncRounds = 6
 	// syncTimeout bounds the first listing of the outputs.
 	syncTimeout = 10 * time.Second
 )
@@ -58,6 +61,8 @@ type OutputKind struct {
 
 	mu       sync.Mutex // one Check at a time
 	watching bool
+	// rounds counts the looks at a cache that was not complete.
+	rounds int
 }
 
 // NewOutputKind asks through the given discovery client.
@@ -105,6 +110,8 @@ func (o *OutputKind) Check(ctx context.Context) error {
 		}
 		if o.synced(ctx) {
 			state = OutputKindServed
+		} else if o.rounds++; o.rounds < syncRounds && o.State() == OutputKindUnknown {
+			return nil // a large cluster takes its time
 		}
 	case o.watching:
 		o.watching = false
@@ -112,10 +119,15 @@ func (o *OutputKind) Check(ctx context.Context) error {
 			return fmt.Errorf("ending the watch of EnvoyFilters: %w", err)
 		}
 	}
-	if OutputKindState(o.state.Swap(int32(state))) == state {
+	before := OutputKindState(o.state.Swap(int32(state)))
+	if before == state {
 		return nil
 	}
-	return o.wakeAll(ctx)
+	if err := o.wakeAll(ctx); err != nil {
+		o.state.Store(int32(before)) // the next check wakes them
+		return err
+	}
+	return nil
 }
 
 func (o *OutputKind) served() (bool, error) {

@@ -62,11 +62,6 @@ func (o outputs) revisions() sets.Set[string] {
 
 // listOutputs leaves out what has our labels and is someone else's: a copy, or
 // the output of a FilterDeployment whose name has the same hash.
-// hold tells whether proxies have been told of the revision's module already.
-func (o outputs) hold(known *revision) bool {
-	return o.revisions().Has(known.filter.Revision())
-}
-
 func (r *FilterDeploymentReconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployment) (outputs, error) {
 	var list networking.EnvoyFilterList
 	if err := r.Client.List(ctx, &list, client.InNamespace(fd.Namespace), madeFor(fd), client.UnsafeDisableDeepCopy); err != nil {

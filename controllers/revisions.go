@@ -41,6 +41,19 @@ type revision struct {
 	object *appsv1.ControllerRevision
 }
 
+// standing says whether the revision in force is what the spec asks for.
+type standing int
+
+const (
+	// asked: it is.
+	asked standing = iota
+	// lastGood: the spec cannot be resolved.
+	lastGood
+	// distributing: the replicas of the operator are copying the module of the
+	// one that the spec asks for.
+	distributing
+)
+
 // listRevisions returns the revisions of a FilterDeployment, the newest first.
 func (r *FilterDeploymentReconciler) listRevisions(ctx context.Context, fd *wasmev1.FilterDeployment) ([]revision, error) {
 	var list appsv1.ControllerRevisionList
@@ -111,6 +124,29 @@ func (r *FilterDeploymentReconciler) keepRevision(ctx context.Context, fd *wasme
 		desired.Revision = last.object.Revision + 1
 	}
 	return candidate, r.writeRevision(ctx, fd, candidate, newest(history))
+}
+
+// revisionInForce is what the outputs are to hold: the revision that was kept,
+// once every replica can serve its module; until then what they held so far,
+// which goes on being repaired and reaching new workloads. Proxies that have
+// the module already need not wait.
+func (r *FilterDeploymentReconciler) revisionInForce(fd *wasmev1.FilterDeployment, kept *revision, resolved bool, history []revision, existing outputs) (*revision, standing) {
+	if !resolved {
+		return kept, lastGood
+	}
+	held := existing.revisions().Insert(fd.Status.Revision)
+	before := slices.IndexFunc(history, func(known revision) bool { return held.Has(known.filter.Revision()) })
+	sameModule := func(known revision) bool {
+		return known.Module.SHA256 == kept.Module.SHA256 && held.Has(known.filter.Revision())
+	}
+	switch {
+	case slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
+		return kept, asked
+	case before >= 0:
+		return &history[before], distributing
+	default:
+		return nil, distributing
+	}
 }
 
 func (r *FilterDeploymentReconciler) writeRevision(ctx context.Context, fd *wasmev1.FilterDeployment, candidate, last *revision) error {

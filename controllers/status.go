@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,7 +31,11 @@ func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev
 		return nil
 	}
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := client.IgnoreNotFound(r.Client.Status().Patch(ctx, fd, patch)); err != nil {
+	err := r.Client.Status().Patch(ctx, fd, patch)
+	if apierrors.IsNotFound(err) {
+		return nil // deleted meanwhile
+	}
+	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	r.recordTransition(fd, before.Status.Conditions)
@@ -126,14 +131,16 @@ func setRevision(status *wasmev1.FilterDeploymentStatus, inForce *revision) {
 
 // programmedVerdict sums up the outcomes of the workloads. Outputs that hold an
 // earlier revision because the spec names none are not as the spec asks.
-func programmedVerdict(targets []target, inForce *revision, asked bool) verdict {
+func programmedVerdict(targets []target, inForce *revision, standing standing) verdict {
 	failures := failing(targets)
 	switch {
 	case len(failures) > 0:
 		return failed(failures[0].reason, describeFailures(failures, len(targets)))
+	case standing == distributing:
+		return pending(wasmev1.ReasonDistributing, "every replica of the operator is to hold the new module before proxies ask for it")
 	case inForce == nil:
 		return refused(wasmev1.ReasonNothingResolved, "there is no module to run yet")
-	case !asked:
+	case standing == lastGood:
 		return refused(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", inForce.filter.Revision(), len(targets))
 	default:
 		return succeeded(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", inForce.filter.Revision(), len(targets), len(targets))
@@ -163,13 +170,12 @@ func describeFailures(failures []target, all int) error {
 
 // setWorkloads fills the predecessor's map and the counts over it.
 func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
-	asked := p.module.Status == metav1.ConditionTrue
 	sorted := slices.Clone(p.targets)
 	slices.SortStableFunc(sorted, func(a, b target) int { return cmp.Compare(rank(a), rank(b)) })
 	programmed := 0
 	status.Workloads = map[string]wasmev1.WorkloadStatus{}
 	for i, t := range sorted {
-		state := workloadStatus(t, p.inForce, asked)
+		state := workloadStatus(t, p.inForce, p.standing)
 		if state.State == wasmev1.WorkloadSucceeded {
 			programmed++
 		}
@@ -194,15 +200,15 @@ func rank(t target) int {
 	return 1
 }
 
-func workloadStatus(t target, inForce *revision, asked bool) wasmev1.WorkloadStatus {
+func workloadStatus(t target, inForce *revision, standing standing) wasmev1.WorkloadStatus {
 	switch {
 	case t.err != nil:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: cut(t.err.Error())}
+	case standing == distributing:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "waits until every replica of the operator holds the new module"}
 	case inForce == nil:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "there is no module to run yet"}
-	case t.output == "":
-		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "waits until every replica of the operator holds the module"}
-	case !asked:
+	case standing == lastGood:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.filter.Revision())}
 	default:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}

@@ -150,7 +150,7 @@ var _ = Describe("The status", func() {
 			}
 			p.targets = append(p.targets, t)
 		}
-		p.programmed = programmedVerdict(p.targets, p.inForce, true)
+		p.programmed = programmedVerdict(p.targets, p.inForce, asked)
 		Expect(w.writeStatus(ctx, fd, p)).To(Succeed())
 		Expect(user.Get(ctx, client.ObjectKeyFromObject(fd), fd)).To(Succeed())
 
@@ -174,20 +174,21 @@ var _ = Describe("The status", func() {
 func characters(text string) int { return len([]rune(text)) }
 
 var _ = DescribeTable("Of the workloads' outcomes",
-	func(targets []target, inForce *revision, asked bool, status metav1.ConditionStatus, reason, message string) {
-		verdict := programmedVerdict(targets, inForce, asked)
+	func(targets []target, inForce *revision, is standing, status metav1.ConditionStatus, reason, message string) {
+		verdict := programmedVerdict(targets, inForce, is)
 		Expect(verdict.Status).To(Equal(status))
 		Expect(verdict.Reason).To(Equal(reason))
 		Expect(verdict.Message).To(Equal(message))
 		Expect(verdict.Stalled).To(BeFalse())
 		Expect(verdict.Err != nil).To(Equal(len(failing(targets)) > 0), "only failed writes are tried again with backoff")
 	},
-	Entry("all in place", outcomes("", "", ""), &revision{}, true, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 3 of 3 workloads"),
-	Entry("none there", outcomes(), &revision{}, true, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 0 of 0 workloads"),
-	Entry("nothing in force", outcomes(""), nil, false, metav1.ConditionFalse, wasmev1.ReasonNothingResolved, "there is no module to run yet"),
-	Entry("an earlier revision in force", outcomes("", ""), &revision{}, false, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision "+render.Filter{}.Revision()+" stays in force on 2 workloads until the spec can be resolved"),
-	Entry("some failed", outcomes("", "b", "", "d"), &revision{}, true, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"),
-	Entry("many failed", outcomes("a", "b", "c", "d", "e"), &revision{}, false, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"),
+	Entry("all in place", outcomes("", "", ""), &revision{}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 3 of 3 workloads"),
+	Entry("none there", outcomes(), &revision{}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 0 of 0 workloads"),
+	Entry("nothing in force", outcomes(""), nil, lastGood, metav1.ConditionFalse, wasmev1.ReasonNothingResolved, "there is no module to run yet"),
+	Entry("an earlier revision in force", outcomes("", ""), &revision{}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision "+render.Filter{}.Revision()+" stays in force on 2 workloads until the spec can be resolved"),
+	Entry("the module under way to the replicas", outcomes(""), nil, distributing, metav1.ConditionUnknown, wasmev1.ReasonDistributing, "every replica of the operator is to hold the new module before proxies ask for it"),
+	Entry("some failed", outcomes("", "b", "", "d"), &revision{}, asked, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"),
+	Entry("many failed", outcomes("a", "b", "c", "d", "e"), &revision{}, lastGood, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"),
 )
 
 // outcomes are those of workloads w0, w1 …: failures where the text is not empty.

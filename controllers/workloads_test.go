@@ -149,7 +149,7 @@ var _ = Describe("The workloads", func() {
 			{Kind: "Deployment", Namespace: w.namespace, Name: "b", PodLabels: map[string]string{"app": "b"}},
 		}
 		targets := w.program(ctx, fd, newest(history), workloads, outputs{})
-		verdict := programmedVerdict(targets, newest(history), true)
+		verdict := programmedVerdict(targets, newest(history), asked)
 		Expect(verdict.Reason).To(Equal(wasmev1.ReasonWorkloadUnsupported))
 		Expect(verdict.Message).To(ContainSubstring("1 of 2 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by; add one"))
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -33,6 +34,14 @@ import (
 
 // copyTime is how long a replica may copy modules before it is ready without them.
 const copyTime = time.Minute
+
+// syncTimeout is how long a cache may take: as long as the API server is away.
+// The module server goes on meanwhile, and /readyz tells.
+const syncTimeout = 24 * time.Hour
+
+// recheckInterval is the longest time between two looks at a FilterDeployment:
+// its pull Secret is not watched.
+const recheckInterval = 5 * time.Minute
 
 // leaseName is the name of the lease that replicas hold in turn.
 const leaseName = "wasme-operator"
@@ -50,11 +59,11 @@ func run(ctx context.Context, opts options) error {
 	config.WarningHandlerWithContext = log.NewKubeAPIWarningLogger(log.KubeAPIWarningLoggerOptions{Deduplicate: true})
 	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
 	if err != nil {
-		return fmt.Errorf("opening the module store (--module-store): %w", err)
+		return err
 	}
 	server, err := serve.New(opts.moduleServerAddress, store)
 	if err != nil {
-		return fmt.Errorf("setting up the module server: %w", err)
+		return err
 	}
 	manager, err := newManager(config, opts)
 	if err != nil {
@@ -85,6 +94,7 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 		Cache:                         controllers.CacheOptions(opts.watchNamespaces),
 		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
 		HealthProbeBindAddress:        opts.healthAddress,
+		Controller:                    ctrlconfig.Controller{CacheSyncTimeout: syncTimeout},
 		LeaderElection:                opts.leaderElect,
 		LeaderElectionID:              leaseName,
 		LeaderElectionNamespace:       opts.leaderElectionNamespace,
@@ -124,7 +134,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
 		AllowRootNamespace: opts.allowRootNamespace,
 		LegacyPullSecrets:  opts.legacyPullSecrets,
-		RecheckInterval:    opts.pollInterval,
+		RecheckInterval:    min(opts.pollInterval, recheckInterval),
 	}
 	keeper := &controllers.ModuleKeeper{
 		Client:            manager.GetClient(),
@@ -133,7 +143,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Store:             store,
 		Peers:             replicas,
 		LegacyPullSecrets: opts.legacyPullSecrets,
-		RecheckInterval:   opts.pollInterval,
+		RecheckInterval:   min(opts.pollInterval, recheckInterval),
 	}
 	return errors.Join(
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),

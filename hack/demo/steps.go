@@ -149,30 +149,34 @@ func (d *demo) breakIt(ctx context.Context) error {
 	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
 		return err
 	}
-	requests, refusals := 0, 0
-	for end := time.Now().Add(watched); time.Now().Before(end); {
-		for _, workload := range d.bookinfo {
-			status, header, err := get(ctx, workload.URL)
-			if err != nil {
-				return err
-			}
-			if status != http.StatusOK || header != "goodbye" {
-				return fmt.Errorf("%s answered %d with hello: %q", workload.Workload.Name, status, header)
-			}
-			requests++
+	for _, workload := range d.bookinfo {
+		if err := awaitRefusal(ctx, workload); err != nil {
+			return err
 		}
 	}
-	for _, workload := range d.bookinfo {
-		refused, err := workload.RefusedUpdates(ctx)
+	requests := 0
+	for end := time.Now().Add(watched); time.Now().Before(end); requests++ {
+		workload := d.bookinfo[requests%len(d.bookinfo)]
+		status, header, err := get(ctx, workload.URL)
 		if err != nil {
 			return err
 		}
-		refusals += min(refused, 1)
+		if status != http.StatusOK || header != "goodbye" {
+			return fmt.Errorf("%s answered %d with hello: %q", workload.Workload.Name, status, header)
+		}
 	}
-	if refusals != len(d.bookinfo) {
-		return fmt.Errorf("the configuration reached %d of %d Envoys", refusals, len(d.bookinfo))
+	fmt.Printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", len(d.bookinfo), requests, watched)
+	return nil
+}
+
+func awaitRefusal(ctx context.Context, workload *mesh.Running) error {
+	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		refused, err := workload.RefusedUpdates(ctx)
+		return refused > 0, err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the Envoy of %s to refuse the configuration: %w", workload.Workload.Name, err)
 	}
-	fmt.Printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", refusals, requests, watched)
 	return nil
 }
 

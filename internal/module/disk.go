@@ -77,7 +77,7 @@ func (s *Store) scanModule(path string) bool {
 	if err != nil || path != s.modulePath(sum) {
 		return false
 	}
-	s.modules[sum] = &storedModule{size: info.Size(), modTime: info.ModTime(), lastUsed: info.ModTime()}
+	s.modules[sum] = &storedModule{size: info.Size(), modTime: info.ModTime(), lastUsed: info.ModTime(), found: true}
 	s.bytes += info.Size()
 	s.names.linger(sum, s.clock.Now())
 	return true

@@ -1,7 +1,9 @@
 package module
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -17,20 +19,67 @@ const (
 	maxIndexDepth = 3
 	// maxLayers is what Docker takes as its bound.
 	maxLayers = 127
+	// maxManifests is far more than there are platforms, with an attestation for each.
+	maxManifests = 1000
 )
 
 // manifest is what image manifests and indexes, of OCI and of Docker, have in
 // common here. Which one it is shows in its content: media types are missing
 // or wrong often enough.
 type manifest struct {
-	Config    v1.Descriptor   `json:"config"`
-	Layers    []v1.Descriptor `json:"layers"`
-	Manifests []v1.Descriptor `json:"manifests"`
+	Config    v1.Descriptor `json:"config"`
+	Layers    layerList     `json:"layers"`
+	Manifests manifestList  `json:"manifests"`
+}
+
+// layerList has at most maxLayers.
+type layerList []v1.Descriptor
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *layerList) UnmarshalJSON(data []byte) (err error) {
+	*l, err = decodeList(data, maxLayers, "layers")
+	return err
+}
+
+// manifestList has at most maxManifests.
+type manifestList []v1.Descriptor
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *manifestList) UnmarshalJSON(data []byte) (err error) {
+	*l, err = decodeList(data, maxManifests, "manifests")
+	return err
+}
+
+// decodeList stops at its limit: three bytes of JSON make a descriptor that
+// takes 150 in memory.
+func decodeList(data []byte, limit int, what string) ([]v1.Descriptor, error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	switch start, err := decoder.Token(); {
+	case err != nil || start == nil:
+		return nil, err
+	case start != json.Delim('['):
+		return nil, errors.New("not a list")
+	}
+	var list []v1.Descriptor
+	for decoder.More() {
+		if len(list) == limit {
+			return nil, refused(wasmev1.ReasonInvalidImage, "the image's manifest lists more than %d %s: push an image with fewer", limit, what)
+		}
+		var desc v1.Descriptor
+		if err := decoder.Decode(&desc); err != nil {
+			return nil, err
+		}
+		list = append(list, desc)
+	}
+	return list, nil
 }
 
 func parseManifest(data []byte) (*manifest, error) {
 	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
+		if tooLong := asError(err); tooLong != nil {
+			return nil, tooLong
+		}
 		return nil, refused(wasmev1.ReasonInvalidImage, "the image's manifest is not the JSON of an OCI or Docker manifest: push the image again")
 	}
 	switch {
@@ -38,8 +87,6 @@ func parseManifest(data []byte) (*manifest, error) {
 		return nil, refused(wasmev1.ReasonInvalidImage, "the image's manifest is an index and an image in one: push the image again")
 	case len(m.Layers) == 0 && len(m.Manifests) == 0:
 		return nil, refused(wasmev1.ReasonInvalidImage, "the image has no layers: push an image that holds a Wasm module")
-	case len(m.Layers) > maxLayers:
-		return nil, refused(wasmev1.ReasonInvalidImage, "the image has %d layers, at most %d are read: build it FROM scratch", len(m.Layers), maxLayers)
 	}
 	return &m, nil
 }

@@ -58,5 +58,16 @@ func (n names) expire(now time.Time) {
 }
 
 func (n names) named(sha256 string, now time.Time) bool {
-	return n.holders[sha256] > 0 || now.Before(n.until[sha256])
+	return n.held(sha256) || !n.lingers(sha256, now).IsZero()
+}
+
+func (n names) held(sha256 string) bool { return n.holders[sha256] > 0 }
+
+// lingers says until when a module stays named without a holder; zero when it
+// is not.
+func (n names) lingers(sha256 string, now time.Time) time.Time {
+	if until := n.until[sha256]; now.Before(until) {
+		return until
+	}
+	return time.Time{}
 }

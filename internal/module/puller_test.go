@@ -7,11 +7,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -110,7 +113,7 @@ func TestRefusesBadImages(t *testing.T) {
 		"too many root ids":        {imageOf(t, layers(archive(file("runtime-config.json", rootConfig(strings.Split(strings.Repeat("x", 65), "")...)), file("plugin.wasm", wasm)))...), wasmev1.ReasonTooLarge, "65 root ids"},
 		"attestations only":        {indexWith(v1.Descriptor{Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"}}), invalidImage, "attestations only"},
 		"an index of indexes":      {indexOf(indexOf(indexOf(registry.Index(formOf(t, registry.CNCFArtifact, wasm))))), invalidImage, "nested more than 3 deep"},
-		"too many layers":          {imageOf(t, slices.Repeat(layers([]byte("x")), 128)...), invalidImage, "128 layers"},
+		"too many layers":          {imageOf(t, slices.Repeat(layers([]byte("x")), 128)...), invalidImage, "more than 127 layers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: push(t, r, "filter:v1", c.image), PlainHTTP: true})
@@ -175,6 +178,7 @@ func TestRegistryFaults(t *testing.T) {
 		"429":              {registry.Status(429), wasmev1.ReasonRegistryUnavailable, "status 429"},
 		"500":              {registry.Status(500), wasmev1.ReasonRegistryUnavailable, "status 500"},
 		"another manifest": {registry.WrongBytes(digest, []byte(`{"layers":[]}`)), wasmev1.ReasonDigestMismatch, "a manifest that its digest does not cover"},
+		"an old format":    {answer("/manifests/"+digest, anotherSigned(digest)), wasmev1.ReasonDigestMismatch, "a manifest that its digest does not cover"},
 		"another layer":    {registry.WrongBytes(layer, bytes.Repeat([]byte("x"), len(wasm))), wasmev1.ReasonDigestMismatch, "content that its digest does not cover"},
 		"a shorter layer":  {registry.WrongBytes(layer, wasm[:20]), wasmev1.ReasonDigestMismatch, "content that its digest does not cover"},
 		"a layer cut off":  {answer("/blobs/", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "100"); _, _ = w.Write(wasm[:20]) }), wasmev1.ReasonRegistryUnavailable, "connection broke"},
@@ -197,6 +201,72 @@ func TestRegistryFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHostileManifestsTakeLittleMemory(t *testing.T) {
+	const size = 4 << 20
+	for name, start := range map[string]string{"layers": `{"layers":[`, "manifests": `{"manifests":[`, "another case": `{"LAYERS":[`} {
+		t.Run(name, func(t *testing.T) {
+			doc := start + strings.Repeat("{},", (size-100)/3) + "{}]}"
+			r := startRegistry(t)
+			r.Inject(sendManifest(doc))
+			before := allocated()
+			_, err := pull(t, PullerOptions{Limits: DefaultLimits}, Request{Image: r.Host() + "/filter:v1", PlainHTTP: true})
+			wantError(t, err, wasmev1.ReasonInvalidImage, "lists more than")
+			if took := allocated() - before; took > 20*size {
+				t.Errorf("%d MiB allocated", took>>20)
+			}
+		})
+	}
+}
+
+// sendManifest answers all requests for manifests with doc, by its digest.
+func sendManifest(doc string) registry.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if !strings.Contains(req.URL.Path, "/manifests/") {
+				next.ServeHTTP(w, req)
+				return
+			}
+			w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
+			w.Header().Set("Docker-Content-Digest", "sha256:"+sumOf(doc))
+			w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
+			_, _ = io.WriteString(w, doc) // the client may refuse it
+		})
+	}
+}
+
+func allocated() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.TotalAlloc
+}
+
+func TestManifestLists(t *testing.T) {
+	for name, c := range map[string]struct{ doc, message string }{
+		"as many layers as may be":    {`{"layers":[` + strings.Repeat("{},", 126) + `{}],"manifests":null}`, ""},
+		"as many manifests as may be": {`{"manifests":[` + strings.Repeat("{},", 999) + `{}],"layers":[]}`, ""},
+		"one layer more":              {`{"layers":[` + strings.Repeat("{},", 127) + `{}]}`, "more than 127 layers"},
+		"one manifest more":           {`{"manifests":[` + strings.Repeat("{},", 1000) + `{}]}`, "more than 1000 manifests"},
+		"layers that are no list":     {`{"layers":{"a":{}}}`, "not the JSON"},
+		"layers that are no objects":  {`{"layers":[0]}`, "not the JSON"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseManifest([]byte(c.doc))
+			if c.message == "" {
+				must(t, err)
+				return
+			}
+			wantError(t, err, wasmev1.ReasonInvalidImage, c.message)
+		})
+	}
+}
+
+func TestARepositoryMayBeNamedManifests(t *testing.T) {
+	r := startRegistry(t)
+	image := Request{Image: push(t, r, "a/manifests/blobs/manifests:v1", formOf(t, registry.CompatOCI, testModule("named"))), PlainHTTP: true}
+	_, err := pull(t, PullerOptions{Limits: DefaultLimits}, image)
+	must(t, err)
 }
 
 func TestRegistryDown(t *testing.T) {
@@ -700,6 +770,17 @@ func answer(part string, with func(http.ResponseWriter)) registry.Fault {
 			}
 			next.ServeHTTP(w, req)
 		})
+	}
+}
+
+// anotherSigned sends a manifest that is not digest's in the format for which
+// ggcr believes the header.
+func anotherSigned(digest string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", string(types.DockerManifestSchema1Signed))
+		w.Header().Set("Docker-Content-Digest", digest)
+		_, err := w.Write([]byte(`{"layers":[{}]}`))
+		ok(err)
 	}
 }
 

@@ -27,8 +27,10 @@ const DefaultWorkers = 16
 const (
 	// slotsPerHost and slotsPerNamespace are the parts of the workers that one
 	// registry, or the FilterDeployments of one namespace, can take.
+	// That of a namespace is the smaller one: its slow pulls leave room at a
+	// registry that it shares with others.
 	slotsPerHost      = 4
-	slotsPerNamespace = 4
+	slotsPerNamespace = 2
 	// headTimeout bounds one look at a registry, tokens and redirects included.
 	headTimeout = 15 * time.Second
 	// pullTimeout bounds a pull, from the manifest to the module in the store.
@@ -230,12 +232,18 @@ type job struct {
 }
 
 // begin takes slots for a request. Nil: it is not wanted any more, or it waits
-// for a slot of its registry or of its owners' namespaces.
+// for its time, or for a slot of its registry or of its owners' namespaces.
 func (r *Resolver) begin(req Request) *job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entries[req]
-	if e == nil || !e.planned || r.options.Clock.Now().Before(e.notBefore) {
+	if e == nil || !e.planned {
+		return nil
+	}
+	if early := e.notBefore.Sub(r.options.Clock.Now()); early > 0 {
+		// The queue keeps the earlier of two times, and an entry that was
+		// dropped leaves its own behind.
+		r.queue.AddAfter(req, early)
 		return nil
 	}
 	host := registryOf(req)
@@ -296,7 +304,8 @@ type outcome struct {
 
 // check asks the registry with the request's own credential, and pulls what is
 // not known yet.
-func (r *Resolver) check(ctx context.Context, j *job) outcome {
+func (r *Resolver) check(ctx context.Context, j *job) (found outcome) {
+	defer j.survive(ctx, &found)
 	if j.source == nil {
 		source, err := r.puller.open(j.entry.req)
 		if err != nil {
@@ -314,12 +323,23 @@ func (r *Resolver) check(ctx context.Context, j *job) outcome {
 	if image == j.refused {
 		return outcome{image: image, err: j.refusedErr}
 	}
+	found.image = image
 	known, err := r.pulled(ctx, j, digest, image)
 	if err != nil {
 		return outcome{image: image, err: ensureError(err)}
 	}
 	known.Reference = j.entry.req.Image
 	return outcome{image: image, module: &known}
+}
+
+// survive is deferred: what makes ggcr or a decoder panic must not end the
+// operator, again and again, for everyone.
+func (j *job) survive(ctx context.Context, found *outcome) {
+	if cause := recover(); cause != nil {
+		image := j.entry.req.Image
+		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "reading an image", "image", image, "stack", string(debug.Stack()))
+		found.err = refused(wasmev1.ReasonInvalidImage, "reading %s: the operator fails on it, see its log", image)
+	}
 }
 
 // imageKey names an image that was seen in a repository, by its digest. What a
@@ -345,7 +365,7 @@ func (r *Resolver) pulled(ctx context.Context, j *job, digest v1.Hash, image str
 	m, err, _ := r.pulls.Do(image, func() (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 		defer cancel()
-		pulled, err := pullSafely(ctx, j.source, digest, r.store)
+		pulled, err := j.source.pull(ctx, digest, r.store)
 		if err != nil {
 			return Module{}, err
 		}
@@ -354,18 +374,6 @@ func (r *Resolver) pulled(ctx context.Context, j *job, digest v1.Hash, image str
 		return pulled, errors.Join(r.store.remember(image, pulled), r.store.remember(child, pulled))
 	})
 	return m.(Module), err
-}
-
-// pullSafely: an image that makes a decoder panic must not end the operator,
-// again and again, for everyone.
-func pullSafely(ctx context.Context, from *source, digest v1.Hash, store *Store) (m Module, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "reading an image", "image", from.image, "stack", string(debug.Stack()))
-			err = refused(wasmev1.ReasonInvalidImage, "reading %s: the operator fails on it, see its log", from.image)
-		}
-	}()
-	return from.pull(ctx, digest, store)
 }
 
 // end writes down what a worker found and plans the next try.

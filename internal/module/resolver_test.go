@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,6 +141,80 @@ func TestABadImageIsNotPulledAgainUntilItChanges(t *testing.T) {
 	if f.Resolve(holder("a"), req).Module == nil {
 		t.Error("no module")
 	}
+}
+
+func TestAnEarlierTurnInTheQueueLosesNoRetry(t *testing.T) {
+	r := startRegistry(t)
+	bad := Request{Image: push(t, r, "filter:v2", formOf(t, registry.CompatOCI, []byte("text"))), PlainHTTP: true}
+	good := Request{Image: push(t, r, "filter:v1", formOf(t, registry.CompatOCI, testModule("v1"))), PlainHTTP: true}
+	f := startResolver(t, 4)
+	// The queue keeps the first turn of the bad one when nobody wants it any more.
+	_ = f.failed(holder("a"), bad)
+	f.clock.Step(pollInterval / 3)
+	f.resolved(holder("a"), good)
+	_ = f.failed(holder("a"), bad)
+	f.drain()
+	push(t, r, "filter:v2", formOf(t, registry.CompatOCI, testModule("mended")))
+	f.stepUntilWoken(pollInterval/30, holder("a"))
+	if f.Resolve(holder("a"), bad).Module == nil {
+		t.Error("no module")
+	}
+}
+
+func TestAPanicOfALibraryEndsOneRequest(t *testing.T) {
+	r := startRegistry(t)
+	req := Request{Image: push(t, r, "filter:v1", formOf(t, registry.CompatOCI, testModule("panic"))), PlainHTTP: true}
+	for name, method := range map[string]string{"on HEAD": http.MethodHead, "on GET": http.MethodGet} {
+		t.Run(name, func(t *testing.T) {
+			f := startResolver(t, 4)
+			f.puller.strict = panicsOn{method, f.puller.strict}
+			if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonInvalidImage || !contains(e.Message, "the operator fails on it") {
+				t.Errorf("%s: %s", e.Reason, e.Message)
+			}
+			f.settled(req)
+		})
+	}
+}
+
+// panicsOn is a transport that panics at a manifest.
+type panicsOn struct {
+	method string
+	inner  http.RoundTripper
+}
+
+func (p panicsOn) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == p.method && isManifest(req.URL.Path) {
+		panic("a header that nobody expected")
+	}
+	return p.inner.RoundTrip(req)
+}
+
+func TestATenantLeavesRoomAtASharedRegistry(t *testing.T) {
+	r := startRegistry(t)
+	good := Request{Image: push(t, r, "filter:v1", formOf(t, registry.CompatOCI, testModule("good"))), PlainHTTP: true}
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	r.Inject(func(next http.Handler) http.Handler {
+		held := registry.Hold(release)(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasPrefix(req.URL.Path, "/v2/slow/") {
+				held.ServeHTTP(w, req)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	})
+	f := startResolver(t, DefaultWorkers)
+	for i := range 2 * slotsPerHost {
+		owner := apitypes.NamespacedName{Namespace: "tenant", Name: fmt.Sprint(i)}
+		f.Resolve(owner, Request{Image: fmt.Sprintf("%s/slow/filter:v%d", r.Host(), i), PlainHTTP: true})
+	}
+	f.until("taking the tenant's slots", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.namespaces.used["tenant"] == slotsPerNamespace
+	})
+	f.resolved(holder("good"), good)
 }
 
 func TestATenantGetsNothingFromAnothersRight(t *testing.T) {

@@ -1,12 +1,12 @@
 package module
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"sync"
 	"syscall"
@@ -20,8 +20,17 @@ import (
 )
 
 // ServedAfterRelease is how long a module stays named after its last holder
-// let go: proxies may still be told of it by an older configuration.
+// let go, unless its room is needed: proxies may still be told of it by an
+// older configuration.
 const ServedAfterRelease = time.Hour
+
+// What a store finds when it opens may belong to holders that are not known
+// yet, so it is kept until they are: firstPass after the first was retained,
+// time for the others to follow, or settleTime when there are none.
+const (
+	firstPass  = 30 * time.Second
+	settleTime = 5 * time.Minute
+)
 
 // DefaultStoreBytes is a sensible bound of a store.
 const DefaultStoreBytes = 2 << 30
@@ -49,15 +58,25 @@ type Store struct {
 	// bytes is what modules and temporary files take.
 	bytes int64
 	names names
+	// settles is when the holders of what was found at the start are known.
+	settles time.Time
 	// changed is closed, and replaced, when a module is named or arrives.
 	changed chan struct{}
 }
+
+// Why a module is not served.
+var (
+	ErrNotNamed = errors.New("no FilterDeployment names this module")
+	ErrNotHere  = errors.New("this module is not here yet")
+)
 
 // storedModule is a module on disk.
 type storedModule struct {
 	size     int64
 	modTime  time.Time
 	lastUsed time.Time
+	// found: it was there when the store opened.
+	found bool
 }
 
 // File is an open module. It stays readable when the store drops the module.
@@ -79,6 +98,7 @@ func OpenStore(dir string, maxBytes int64, clk clock.PassiveClock) (*Store, erro
 		clock:    clk,
 		modules:  map[string]*storedModule{},
 		names:    newNames(),
+		settles:  clk.Now().Add(settleTime),
 		changed:  make(chan struct{}),
 	}
 	s.images = lru.NewWithEvictionFunc(maxImages, func(key lru.Key, _ any) { s.removeImageFile(key) })
@@ -121,12 +141,16 @@ func (s *Store) Open(sha256 string) (*File, error) {
 func (s *Store) Retain(holder types.NamespacedName, sha256 string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.names.retain(holder, sha256, s.clock.Now())
+	now := s.clock.Now()
+	if passed := now.Add(firstPass); passed.Before(s.settles) {
+		s.settles = passed
+	}
+	s.names.retain(holder, sha256, now)
 	s.announce()
 }
 
 // Release lets go of what holder retains. The module stays named for
-// ServedAfterRelease beyond its last holder.
+// ServedAfterRelease beyond its last holder, unless its room is needed.
 func (s *Store) Release(holder types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,31 +158,46 @@ func (s *Store) Release(holder types.NamespacedName) {
 }
 
 // Await opens a module as soon as it is both named and held. When ctx ends
-// before, the error says which of the two is missing.
+// before, the error is that of OpenNamed.
 func (s *Store) Await(ctx context.Context, sha256 string) (*File, error) {
 	for {
-		named, changed := s.watch(sha256)
-		missing := errors.New("no FilterDeployment names this module")
-		if named {
-			file, err := s.Open(sha256)
-			if err == nil {
-				return file, nil
-			}
-			missing = errors.New("this module is not here yet")
+		changed := s.nextChange()
+		file, err := s.OpenNamed(sha256)
+		if err == nil {
+			return file, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, missing
+			return nil, err
 		case <-changed:
 		}
 	}
 }
 
-// watch says whether a module is named, and returns what is closed at the next change.
-func (s *Store) watch(sha256 string) (bool, <-chan struct{}) {
+// OpenNamed opens a module that is both named and held. The error is
+// ErrNotNamed or ErrNotHere.
+func (s *Store) OpenNamed(sha256 string) (*File, error) {
+	if !s.named(sha256) {
+		return nil, ErrNotNamed
+	}
+	file, err := s.Open(sha256)
+	if err != nil {
+		return nil, ErrNotHere
+	}
+	return file, nil
+}
+
+func (s *Store) named(sha256 string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.names.named(sha256, s.clock.Now()), s.changed
+	return s.names.named(sha256, s.clock.Now())
+}
+
+// nextChange returns what is closed at the next change.
+func (s *Store) nextChange() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
 }
 
 // announce wakes those who wait for a module.
@@ -167,13 +206,12 @@ func (s *Store) announce() {
 	s.changed = make(chan struct{})
 }
 
-// reserve makes room for n bytes: it drops modules that nobody names, those
-// that were not used for longest first.
+// reserve makes room for n bytes: it drops modules that have no holder.
 func (s *Store) reserve(n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.bytes+n > s.maxBytes {
-		victim, found := s.leastRecentlyUsed()
+		victim, found := s.victim()
 		if !found {
 			return failed(wasmev1.ReasonStoreUnavailable, "keeping the module: the operator's --module-store is full: its %d bytes are taken by modules in use: remove filters, or give it more", s.maxBytes)
 		}
@@ -189,15 +227,25 @@ func (s *Store) unreserve(n int64) {
 	s.bytes -= n
 }
 
-func (s *Store) leastRecentlyUsed() (string, bool) {
+// victim is the module to drop first: one that nobody names, else the one that
+// was released longest ago; among equals, the least recently used.
+func (s *Store) victim() (string, bool) {
 	now := s.clock.Now()
-	victim, oldest := "", time.Unix(math.MaxInt32, 0)
+	victim := ""
 	for sha256, stored := range s.modules {
-		if stored.lastUsed.Before(oldest) && !s.names.named(sha256, now) {
-			victim, oldest = sha256, stored.lastUsed
+		kept := s.names.held(sha256) || stored.found && now.Before(s.settles)
+		if !kept && (victim == "" || s.compareUse(sha256, victim, now) < 0) {
+			victim = sha256
 		}
 	}
 	return victim, victim != ""
+}
+
+func (s *Store) compareUse(a, b string, now time.Time) int {
+	return cmp.Or(
+		s.names.lingers(a, now).Compare(s.names.lingers(b, now)),
+		s.modules[a].lastUsed.Compare(s.modules[b].lastUsed),
+	)
 }
 
 // drop removes a module. Images that held it are forgotten when they are asked for.

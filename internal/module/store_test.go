@@ -115,6 +115,86 @@ func TestStoreFullOfModulesInUse(t *testing.T) {
 	}
 }
 
+func TestStoreDropsWhatWasReleasedLongestAgoWhenAllIsNamed(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(time.Now())
+	s, err := OpenStore(t.TempDir(), 30, clk)
+	must(t, err)
+	s.Retain(holder("keeps"), put(t, s, "0123456789"))
+	// One holder goes from module to module.
+	for _, text := range []string{"123456789a", "23456789ab", "3456789abc"} {
+		clk.SetTime(clk.Now().Add(time.Second))
+		s.Retain(holder("moves"), put(t, s, text))
+	}
+	held := func(text string) bool { return s.Has(sumOf(text)) }
+	if !held("0123456789") || held("123456789a") || !held("23456789ab") || !held("3456789abc") {
+		t.Errorf("held: %v", s.modules)
+	}
+	clk.SetTime(clk.Now().Add(time.Second))
+	s.Release(holder("keeps"))
+	put(t, s, "nobody's 1")
+	put(t, s, "nobody's 2")
+	if held("23456789ab") || !held("0123456789") || held("nobody's 1") {
+		t.Errorf("held: %v", s.modules)
+	}
+}
+
+func TestWhatTheStoreFindsGivesWayWhenItsHoldersAreKnown(t *testing.T) {
+	for name, c := range map[string]struct {
+		retain bool
+		after  time.Duration
+		fits   bool
+	}{
+		"no holder is known":           {false, settleTime - time.Second, false},
+		"no holder came":               {false, settleTime, true},
+		"the first holder is known":    {true, firstPass - time.Second, false},
+		"the others have had the time": {true, firstPass, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, clk := t.TempDir(), clocktesting.NewFakePassiveClock(time.Now())
+			before := openStore(t, dir, 20)
+			kept := put(t, before, "0123456789")
+			put(t, before, "123456789a")
+			s, err := OpenStore(dir, 20, clk)
+			must(t, err)
+			if c.retain {
+				s.Retain(holder("a"), kept)
+			}
+			clk.SetTime(clk.Now().Add(c.after))
+			if err := s.Import(strings.NewReader("new module"), sumOf("new module"), 10); (err == nil) != c.fits {
+				t.Errorf("%v", err)
+			}
+			if c.retain && !s.Has(kept) {
+				t.Error("a module with a holder was dropped")
+			}
+		})
+	}
+}
+
+func TestImportReadsNoMoreThanTheModule(t *testing.T) {
+	for name, c := range map[string]struct {
+		content string
+		size    int64
+		message string
+	}{
+		"the module":      {"a module", 8, ""},
+		"longer":          {"a module" + strings.Repeat("x", 1<<20), 8, "not its 8 bytes"},
+		"shorter":         {"a modu", 8, "not its 8 bytes"},
+		"another content": {"b module", 8, "has the digest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, t.TempDir(), 64<<10)
+			other := put(t, s, "can be dropped")
+			err := s.Import(strings.NewReader(c.content), sumOf("a module"), c.size)
+			if c.message == "" && err != nil || c.message != "" && (err == nil || !strings.Contains(err.Error(), c.message)) {
+				t.Errorf("%v", err)
+			}
+			if s.Has(sumOf("a module")) != (c.message == "") || !s.Has(other) {
+				t.Errorf("held: %v", s.modules)
+			}
+		})
+	}
+}
+
 func TestStoreNamesForAnHourAfterTheLastRelease(t *testing.T) {
 	clk := clocktesting.NewFakePassiveClock(time.Now())
 	s, err := OpenStore(t.TempDir(), 1<<20, clk)
@@ -288,7 +368,7 @@ func sumOf(text string) string {
 
 func wantNamed(t *testing.T, s *Store, sum string, want bool) {
 	t.Helper()
-	if named, _ := s.watch(sum); named != want {
+	if named := s.named(sum); named != want {
 		t.Errorf("named: %v, not %v", named, want)
 	}
 }

@@ -1,13 +1,18 @@
 package module
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -138,6 +143,29 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, bound.exceeded()
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, left: bound.bytes, bound: bound}
+	if req.Method == http.MethodGet && resp.StatusCode == http.StatusOK && isManifest(first.URL.Path) {
+		return checkManifest(first.URL.Path, resp)
+	}
+	return resp, nil
+}
+
+// checkManifest reads a manifest before ggcr does, which builds all that a
+// manifest lists, and takes a header's word for the digest of an old format.
+func checkManifest(urlPath string, resp *http.Response) (*http.Response, error) {
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	if digest, pinned := strings.CutPrefix(path.Base(urlPath), "sha256:"); pinned {
+		if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != digest {
+			return nil, errors.New("the manifest does not match requested digest")
+		}
+	}
+	if _, err := parseManifest(data); err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(data))
 	return resp, nil
 }
 
@@ -161,15 +189,19 @@ type bound struct {
 	what, flag string
 }
 
-func (g *guard) bound(path string) bound {
+func (g *guard) bound(urlPath string) bound {
 	switch {
-	case strings.Contains(path, "/manifests/"):
+	case isManifest(urlPath):
 		return g.limits.manifest()
-	case strings.Contains(path, "/blobs/"):
+	case strings.Contains(urlPath, "/blobs/"):
 		return g.limits.layers()
 	}
 	return bound{bytes: maxOtherBytes, what: "an answer of the registry"}
 }
+
+// isManifest: /v2/<repository>/manifests/<reference>; repositories may have
+// "manifests" in their names.
+func isManifest(urlPath string) bool { return path.Base(path.Dir(urlPath)) == "manifests" }
 
 func (l Limits) manifest() bound {
 	return bound{l.ManifestBytes, "the image's manifest", "--max-manifest-bytes"}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/serve"
 )
 
 const (
@@ -36,6 +37,8 @@ const (
 	// must not hold up every new module for ever. Sidecars ask again on a 503.
 	spreadTimeout = time.Minute
 	askInterval   = 250 * time.Millisecond
+	// givenUp is how long a module counts as held everywhere after that.
+	givenUp = 10 * time.Minute
 	// maxRemembered is the number of modules known to be held everywhere.
 	maxRemembered = 10_000
 )
@@ -51,7 +54,8 @@ type Peers struct {
 	wake   func(types.NamespacedName)
 	client *http.Client
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// spread holds the modules that are held everywhere, until when: zero is for ever.
 	spread  *lru.Cache
 	waiting map[string]sets.Set[types.NamespacedName]
 }
@@ -81,17 +85,18 @@ func New(ctx context.Context, urls []string, store *module.Store, wake func(type
 	return p, nil
 }
 
-// Copy fetches a module from the first replica that has it into the store.
-func (p *Peers) Copy(ctx context.Context, sha256 string) error {
-	for _, server := range p.servers(ctx) {
-		if err := p.copyFrom(ctx, server, sha256); err == nil {
+// Copy fetches a module of that size from the first replica that has it into the store.
+func (p *Peers) Copy(ctx context.Context, sha256 string, size int64) error {
+	servers, err := p.servers(ctx)
+	for _, server := range servers {
+		if err = p.copyFrom(ctx, server, sha256, size); err == nil {
 			return nil
 		}
 	}
-	return ErrNoPeer
+	return errors.Join(ErrNoPeer, err)
 }
 
-func (p *Peers) copyFrom(ctx context.Context, server, sha256 string) error {
+func (p *Peers) copyFrom(ctx context.Context, server, sha256 string, size int64) error {
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
 	response, err := p.ask(ctx, http.MethodGet, server, sha256)
@@ -102,7 +107,7 @@ func (p *Peers) copyFrom(ctx context.Context, server, sha256 string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %d", server, response.StatusCode)
 	}
-	return p.store.Import(response.Body, sha256)
+	return p.store.Import(response.Body, sha256, size)
 }
 
 func (p *Peers) ask(ctx context.Context, method, server, sha256 string) (*http.Response, error) {
@@ -110,23 +115,28 @@ func (p *Peers) ask(ctx context.Context, method, server, sha256 string) (*http.R
 	if err != nil {
 		return nil, err
 	}
+	// A replica that waits for the module itself must not wait for another one.
+	request.Header.Set(serve.PeerHeader, serve.PeerValue)
 	return p.client.Do(request)
 }
 
-// servers are the replicas' addresses as URLs; a name that has none now stands for nothing.
-func (p *Peers) servers(ctx context.Context) []string {
+// servers are the replicas' addresses as URLs. A name that does not exist stands
+// for none; the error is that of a name server that does not answer.
+func (p *Peers) servers(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, server := range p.urls {
 		addresses, err := net.DefaultResolver.LookupHost(ctx, server.Hostname())
-		if err != nil {
-			log.FromContext(ctx).V(1).Info("Looking up the replicas", "host", server.Hostname(), "error", err.Error())
+		if failure := (*net.DNSError)(nil); errors.As(err, &failure) && failure.IsNotFound {
 			continue
+		}
+		if err != nil {
+			return all, fmt.Errorf("looking up the replicas: %w", err)
 		}
 		for _, address := range addresses {
 			all = append(all, server.Scheme+"://"+net.JoinHostPort(address, port(server)))
 		}
 	}
-	return all
+	return all, nil
 }
 
 func port(server *url.URL) string {
@@ -145,7 +155,7 @@ func (p *Peers) Spread(owner types.NamespacedName, sha256 string) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, done := p.spread.Get(sha256); done {
+	if until, known := p.spread.Get(sha256); known && (until == time.Time{} || time.Now().Before(until.(time.Time))) {
 		return true
 	}
 	if owners, asking := p.waiting[sha256]; asking {
@@ -159,16 +169,18 @@ func (p *Peers) Spread(owner types.NamespacedName, sha256 string) bool {
 
 func (p *Peers) await(sha256 string) {
 	var missing error
+	until := time.Time{}
 	err := wait.PollUntilContextTimeout(p.ctx, askInterval, spreadTimeout, true, func(ctx context.Context) (bool, error) {
 		missing = p.missing(ctx, sha256)
 		return missing == nil, nil
 	})
 	if err != nil && p.ctx.Err() == nil {
 		log.FromContext(p.ctx).Info("Going on although a replica lacks a module", "sha256", sha256, "reason", missing.Error())
+		until = time.Now().Add(givenUp)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.spread.Add(sha256, nil)
+	p.spread.Add(sha256, until)
 	for owner := range p.waiting[sha256] {
 		p.wake(owner)
 	}
@@ -177,7 +189,11 @@ func (p *Peers) await(sha256 string) {
 
 // missing names a replica that answers and has not got the module.
 func (p *Peers) missing(ctx context.Context, sha256 string) error {
-	for _, server := range p.servers(ctx) {
+	servers, err := p.servers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, server := range servers {
 		asking, cancel := context.WithTimeout(ctx, askTimeout)
 		response, err := p.ask(asking, http.MethodHead, server, sha256)
 		cancel()

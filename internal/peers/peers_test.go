@@ -36,7 +36,7 @@ func newStore(t *testing.T) *module.Store {
 
 func hold(t *testing.T, store *module.Store) {
 	t.Helper()
-	if err := store.Import(strings.NewReader(content), sum); err != nil {
+	if err := store.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -83,7 +83,7 @@ func TestCopyTakesAModuleFromTheReplicaThatHasIt(t *testing.T) {
 	full, empty := newStore(t), newStore(t)
 	hold(t, full)
 	p, _ := newPeers(t, empty, gone(t), replica(t, full))
-	if err := p.Copy(t.Context(), sum); err != nil {
+	if err := p.Copy(t.Context(), sum, int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
 	if !empty.Has(sum) {
@@ -96,7 +96,7 @@ func TestCopyTakesNothingThatTheDigestDoesNotCover(t *testing.T) {
 	defer liar.Close()
 	store := newStore(t)
 	p, _ := newPeers(t, store, liar.URL)
-	if err := p.Copy(t.Context(), sum); !errors.Is(err, ErrNoPeer) {
+	if err := p.Copy(t.Context(), sum, int64(len(content))); !errors.Is(err, ErrNoPeer) {
 		t.Errorf("got %v", err)
 	}
 	if store.Has(sum) {
@@ -106,7 +106,7 @@ func TestCopyTakesNothingThatTheDigestDoesNotCover(t *testing.T) {
 
 func TestCopyWithoutReplicas(t *testing.T) {
 	p, _ := newPeers(t, newStore(t))
-	if err := p.Copy(t.Context(), sum); !errors.Is(err, ErrNoPeer) {
+	if err := p.Copy(t.Context(), sum, int64(len(content))); !errors.Is(err, ErrNoPeer) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -114,21 +114,50 @@ func TestCopyWithoutReplicas(t *testing.T) {
 func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	own, other := newStore(t), newStore(t)
 	hold(t, own)
-	p, woken := newPeers(t, own, replica(t, own), replica(t, other), gone(t))
+	asked := make(chan struct{})
+	lacking := replica(t, other)
+	watched := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		response, err := http.DefaultClient.Head(lacking + r.URL.Path)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer response.Body.Close()
+		w.WriteHeader(response.StatusCode)
+		asked <- struct{}{}
+	}))
+	defer watched.Close()
+	p, woken := newPeers(t, own, replica(t, own), watched.URL, gone(t))
 	if p.Spread(owner, sum) {
 		t.Fatal("a replica has not got it yet")
 	}
-	select {
-	case <-woken:
-		t.Fatal("woken too early")
-	default:
+	for range 2 { // the second question comes only after the first has not been enough
+		select {
+		case <-asked:
+		case <-woken:
+			t.Fatal("woken although a replica has not got it")
+		}
 	}
 	hold(t, other)
-	if name := <-woken; name != owner {
-		t.Errorf("woke %s", name)
+	for {
+		select {
+		case <-asked:
+			continue
+		case name := <-woken:
+			if name != owner || !p.Spread(owner, sum) {
+				t.Errorf("woke %s", name)
+			}
+			return
+		}
 	}
-	if !p.Spread(owner, sum) {
-		t.Error("forgot that all replicas hold it")
+}
+
+func TestSpreadDoesNotTakeAFailingNameServerForNobody(t *testing.T) {
+	p, _ := newPeers(t, newStore(t), "http://replicas.invalid")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.missing(ended, sum); err == nil {
+		t.Error("a name that cannot be looked up stands for no replica")
 	}
 }
 

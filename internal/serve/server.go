@@ -24,8 +24,10 @@ const (
 	// holdTime is how long a request waits for its module: well within the
 	// 15 s that pilot-agent gives each of its attempts.
 	holdTime = 2 * time.Second
-	// maxHeld is the number of requests that wait at once; more get 503 at once.
-	maxHeld = 4096
+	// maxHeld is the number of requests that wait at once for modules that are
+	// named, and as many for others, whose digests anyone can make up. More get
+	// 503 at once.
+	maxHeld = 2048
 	// writeProgress is how long a client may take for one piece of a module,
 	// and writeTotal for all of it. pilot-agent itself gives up after 20 s.
 	writeProgress = 20 * time.Second
@@ -38,6 +40,13 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
+// PeerHeader, with the value PeerValue, marks a request of another replica:
+// what is not here is answered with 503 at once.
+const (
+	PeerHeader = "Wasme-Peer"
+	PeerValue  = "true"
+)
+
 // modulePath is that of render.ModulePath: /modules/sha256/<64 hex>.wasm.
 var modulePath = regexp.MustCompile(`^/modules/sha256/([0-9a-f]{64})\.wasm$`)
 
@@ -45,7 +54,8 @@ var modulePath = regexp.MustCompile(`^/modules/sha256/([0-9a-f]{64})\.wasm$`)
 type Server struct {
 	store    *module.Store
 	listener net.Listener
-	held     *semaphore.Weighted
+	// named and unnamed are the slots of requests that wait.
+	named, unnamed *semaphore.Weighted
 }
 
 // New listens on address (host:port; port 0 picks a free one) and returns a
@@ -55,7 +65,12 @@ func New(address string, store *module.Store) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for sidecars (--module-server-bind-address): %w", err)
 	}
-	return &Server{store: store, listener: listener, held: semaphore.NewWeighted(maxHeld)}, nil
+	return &Server{
+		store:    store,
+		listener: listener,
+		named:    semaphore.NewWeighted(maxHeld),
+		unnamed:  semaphore.NewWeighted(maxHeld),
+	}, nil
 }
 
 // Addr is the address that the server listens on, as host:port.
@@ -98,7 +113,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 string) {
-	file, err := s.await(r.Context(), sha256)
+	file, err := s.open(r, sha256)
 	if err != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -112,13 +127,21 @@ func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 stri
 	http.ServeContent(w, r, "", file.ModTime, file)
 }
 
-// await opens the module, at once or within holdTime.
-func (s *Server) await(ctx context.Context, sha256 string) (*module.File, error) {
-	if !s.held.TryAcquire(1) {
+// open opens the module, at once or, for sidecars, within holdTime.
+func (s *Server) open(r *http.Request, sha256 string) (*module.File, error) {
+	file, err := s.store.OpenNamed(sha256)
+	if err == nil || r.Header.Get(PeerHeader) == PeerValue {
+		return file, err
+	}
+	slots := s.named
+	if errors.Is(err, module.ErrNotNamed) {
+		slots = s.unnamed
+	}
+	if !slots.TryAcquire(1) {
 		return nil, errors.New("too many requests wait for modules")
 	}
-	defer s.held.Release(1)
-	ctx, cancel := context.WithTimeout(ctx, holdTime)
+	defer slots.Release(1)
+	ctx, cancel := context.WithTimeout(r.Context(), holdTime)
 	defer cancel()
 	return s.store.Await(ctx, sha256)
 }

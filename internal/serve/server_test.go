@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
@@ -110,8 +111,8 @@ func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
 	base := serve(t, server)
 	go func() {
 		// While all slots can be had, no request is held yet.
-		for server.held.TryAcquire(maxHeld) {
-			server.held.Release(maxHeld)
+		for server.unnamed.TryAcquire(maxHeld) {
+			server.unnamed.Release(maxHeld)
 			runtime.Gosched()
 		}
 		store.Retain(holder, sum)
@@ -126,14 +127,55 @@ func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
 }
 
 func TestMoreThanCanBeHeldGet503AtOnce(t *testing.T) {
-	store, sum := storeWith(t, "a module")
-	server := listen(t, store)
-	base := serve(t, server)
-	if !server.held.TryAcquire(maxHeld) {
-		t.Fatal("the server holds requests already")
+	const busy = "too many requests wait for modules\n"
+	store, held := storeWith(t, "a module")
+	store.Retain(holder, held)
+	named, unnamed := strings.Repeat("0", 64), strings.Repeat("1", 64)
+	store.Retain(types.NamespacedName{Namespace: "bookinfo", Name: "ratings-7d"}, named)
+	for name, c := range map[string]struct {
+		fill   func(*Server) *semaphore.Weighted
+		sum    string
+		status int
+		body   string
+	}{
+		"named":                    {namedSlots, named, 503, busy},
+		"unnamed":                  {unnamedSlots, unnamed, 503, busy},
+		"named, behind unnamed":    {unnamedSlots, named, 503, "this module is not here yet\n"},
+		"held and named, no slots": {namedSlots, held, 200, "a module"},
+		"held and named, made up":  {unnamedSlots, held, 200, "a module"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := listen(t, store)
+			base := serve(t, server)
+			if !c.fill(server).TryAcquire(maxHeld) {
+				t.Fatal("the server holds requests already")
+			}
+			resp, body := do(t, http.MethodGet, base+render.ModulePath(c.sum), nil)
+			if resp.StatusCode != c.status || body != c.body {
+				t.Errorf("%d %q, not %d %q", resp.StatusCode, body, c.status, c.body)
+			}
+		})
 	}
-	if resp, _ := do(t, http.MethodGet, base+render.ModulePath(sum), nil); resp.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("%d", resp.StatusCode)
+}
+
+func namedSlots(s *Server) *semaphore.Weighted { return s.named }
+
+func unnamedSlots(s *Server) *semaphore.Weighted { return s.unnamed }
+
+func TestOtherReplicasAreNotHeld(t *testing.T) {
+	store, held := storeWith(t, "a module")
+	store.Retain(holder, held)
+	base := start(t, store)
+	for sum, want := range map[string]int{held: http.StatusOK, strings.Repeat("1", 64): http.StatusServiceUnavailable} {
+		began := time.Now()
+		resp, _ := do(t, http.MethodGet, base+render.ModulePath(sum), map[string]string{PeerHeader: PeerValue})
+		if resp.StatusCode != want {
+			t.Errorf("%d, not %d", resp.StatusCode, want)
+		}
+		if waited := time.Since(began); waited >= holdTime {
+			t.Errorf("held for %s", waited)
+		}
 	}
 }
 
@@ -180,7 +222,7 @@ func storeWith(t *testing.T, content string) (*module.Store, string) {
 	}
 	digest := sha256.Sum256([]byte(content))
 	sum := hex.EncodeToString(digest[:])
-	if err := store.Import(strings.NewReader(content), sum); err != nil {
+	if err := store.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
 	return store, sum

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -205,7 +206,7 @@ var _ = Describe("What Envoy answers", func() {
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": "app"}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		eventuallyAnswers(ctx, selected, answer{200, "world"})
-		Expect(ask(ctx, other.URL)).To(Equal(answer{200, ""}))
+		Consistently(func() answer { return ask(ctx, other.URL) }, 2*time.Second, poll).Should(Equal(answer{200, ""}))
 
 		By("selecting it too: each workload has its own object and both go on")
 		change(ctx, fd, func(*wasmev1.FilterSpec) { fd.Spec.Deployment.Istio.Labels = nil })
