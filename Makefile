@@ -99,6 +99,10 @@ mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its
 mesh-down: ## End what mesh-up started.
 	go run ./test/mesh/cmd/mesh down
 
+.PHONY: perf
+perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.
+	go run ./test/perf $(ARGS)
+
 ##@ Install
 
 .PHONY: deploy

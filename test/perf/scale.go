@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+)
+
+const (
+	scaleNamespaces = 10
+	scaleFilters    = 100 // per namespace
+	scaleWorkloads  = 10  // per FilterDeployment
+
+	scaleTimeout = 15 * time.Minute
+	// memoryBound in MiB is what the manager may ever have resident.
+	memoryBound = 200
+)
+
+// scale measures what the operator holds and does with 1,000 FilterDeployments
+// over 10,000 workloads: its memory, as all of that is created under it and as
+// it starts with all of it there, and what it writes while nothing changes.
+func (p *perf) scale(ctx context.Context) error {
+	c, err := startCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	address, err := c.FreeAddress()
+	if err != nil {
+		return err
+	}
+	// The same address after a restart, for it stands in the outputs; without
+	// leader election, so that every write of it counts.
+	options := mesh.OperatorOptions{Name: "operator", ModuleServer: address}
+	operator, err := c.StartOperator(ctx, options)
+	if err != nil {
+		return err
+	}
+	if err := c.populate(ctx); err != nil {
+		return fmt.Errorf("preparing: %w", err)
+	}
+	if err := p.memory(ctx, c, "as they come"); err != nil {
+		return err
+	}
+	if err := operator.Stop(); err != nil {
+		return err
+	}
+	if operator, err = c.StartOperator(ctx, options); err != nil {
+		return err
+	}
+	if err := p.memory(ctx, c, "started with them there"); err != nil {
+		return err
+	}
+	return p.writesWhenIdle(ctx, c, operator)
+}
+
+// populate creates it all and waits until every FilterDeployment is Ready.
+func (c *cluster) populate(ctx context.Context) error {
+	image, err := c.push(ctx, "")
+	if err != nil {
+		return err
+	}
+	for i := range scaleNamespaces {
+		if err := c.createNamespace(ctx, fmt.Sprint("scale-", i)); err != nil {
+			return err
+		}
+	}
+	filters := scaleNamespaces * scaleFilters
+	begin := time.Now()
+	err = parallel(ctx, creators, filters*scaleWorkloads, func(ctx context.Context, i int) error {
+		namespace, group := fmt.Sprint("scale-", i%scaleNamespaces), fmt.Sprint("g-", i/scaleNamespaces%scaleFilters)
+		return c.admin.Create(ctx, deployment(namespace, fmt.Sprint("app-", i), map[string]string{"group": group}))
+	})
+	if err != nil {
+		return err
+	}
+	progress("%d workloads created in %s", filters*scaleWorkloads, time.Since(begin).Round(time.Second))
+	err = parallel(ctx, creators, filters, func(ctx context.Context, i int) error {
+		namespace, group := fmt.Sprint("scale-", i%scaleNamespaces), fmt.Sprint("g-", i/scaleNamespaces)
+		labels := map[string]wasmev1.LabelValue{"group": wasmev1.LabelValue(group)}
+		return c.admin.Create(ctx, filterDeployment(namespace, "filter-"+group, image, group, labels))
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.awaitAllReady(ctx); err != nil {
+		return err
+	}
+	progress("all Ready after %s", time.Since(begin).Round(time.Second))
+	return nil
+}
+
+func (c *cluster) awaitAllReady(ctx context.Context) error {
+	return poll(ctx, "all FilterDeployments", scaleTimeout, func(ctx context.Context) (bool, error) {
+		if err := pause(ctx, 2*time.Second); err != nil { // a listing is work for the API server
+			return false, err
+		}
+		var list wasmev1.FilterDeploymentList
+		if err := c.admin.List(ctx, &list); err != nil {
+			return false, err
+		}
+		waits := slices.ContainsFunc(list.Items, func(fd wasmev1.FilterDeployment) bool {
+			return !isReady(&fd) || *fd.Status.Summary.Programmed != scaleWorkloads
+		})
+		return !waits, nil
+	})
+}
+
+// memory adds a row with what the operator's process has resident, and had at most.
+func (p *perf) memory(ctx context.Context, c *cluster, when string) error {
+	if err := settle(ctx); err != nil {
+		return err
+	}
+	now, most, err := c.resident("operator")
+	if err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     "memory, 1,000 FilterDeployments, 10,000 workloads, " + when,
+		measured: fmt.Sprintf("%.0f MiB, peak %.0f MiB", now, most),
+		beside:   "-",
+		value:    most,
+		unit:     mebibytes,
+		bound:    atMost(memoryBound),
+	})
+	return nil
+}
+
+// resident reads VmRSS and VmHWM of a process of the cluster, in MiB.
+func (c *cluster) resident(name string) (now, most float64, err error) {
+	content, err := os.ReadFile(filepath.Join(c.Folder(), "run", name+".json"))
+	if err != nil {
+		return 0, 0, fmt.Errorf("finding the process: %w", err)
+	}
+	var record struct{ PID int }
+	if err := json.Unmarshal(content, &record); err != nil {
+		return 0, 0, fmt.Errorf("finding the process: %w", err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", record.PID))
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading the memory of %s: %w", name, err)
+	}
+	for line := range strings.Lines(string(status)) {
+		fields := strings.Fields(line)
+		switch fields[0] {
+		case "VmRSS:":
+			now, err = strconv.ParseFloat(fields[1], 64)
+		case "VmHWM:":
+			most, err = strconv.ParseFloat(fields[1], 64)
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("reading %q: %w", line, err)
+		}
+	}
+	return now / 1024, most / 1024, nil
+}
+
+// writesWhenIdle counts the operator's writes in a window, and says of which
+// resources the API server saw writes of anybody.
+func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Operator) error {
+	progress("counting writes for %s", p.idle)
+	begun, err := operatorsWrites(ctx, operator)
+	if err != nil {
+		return err
+	}
+	before, err := c.writesByResource(ctx)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, p.idle); err != nil {
+		return err
+	}
+	ended, err := operatorsWrites(ctx, operator)
+	if err != nil {
+		return err
+	}
+	after, err := c.writesByResource(ctx)
+	if err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     fmt.Sprintf("writes in %s, 1,000 FilterDeployments", p.idle),
+		measured: fmt.Sprintf("%.0f by the operator", ended-begun),
+		beside:   "by anybody, Leases aside: " + difference(before, after),
+		value:    ended - begun,
+		unit:     count,
+		bound:    atMost(0),
+	})
+	return nil
+}
+
+// operatorsWrites is what the operator itself counts.
+func operatorsWrites(ctx context.Context, operator *mesh.Operator) (float64, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, operator.MetricsURL, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, fmt.Errorf("reading the operator's metrics: %w", err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, fmt.Errorf("reading the operator's metrics: %w", err)
+	}
+	reads, all, sum := sumBy(string(text), "rest_client_requests_total", "method"), 0, 0.0
+	for method, requests := range reads {
+		all += int(requests)
+		if isWrite(method) {
+			sum += requests
+		}
+	}
+	if all == 0 {
+		return 0, fmt.Errorf("the operator's metrics at %s count no requests at all", operator.MetricsURL)
+	}
+	return sum, nil
+}
+
+func isWrite(method string) bool {
+	return slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, method)
+}
+
+// writesByResource are the API server's counts, Leases aside.
+func (c *cluster) writesByResource(ctx context.Context) (map[string]float64, error) {
+	clients, err := kubernetes.NewForConfig(c.Admin())
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	text, err := clients.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the API server's metrics: %w", err)
+	}
+	var writes []string
+	for line := range strings.Lines(string(text)) {
+		if isWrite(label(line, "verb")) {
+			writes = append(writes, line)
+		}
+	}
+	counts := sumBy(strings.Join(writes, ""), "apiserver_request_total", "resource")
+	delete(counts, "leases")
+	return counts, nil
+}
+
+// difference names what has grown.
+func difference(before, after map[string]float64) string {
+	var parts []string
+	for name, value := range after {
+		if grown := value - before[name]; grown != 0 {
+			parts = append(parts, fmt.Sprintf("%.0f %s", grown, name))
+		}
+	}
+	if len(parts) == 0 {
+		return "0"
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+// sumBy adds up a metric, in Prometheus's text format, by one of its labels.
+func sumBy(text, metric, by string) map[string]float64 {
+	sums := map[string]float64{}
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, metric+"{") {
+			continue
+		}
+		line = strings.TrimSpace(line)
+		if value, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64); err == nil {
+			sums[label(line, by)] += value
+		}
+	}
+	return sums
+}
+
+// label is the value of a label in a line of Prometheus's text format.
+func label(line, name string) string {
+	match := regexp.MustCompile(`[{,]` + name + `="([^"]*)"`).FindStringSubmatch(line)
+	if match == nil {
+		return ""
+	}
+	return match[1]
+}
