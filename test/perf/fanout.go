@@ -103,6 +103,9 @@ func (r *race) prepare(ctx context.Context) (err error) {
 	if err := r.admin.Create(ctx, r.owner); err != nil {
 		return err
 	}
+	if err := r.awaitBegun(ctx); err != nil {
+		return err
+	}
 	config, err := r.As(ctx, "wasme-system", "wasme-operator")
 	if err != nil {
 		return err
@@ -115,6 +118,19 @@ func (r *race) prepare(ctx context.Context) (err error) {
 	}
 	r.bare, err = follow(ctx, r.admin, r.bareNS)
 	return err
+}
+
+// awaitBegun waits until the operator has seen something: right after its start
+// it still lists.
+func (r *race) awaitBegun(ctx context.Context) error {
+	err := poll(ctx, "a first status", patience, func(ctx context.Context) (bool, error) {
+		err := r.admin.Get(ctx, client.ObjectKeyFromObject(r.owner), r.owner)
+		return r.owner.Status.ObservedGeneration != nil, err
+	})
+	if err != nil {
+		return err
+	}
+	return settle(ctx)
 }
 
 // warm has somebody else use the image, so that it is known when the next
