@@ -1,15 +1,16 @@
 package controllers
 
 import (
-	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 )
 
 // specHashAnnotation stands on cached outputs only, in place of their spec.
@@ -77,7 +78,7 @@ func labelled(template corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 }
 
 func trimOutput(item any) (any, error) {
-	object, ok := item.(*networking.EnvoyFilter)
+	object, ok := item.(*istio.EnvoyFilter)
 	if !ok {
 		return item, nil
 	}
@@ -87,7 +88,7 @@ func trimOutput(item any) (any, error) {
 		return object, nil
 	}
 	object.ManagedFields = nil
-	object.Annotations = merged(object.Annotations, map[string]string{specHashAnnotation: specHash(&object.Spec)})
-	object.Spec.Reset()
+	object.Annotations = merged(object.Annotations, map[string]string{specHashAnnotation: specHash(object.Spec.Raw)})
+	object.Spec = runtime.RawExtension{}
 	return object, nil
 }

@@ -9,7 +9,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
@@ -81,7 +81,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	puller := module.NewPuller(module.PullerOptions{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
 	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
-	reader, err := client.New(operatorConfig, client.Options{Scheme: scheme})
+	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())
 	running, stop := context.WithCancel(context.Background())
 	o.stop = stop
@@ -120,19 +120,19 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 func (o *operator) startCache(ctx, running context.Context, namespaces []string) client.Client {
 	GinkgoHelper()
 	options := CacheOptions(namespaces)
-	options.Scheme = scheme
+	options.Scheme = operatorScheme
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
 	Expect(err).NotTo(HaveOccurred())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
-		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &networking.EnvoyFilter{},
+		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &istio.EnvoyFilter{},
 	} {
 		_, err := o.cache.GetInformer(ctx, watched, cache.BlockUntilSynced(false))
 		Expect(err).NotTo(HaveOccurred())
 	}
 	Expect(o.cache.WaitForCacheSync(ctx)).To(BeTrue())
-	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: o.cache}})
+	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: operatorScheme, Cache: &client.CacheOptions{Reader: o.cache}})
 	Expect(err).NotTo(HaveOccurred())
 	return interceptor.NewClient(direct, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
@@ -154,7 +154,7 @@ func (o *operator) startCache(ctx, running context.Context, namespaces []string)
 }
 
 func (o *operator) write(verb string, object client.Object, do func() error) error {
-	kind, err := apiutil.GVKForObject(object, scheme)
+	kind, err := apiutil.GVKForObject(object, operatorScheme)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (o *operator) awaitAnswer(ctx context.Context, fd *wasmev1.FilterDeployment
 func (o *operator) catchUp(ctx context.Context, namespace string) {
 	GinkgoHelper()
 	Eventually(ctx, func(g Gomega) {
-		g.Expect(versions(ctx, g, o.cache, namespace)).To(Equal(versions(ctx, g, user, namespace)))
+		g.Expect(versions(ctx, g, o.cache, namespace)).To(Equal(versions(ctx, g, live, namespace)))
 	}).WithTimeout(bound).Should(Succeed())
 }
 
@@ -252,7 +252,7 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace str
 	list(&appsv1.DaemonSetList{})
 	list(&appsv1.StatefulSetList{})
 	list(&appsv1.ControllerRevisionList{}, made)
-	list(&networking.EnvoyFilterList{}, made)
+	list(&istio.EnvoyFilterList{}, made)
 	return found
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -23,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 )
 
 // OutputKindState is what is known of the kind of the outputs.
@@ -115,7 +115,7 @@ func (o *OutputKind) Check(ctx context.Context) error {
 		}
 	case o.watching:
 		o.watching = false
-		if err := o.cache.RemoveInformer(ctx, &networking.EnvoyFilter{}); err != nil {
+		if err := o.cache.RemoveInformer(ctx, &istio.EnvoyFilter{}); err != nil {
 			return fmt.Errorf("ending the watch of EnvoyFilters: %w", err)
 		}
 	}
@@ -131,12 +131,12 @@ func (o *OutputKind) Check(ctx context.Context) error {
 }
 
 func (o *OutputKind) served() (bool, error) {
-	resources, err := o.discovery.ServerResourcesForGroupVersion(networking.SchemeGroupVersion.String())
+	resources, err := o.discovery.ServerResourcesForGroupVersion(istio.GroupVersion.String())
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("asking for the kinds of %s: %w", networking.SchemeGroupVersion, err)
+		return false, fmt.Errorf("asking for the kinds of %s: %w", istio.GroupVersion, err)
 	}
 	for _, resource := range resources.APIResources {
 		if resource.Kind == "EnvoyFilter" {
@@ -150,10 +150,10 @@ func (o *OutputKind) watch() error {
 	if o.watching {
 		return nil
 	}
-	owner := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, object *networking.EnvoyFilter) []reconcile.Request {
+	owner := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, object *istio.EnvoyFilter) []reconcile.Request {
 		return ownerRequest(object)
 	})
-	if err := o.controller.Watch(source.Kind(o.cache, &networking.EnvoyFilter{}, owner)); err != nil {
+	if err := o.controller.Watch(source.Kind(o.cache, &istio.EnvoyFilter{}, owner)); err != nil {
 		return fmt.Errorf("watching EnvoyFilters: %w", err)
 	}
 	o.watching = true
@@ -162,7 +162,7 @@ func (o *OutputKind) watch() error {
 
 // ownerRequest is the FilterDeployment that an output was made for; an output
 // that lost its owner reference still has its annotation.
-func ownerRequest(object *networking.EnvoyFilter) []reconcile.Request {
+func ownerRequest(object *istio.EnvoyFilter) []reconcile.Request {
 	name := object.Annotations[ownerAnnotation]
 	if name == "" {
 		return nil
@@ -173,7 +173,7 @@ func ownerRequest(object *networking.EnvoyFilter) []reconcile.Request {
 func (o *OutputKind) synced(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	informer, err := o.cache.GetInformer(ctx, &networking.EnvoyFilter{}, cache.BlockUntilSynced(false))
+	informer, err := o.cache.GetInformer(ctx, &istio.EnvoyFilter{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		log.FromContext(ctx).Error(err, "Listing EnvoyFilters")
 		return false

@@ -34,7 +34,7 @@ const patience = 30 * time.Second
 func startManager(folder string) *FilterDeploymentReconciler {
 	GinkgoHelper()
 	manager, err := ctrl.NewManager(operatorConfig, ctrl.Options{
-		Scheme:     scheme,
+		Scheme:     operatorScheme,
 		Cache:      CacheOptions(nil),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: ctrlconfig.Controller{SkipNameValidation: new(true)},

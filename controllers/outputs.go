@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
-	networkingapi "istio.io/api/networking/v1alpha3"
-	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -17,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -49,7 +48,7 @@ type target struct {
 
 // outputs are the outputs that exist for a FilterDeployment, by name, as the
 // cache has them: metadata and a hash of the spec.
-type outputs map[string]*networking.EnvoyFilter
+type outputs map[string]*istio.EnvoyFilter
 
 // revisions are the revisions that the outputs hold.
 func (o outputs) revisions() sets.Set[string] {
@@ -63,7 +62,7 @@ func (o outputs) revisions() sets.Set[string] {
 // listOutputs leaves out what has our labels and is someone else's: a copy, or
 // the output of a FilterDeployment whose name has the same hash.
 func (r *FilterDeploymentReconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployment) (outputs, error) {
-	var list networking.EnvoyFilterList
+	var list istio.EnvoyFilterList
 	if err := r.Client.List(ctx, &list, client.InNamespace(fd.Namespace), madeFor(fd), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing the outputs: %w", err)
 	}
@@ -104,7 +103,7 @@ func (r *FilterDeploymentReconciler) programWorkload(ctx context.Context, fd *wa
 	if existing[hashed] != nil || !render.FitsName(done.output) {
 		done.output = hashed
 	}
-	spec, err := render.EnvoyFilter(r.Mesh, owner, inForce.filter, workload)
+	spec, err := outputSpec(r.Mesh, owner, inForce.filter, workload)
 	if err != nil {
 		done.reason, done.err = wasmev1.ReasonWorkloadUnsupported, err
 		return done
@@ -116,6 +115,15 @@ func (r *FilterDeploymentReconciler) programWorkload(ctx context.Context, fd *wa
 	}
 	done.reason, done.err = writeFailure(done.output, err)
 	return done
+}
+
+// outputSpec is the JSON of the spec of a workload's output.
+func outputSpec(mesh render.Mesh, owner client.ObjectKey, filter render.Filter, workload render.Workload) ([]byte, error) {
+	spec, err := render.EnvoyFilter(mesh, owner, filter, workload)
+	if err != nil {
+		return nil, err
+	}
+	return spec.MarshalJSON()
 }
 
 func writeFailure(name string, err error) (string, error) {
@@ -131,7 +139,7 @@ func writeFailure(name string, err error) (string, error) {
 
 // writeOutput creates the output or makes it what it has to be; it writes
 // nothing when it is that already.
-func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Workload, name string, spec *networkingapi.EnvoyFilter, existing outputs) error {
+func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Workload, name string, spec []byte, existing outputs) error {
 	notes := map[string]string{
 		workloadAnnotation: workloadNote(workload),
 		revisionAnnotation: inForce.filter.Revision(),
@@ -139,9 +147,9 @@ func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev
 	if cached := existing[name]; cached != nil {
 		return r.repairOutput(ctx, fd, cached, notes, spec)
 	}
-	object := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: fd.Namespace, Name: name}}
+	object := &istio.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: fd.Namespace, Name: name}}
 	claim(object, fd, notes)
-	spec.DeepCopyInto(&object.Spec)
+	object.Spec.Raw = spec
 	err := r.Client.Create(ctx, object)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
@@ -152,8 +160,8 @@ func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev
 // takeOver decides about an object that exists although the cache has no such
 // output: the cache may be behind, the object may have lost its labels, or
 // belong to someone else.
-func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key client.ObjectKey, notes map[string]string, spec *networkingapi.EnvoyFilter) error {
-	var live networking.EnvoyFilter
+func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key client.ObjectKey, notes map[string]string, spec []byte) error {
+	var live istio.EnvoyFilter
 	if err := r.Reader.Get(ctx, key, &live); err != nil {
 		return err
 	}
@@ -165,22 +173,22 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 	}
 	if !claim(&live, fd, map[string]string{}) {
 		// What carries all our marks is in a cache that is not behind.
-		return apierrors.NewConflict(networking.Resource("envoyfilters"), key.Name, errors.New("the cache has not seen it yet"))
+		return apierrors.NewConflict(istio.GroupVersion.WithResource("envoyfilters").GroupResource(), key.Name, errors.New("the cache has not seen it yet"))
 	}
 	claim(&live, fd, notes)
-	spec.DeepCopyInto(&live.Spec)
+	live.Spec.Raw = spec
 	return r.Client.Update(ctx, &live)
 }
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,
 // and keeps the labels and annotations of others.
-func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, cached *networking.EnvoyFilter, notes map[string]string, spec *networkingapi.EnvoyFilter) error {
+func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, cached *istio.EnvoyFilter, notes map[string]string, spec []byte) error {
 	object := cached.DeepCopy()
 	delete(object.Annotations, specHashAnnotation)
 	if changed := claim(object, fd, notes); !changed && cached.Annotations[specHashAnnotation] == specHash(spec) {
 		return nil
 	}
-	spec.DeepCopyInto(&object.Spec)
+	object.Spec.Raw = spec
 	return r.Client.Update(ctx, object)
 }
 
@@ -208,7 +216,7 @@ func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, inForce *
 }
 
 // deleteOutput deletes the version that the cache has, and no newer one.
-func (r *FilterDeploymentReconciler) deleteOutput(ctx context.Context, object *networking.EnvoyFilter) error {
+func (r *FilterDeploymentReconciler) deleteOutput(ctx context.Context, object *istio.EnvoyFilter) error {
 	precondition := client.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion}
 	if err := r.Client.Delete(ctx, object.DeepCopy(), precondition); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("deleting EnvoyFilter %s: %w", object.Name, err)
@@ -220,12 +228,17 @@ func workloadNote(workload render.Workload) string {
 	return workload.Kind + "/" + workload.Name
 }
 
-// specHash is equal for specs that are: the cache keeps it in place of the spec.
-func specHash(spec *networkingapi.EnvoyFilter) string {
-	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(spec)
-	if err != nil {
+// specHash is equal for specs that are, whatever the order of their fields: the
+// cache keeps it in place of the spec.
+func specHash(spec []byte) string {
+	var content any
+	if err := json.Unmarshal(spec, &content); err != nil {
 		return "" // equal to no hash: the output is written again
 	}
-	sum := sha256.Sum256(content)
+	ordered, err := json.Marshal(content)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(ordered)
 	return hex.EncodeToString(sum[:])
 }

@@ -97,10 +97,10 @@ var _ = Describe("The revision in force", func() {
 		Expect(w.written()).To(HaveEach("patch status of FilterDeployment f"))
 
 		By("repairing it")
-		spec := specHash(&w.output(ctx, "b-f").Spec)
+		spec := hashOf(&w.output(ctx, "b-f").Spec)
 		edit(ctx, w.output(ctx, "b-f"), func(f *networking.EnvoyFilter) { f.Spec.Priority = 10 })
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(specHash(&w.output(ctx, "b-f").Spec)).To(Equal(spec))
+		Expect(hashOf(&w.output(ctx, "b-f").Spec)).To(Equal(spec))
 
 		By("extending it to a new workload, also by an operator that starts again")
 		w.restart(ctx)

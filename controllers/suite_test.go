@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
 	"github.com/wasme-io/wasme-operator/test/registry"
@@ -32,8 +33,12 @@ import (
 var (
 	controlPlane *mesh.ControlPlane
 	scheme       = runtime.NewScheme()
+	// operatorScheme has the operator's own types of Istio's kinds in place of Istio's.
+	operatorScheme = runtime.NewScheme()
 	// user is a client with every right, and without a cache.
 	user client.Client
+	// live reads with every right what the operator has in its cache.
+	live client.Reader
 	// operatorConfig has the rights of the operator's installation, and no others.
 	operatorConfig *rest.Config
 	recorder       events.EventRecorder
@@ -52,6 +57,9 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	} {
 		Expect(add(scheme)).To(Succeed())
 	}
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, istio.AddToScheme, wasmev1.AddToScheme} {
+		Expect(add(operatorScheme)).To(Succeed())
+	}
 	var err error
 	controlPlane, err = mesh.StartControlPlane(ctx, mesh.Options{Log: GinkgoWriter})
 	Expect(err).NotTo(HaveOccurred())
@@ -65,6 +73,8 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	config := controlPlane.Admin()
 	config.WarningHandler = rest.NoWarnings{}
 	user, err = client.New(config, client.Options{Scheme: scheme})
+	Expect(err).NotTo(HaveOccurred())
+	live, err = client.New(config, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())
 	operatorConfig, err = controlPlane.As(ctx, "wasme-system", "wasme-operator")
 	Expect(err).NotTo(HaveOccurred())
