@@ -1,11 +1,15 @@
 package controllers
 
 import (
+	"net/http"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -43,6 +47,19 @@ func CacheOptions(namespaces []string) cache.Options {
 		options.DefaultNamespaces[namespace] = cache.Config{}
 	}
 	return options
+}
+
+// NamespacedMapper maps the kinds that the operator reads and writes, without
+// asking the API server: all are namespaced, and their resources are named as
+// usual.
+func NamespacedMapper(scheme *runtime.Scheme) func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
+	return func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
+		mapper := apimeta.NewDefaultRESTMapper(nil)
+		for kind := range scheme.AllKnownTypes() {
+			mapper.Add(kind, apimeta.RESTScopeNamespace)
+		}
+		return mapper, nil
+	}
 }
 
 func trimWorkload(item any) (any, error) {

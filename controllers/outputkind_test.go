@@ -34,10 +34,11 @@ const patience = 30 * time.Second
 func startManager(folder string) *FilterDeploymentReconciler {
 	GinkgoHelper()
 	manager, err := ctrl.NewManager(operatorConfig, ctrl.Options{
-		Scheme:     operatorScheme,
-		Cache:      CacheOptions(nil),
-		Metrics:    metricsserver.Options{BindAddress: "0"},
-		Controller: ctrlconfig.Controller{SkipNameValidation: new(true)},
+		Scheme:         operatorScheme,
+		MapperProvider: NamespacedMapper(operatorScheme),
+		Cache:          CacheOptions(nil),
+		Metrics:        metricsserver.Options{BindAddress: "0"},
+		Controller:     ctrlconfig.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	kinds, err := discovery.NewDiscoveryClientForConfig(operatorConfig)

@@ -89,8 +89,12 @@ func newScheme() *runtime.Scheme {
 }
 
 func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
+	scheme := newScheme()
 	manager, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                        newScheme(),
+		Scheme: scheme,
+		// To ask which kinds are namespaced would keep a replica that restarts
+		// while the API server is away from serving modules.
+		MapperProvider:                controllers.NamespacedMapper(scheme),
 		Cache:                         controllers.CacheOptions(opts.watchNamespaces),
 		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
 		HealthProbeBindAddress:        opts.healthAddress,
