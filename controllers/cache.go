@@ -66,7 +66,8 @@ func trimWorkload(item any) (any, error) {
 	switch workload := item.(type) {
 	case *appsv1.Deployment:
 		trimMeta(&workload.ObjectMeta)
-		workload.Spec = appsv1.DeploymentSpec{Template: labelled(workload.Spec.Template)}
+		// The number of replicas tells whether the predecessor's operator runs.
+		workload.Spec = appsv1.DeploymentSpec{Replicas: workload.Spec.Replicas, Template: labelled(workload.Spec.Template)}
 		workload.Status = appsv1.DeploymentStatus{}
 	case *appsv1.DaemonSet:
 		trimMeta(&workload.ObjectMeta)

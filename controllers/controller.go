@@ -17,9 +17,11 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -72,6 +74,10 @@ type FilterDeploymentReconciler struct {
 	LegacyPullSecrets bool
 	// RecheckInterval is the time between checks when nothing changes: tags move.
 	RecheckInterval time.Duration
+	// Clock bounds how often a status is written that something else overwrites.
+	Clock clock.PassiveClock
+
+	statuses statuses
 }
 
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
@@ -90,12 +96,12 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 	var fd wasmev1.FilterDeployment
 	if err := r.Client.Get(ctx, request.NamespacedName, &fd); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.Modules.Forget(request.NamespacedName)
+			r.forget(request.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !fd.DeletionTimestamp.IsZero() {
-		r.Modules.Forget(request.NamespacedName)
+		r.forget(request.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	if r.Outputs.State() == OutputKindUnknown {
@@ -114,6 +120,11 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 	return r.next(found)
 }
 
+func (r *FilterDeploymentReconciler) forget(name types.NamespacedName) {
+	r.Modules.Forget(name)
+	r.statuses.forget(name)
+}
+
 // pass is what one walk over a FilterDeployment found and did.
 type pass struct {
 	module, selection, programmed verdict
@@ -123,6 +134,8 @@ type pass struct {
 	// targets are the outcomes by workload, in the order of their names; nil
 	// when the workloads are not known.
 	targets []target
+	// contest is about others that act on the FilterDeployment.
+	contest contest
 }
 
 // walk goes through the steps in their order. A step that fails leaves the
@@ -148,6 +161,7 @@ func (r *FilterDeploymentReconciler) walk(ctx context.Context, fd *wasmev1.Filte
 	default:
 		err = r.emit(ctx, fd, &p, candidate, history, workloads)
 	}
+	p.contest = r.contested(ctx, fd)
 	return p, err
 }
 
@@ -200,20 +214,29 @@ func (r *FilterDeploymentReconciler) next(p pass) (ctrl.Result, error) {
 	if err := errors.Join(p.module.Err, p.selection.Err, p.programmed.Err); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: wait.Jitter(r.RecheckInterval, recheckJitter)}, nil
+	again := wait.Jitter(r.RecheckInterval, recheckJitter)
+	if p.contest.again > 0 {
+		again = min(again, p.contest.again)
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 // SetupWithManager registers the controller and its watches.
 func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, waker *Waker, workers int) error {
-	spec := predicate.GenerationChangedPredicate{}
+	if err := indexPredecessor(context.Background(), manager.GetFieldIndexer()); err != nil {
+		return err
+	}
+	changed := predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, statusLost())
 	target := predicate.Funcs{UpdateFunc: targetChanged}
 	built, err := ctrl.NewControllerManagedBy(manager).
 		Named("filterdeployment").
-		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(spec)).
+		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(changed)).
 		// A new workload, or one whose labels changed, joins or leaves.
 		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
 		Watches(&appsv1.DaemonSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		// The predecessor's operator comes or goes.
+		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(predecessorChanged())).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
 		WatchesRawSource(waker).

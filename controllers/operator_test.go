@@ -109,6 +109,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
+		Clock:           clock,
 	}
 	o.Outputs.state.Store(int32(OutputKindServed))
 	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, Peers: alone, RecheckInterval: pollInterval}
@@ -124,6 +125,7 @@ func (o *operator) startCache(ctx, running context.Context, namespaces []string)
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
 	Expect(err).NotTo(HaveOccurred())
+	Expect(indexPredecessor(ctx, o.cache)).To(Succeed())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
 		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &istio.EnvoyFilter{},

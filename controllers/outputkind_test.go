@@ -60,6 +60,7 @@ func startManager(folder string) *FilterDeploymentReconciler {
 		Modules: resolver(filterDeployments), Store: store, Peers: alone, Outputs: NewOutputKind(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
+		Clock:           clock.RealClock{},
 	}
 	Expect(reconciler.SetupWithManager(manager, filterDeployments, 4)).To(Succeed())
 	keeper := &ModuleKeeper{Client: manager.GetClient(), Reader: manager.GetAPIReader(), Modules: resolver(revisions), Store: store, Peers: alone, RecheckInterval: time.Hour}
@@ -196,6 +197,18 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 		eventually(ctx).Should(beReady("1/1"))
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": fd.Status.Revision}))
 		Expect(fd.Status.Module.Reference).To(HaveSuffix("hello:v2"))
+	})
+
+	It("sees the predecessor's operator come and go, and its status overwritten", func(ctx context.Context) {
+		running := predecessorsDeployment(newNamespace(ctx))
+		Expect(user.Create(ctx, running)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(user.Delete(ctx, running))).To(Succeed()) })
+		eventually(ctx).Should(haveCondition(wasmev1.ConditionContested, metav1.ConditionTrue, wasmev1.ReasonPredecessorRunning))
+		edit(ctx, running, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) })
+		eventually(ctx).Should(beReady("1/1"))
+
+		overwrite(ctx, fd)
+		eventually(ctx).Should(haveCondition(wasmev1.ConditionContested, metav1.ConditionTrue, wasmev1.ReasonStatusOverwritten))
 	})
 
 	It("leaves the outputs of a deleted FilterDeployment to the garbage collector", func(ctx context.Context) {

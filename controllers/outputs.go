@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -130,7 +131,7 @@ func writeFailure(name string, err error) (string, error) {
 	switch {
 	case err == nil:
 		return "", nil
-	case errors.Is(err, errForeign), errors.Is(err, errNameTaken):
+	case errors.Is(err, errForeign), errors.Is(err, errLegacy), errors.Is(err, errNameTaken):
 		return wasmev1.ReasonConflict, fmt.Errorf("EnvoyFilter %s: %w", name, err)
 	default:
 		return wasmev1.ReasonWriteFailed, fmt.Errorf("writing EnvoyFilter %s: %w", name, err)
@@ -165,10 +166,13 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 	if err := r.Reader.Get(ctx, key, &live); err != nil {
 		return err
 	}
-	switch ownershipOf(&live, fd) {
-	case others:
+	legacy := isLegacy(live.Spec.Raw)
+	switch whose := ownershipOf(&live, fd); {
+	case whose == others:
 		return errNameTaken
-	case foreign:
+	case whose == foreign && legacy:
+		return errLegacy
+	case whose == foreign:
 		return errForeign
 	}
 	if !claim(&live, fd, map[string]string{}) {
@@ -177,7 +181,13 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 	}
 	claim(&live, fd, notes)
 	live.Spec.Raw = spec
-	return r.Client.Update(ctx, &live)
+	if err := r.Client.Update(ctx, &live); err != nil {
+		return err
+	}
+	if legacy {
+		r.Recorder.Eventf(fd, &live, corev1.EventTypeNormal, reasonReplaced, "Reconcile", "EnvoyFilter %s was made by the operator of wasme, for names of Envoy filters that no proxy of today has; it holds this filter now", live.Name)
+	}
+	return nil
 }
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,

@@ -446,12 +446,17 @@ func (w *world) uid(ctx context.Context) types.UID {
 	return namespace.UID
 }
 
-// hashOf is the hash of a spec as the operator writes it.
-func hashOf(spec *networkingapi.EnvoyFilter) string {
+// jsonOf is a spec as the operator writes it.
+func jsonOf(spec *networkingapi.EnvoyFilter) []byte {
 	GinkgoHelper()
 	content, err := spec.MarshalJSON()
 	Expect(err).NotTo(HaveOccurred())
-	return specHash(content)
+	return content
+}
+
+func hashOf(spec *networkingapi.EnvoyFilter) string {
+	GinkgoHelper()
+	return specHash(jsonOf(spec))
 }
 
 var _ = It("The cache keeps of an output its metadata and a hash of its spec, whatever stood there by hand", func() {

@@ -23,11 +23,16 @@ import (
 const failuresInMessage = 3
 
 // writeStatus writes the status that a pass amounts to, if it is another one,
-// and records the transition of Ready.
+// and records the transition of Ready and of a contest. Where something else
+// answers each status with its own, it lets some time pass.
 func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, p pass) error {
+	if p.contest.postponed {
+		return nil
+	}
 	before := fd.DeepCopy()
 	setStatus(&fd.Status, fd.Generation, p)
 	if equality.Semantic.DeepEqual(before.Status, fd.Status) {
+		r.statuses.keep(fd, false, r.Clock.Now())
 		return nil
 	}
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
@@ -38,7 +43,11 @@ func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
-	r.recordTransition(fd, before.Status.Conditions)
+	r.statuses.keep(fd, p.contest.overwritten, r.Clock.Now())
+	r.recordContest(fd, before.Status.Conditions, p.contest)
+	if !p.contest.overwritten { // else what Ready was before is not known
+		r.recordTransition(fd, before.Status.Conditions)
+	}
 	return nil
 }
 
@@ -67,13 +76,17 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 	set(wasmev1.ConditionWorkloadsSelected, p.selection)
 	set(wasmev1.ConditionProgrammed, p.programmed)
 	set(wasmev1.ConditionReady, ready)
-	for kind, reason := range abnormal(ready) {
+	setAbnormal := func(kind, reason, message string) {
 		if reason == "" {
 			apimeta.RemoveStatusCondition(&status.Conditions, kind)
-			continue
+			return
 		}
-		set(kind, verdict{Status: metav1.ConditionTrue, Reason: reason, Message: ready.Message})
+		set(kind, verdict{Status: metav1.ConditionTrue, Reason: reason, Message: message})
 	}
+	for kind, reason := range abnormal(ready) {
+		setAbnormal(kind, reason, ready.Message)
+	}
+	setAbnormal(wasmev1.ConditionContested, p.contest.Reason, p.contest.Message)
 	status.Reason = ""
 	if ready.Status == metav1.ConditionFalse {
 		status.Reason = cut(ready.Message)
@@ -89,6 +102,9 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 // else the first that is not True, else what there is to say.
 func readyVerdict(p pass) verdict {
 	steps := []verdict{p.module, p.selection, p.programmed}
+	if p.contest.Reason != "" {
+		steps = append(steps, p.contest.verdict)
+	}
 	for _, v := range steps {
 		if v.Stalled {
 			return v

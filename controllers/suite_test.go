@@ -84,7 +84,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: clients.EventsV1()})
 	Expect(broadcaster.StartRecordingToSinkWithContext(context.Background())).To(Succeed())
 	DeferCleanup(broadcaster.Shutdown)
-	recorder = broadcaster.NewRecorder(scheme, "wasme-operator")
+	recorder = broadcaster.NewRecorder(operatorScheme, "wasme-operator")
 })
 
 // world is what a spec has for itself.

@@ -18,6 +18,9 @@ const (
 	// ConditionStalled: present and True when only a change of an object can
 	// help (kstatus).
 	ConditionStalled = "Stalled"
+	// ConditionContested: present and True while something else acts, or is
+	// there to act, on the FilterDeployment.
+	ConditionContested = "Contested"
 )
 
 // Reasons of conditions.
@@ -88,6 +91,13 @@ const (
 	ReasonProgressing = "Progressing"
 	// ReasonProgressingWithRetry: something failed and is tried again (Reconciling).
 	ReasonProgressingWithRetry = "ProgressingWithRetry"
+
+	// ReasonPredecessorRunning: the operator of wasme is installed, with
+	// replicas; Ready stays what it is (Contested).
+	ReasonPredecessorRunning = "PredecessorRunning"
+	// ReasonStatusOverwritten: something else wrote its own status over this
+	// operator's within the last five minutes; Ready is False.
+	ReasonStatusOverwritten = "StatusOverwritten"
 )
 
 // MaxMessageLength is the number of characters that the messages of

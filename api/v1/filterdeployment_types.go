@@ -155,7 +155,8 @@ type FilterDeploymentStatus struct {
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 
 	// conditions: ModuleResolved, WorkloadsSelected and Programmed for the
-	// steps; Ready, Reconciling and Stalled over them, as kstatus reads them.
+	// steps; Ready, Reconciling and Stalled over them, as kstatus reads them;
+	// Contested while something else acts on the object.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

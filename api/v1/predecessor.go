@@ -1,16 +1,15 @@
 package v1
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"strconv"
 )
 
 // UnmarshalJSON reads a status, that of the predecessor's operator included:
 // it stored observedGeneration as protobuf's JSON mapping writes an int64, a
 // string. One such object that could not be read would keep the operator from
-// listing all others.
+// listing all others. It is read as none, so that a status of this operator
+// differs from it and a patch replaces it: kstatus takes numbers only.
 func (s *FilterDeploymentStatus) UnmarshalJSON(text []byte) error {
 	type plain FilterDeploymentStatus
 	status := struct {
@@ -21,14 +20,11 @@ func (s *FilterDeploymentStatus) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	s.ObservedGeneration = nil
-	digits := bytes.Trim(status.ObservedGeneration, `"`)
-	if len(digits) == 0 || bytes.Equal(digits, []byte("null")) {
+	if len(status.ObservedGeneration) == 0 || status.ObservedGeneration[0] == '"' {
 		return nil
 	}
-	generation, err := strconv.ParseInt(string(digits), 10, 64)
-	if err != nil {
+	if err := json.Unmarshal(status.ObservedGeneration, &s.ObservedGeneration); err != nil {
 		return fmt.Errorf("reading status.observedGeneration: %w", err)
 	}
-	s.ObservedGeneration = &generation
 	return nil
 }

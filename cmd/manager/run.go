@@ -139,6 +139,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		AllowRootNamespace: opts.allowRootNamespace,
 		LegacyPullSecrets:  opts.legacyPullSecrets,
 		RecheckInterval:    min(opts.pollInterval, recheckInterval),
+		Clock:              clock.RealClock{},
 	}
 	keeper := &controllers.ModuleKeeper{
 		Client:            manager.GetClient(),

@@ -80,7 +80,26 @@ var _ = Describe("the predecessor's users", func() {
 			var all wasmev1.FilterDeploymentList
 			Expect(k8s.List(ctx, &all)).To(Succeed())
 			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(old), old)).To(Succeed())
-			Expect(old.Status.ObservedGeneration).To(HaveValue(BeEquivalentTo(1)))
+			Expect(old.Status.Workloads).To(HaveKey("details-v1"))
+		})
+
+		It("get this operator's status, of the same generation too", func(ctx context.Context) {
+			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(old), old)).To(Succeed())
+			generation := old.Generation
+			Expect(generation).To(BeEquivalentTo(1))
+			before := old.DeepCopy()
+			old.Status = wasmev1.FilterDeploymentStatus{ObservedGeneration: &generation, Reason: "none"}
+			Expect(k8s.Status().Patch(ctx, old, client.MergeFrom(before))).To(Succeed())
+			raw := object(predecessorsObject)
+			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(raw), raw)).To(Succeed())
+			Expect(raw.Object["status"]).To(Equal(map[string]any{"observedGeneration": generation, "reason": "none"}))
+		})
+
+		It("find that the predecessor's operator cannot write its status any more", func(ctx context.Context) {
+			raw := object(predecessorsObject)
+			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(raw), raw)).To(Succeed())
+			raw.Object["status"] = object(predecessorsObject).Object["status"]
+			Expect(k8s.Status().Update(ctx, raw)).To(MatchError(ContainSubstring("observedGeneration in body must be of type integer")))
 		})
 
 		It("can change what they like and leave what is refused now", func(ctx context.Context) {
@@ -92,17 +111,6 @@ var _ = Describe("the predecessor's users", func() {
 
 			Expect(unstructured.SetNestedField(raw.Object, "My_Other_Filter", "spec", "filter", "id")).To(Succeed())
 			Expect(k8s.Update(ctx, raw)).To(MatchError(ContainSubstring("id becomes part of object names")))
-		})
-
-		It("get this operator's status", func(ctx context.Context) {
-			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(old), old)).To(Succeed())
-			generation := old.Generation
-			before := old.DeepCopy()
-			old.Status = wasmev1.FilterDeploymentStatus{ObservedGeneration: &generation, Reason: "none"}
-			Expect(k8s.Status().Patch(ctx, old, client.MergeFrom(before))).To(Succeed())
-			raw := object(predecessorsObject)
-			Expect(k8s.Get(ctx, client.ObjectKeyFromObject(raw), raw)).To(Succeed())
-			Expect(raw.Object["status"]).To(Equal(map[string]any{"observedGeneration": generation, "reason": "none"}))
 		})
 	})
 })

@@ -12,6 +12,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/json"
@@ -49,34 +50,33 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	k8s, err = client.New(config, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
 
-	installOverPredecessor(ctx)
+	installOverPredecessor(ctx, controlPlane)
 })
 
 // installOverPredecessor installs the CRD where the predecessor's was, with
 // an object that its operator has handled: every test here runs after such an
-// upgrade.
-func installOverPredecessor(ctx context.Context) {
-	installed := read[apiextensionsv1.CustomResourceDefinition]("../../config/crd/bases/wasme.io_filterdeployments.yaml")
-
-	// The predecessor's had no schema.
-	before := installed.DeepCopy()
-	version := &before.Spec.Versions[0]
-	version.AdditionalPrinterColumns = nil
-	version.Schema.OpenAPIV3Schema = &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: new(true)}
-	Expect(k8s.Create(ctx, before)).To(Succeed())
-	Eventually(k8s.Create).WithArguments(ctx, object(predecessorsObject)).Should(Succeed())
+// upgrade. It applies on the server's side, as GitOps tools do; the other suites
+// that install do not.
+func installOverPredecessor(ctx context.Context, controlPlane *mesh.ControlPlane) {
+	GinkgoHelper()
+	Expect(controlPlane.StorePredecessorsCRD(ctx)).To(Succeed())
+	crd := apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "filterdeployments.wasme.io"}}
+	Expect(k8s.Get(ctx, client.ObjectKeyFromObject(&crd), &crd)).To(Succeed())
+	Expect(crd.Spec.PreserveUnknownFields).To(BeTrue())
+	Expect(crd.Spec.Versions).To(HaveExactElements(HaveField("Schema", BeNil())))
 	old := object(predecessorsObject)
-	Expect(k8s.Get(ctx, client.ObjectKeyFromObject(old), old)).To(Succeed())
+	Expect(k8s.Create(ctx, old)).To(Succeed())
 	old.Object["status"] = object(predecessorsObject).Object["status"]
 	Expect(k8s.Status().Update(ctx, old)).To(Succeed())
 
-	Eventually(func() error {
-		if err := k8s.Get(ctx, client.ObjectKeyFromObject(before), before); err != nil {
-			return err
-		}
-		installed.ResourceVersion = before.ResourceVersion
-		return k8s.Update(ctx, &installed)
-	}).Should(Succeed())
+	apply := func(options ...string) error {
+		_, err := controlPlane.Kubectl(ctx, append([]string{"apply", "-k", "../../config/crd"}, options...)...)
+		return err
+	}
+	Expect(apply("--server-side")).To(MatchError(ContainSubstring("--force-conflicts")), "as the guide says")
+	Expect(apply("--server-side", "--force-conflicts")).To(Succeed())
+	Expect(k8s.Get(ctx, client.ObjectKeyFromObject(&crd), &crd)).To(Succeed())
+	Expect(crd.Spec.PreserveUnknownFields).To(BeFalse())
 	// The API server takes a moment to serve the new schema.
 	Eventually(create).WithArguments(ctx, `{}`).Should(MatchError(ContainSubstring("spec.filter: Required value")))
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"iter"
 	"net/http"
 	"os"
 	"strings"
@@ -78,24 +79,15 @@ type auditEvent struct {
 		APIGroup    string `json:"apiGroup"`
 		Resource    string `json:"resource"`
 		Subresource string `json:"subresource"`
+		Namespace   string `json:"namespace"`
 	} `json:"objectRef"`
 	ResponseStatus *metav1.Status `json:"responseStatus"`
 }
 
 func requested(path string) (used, forbidden sets.Set[string]) {
 	GinkgoHelper()
-	file, err := os.Open(path)
-	Expect(err).NotTo(HaveOccurred())
-	defer func() { _ = file.Close() }()
 	used, forbidden = sets.New[string](), sets.New[string]()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var event auditEvent
-		Expect(json.Unmarshal(lines.Bytes(), &event)).To(Succeed())
-		if event.ObjectRef == nil {
-			continue
-		}
+	for event := range audited(path) {
 		resource := strings.TrimSuffix(event.ObjectRef.Resource+"/"+event.ObjectRef.Subresource, "/")
 		asked := right(event.ObjectRef.APIGroup, resource, event.Verb)
 		if event.ResponseStatus != nil && event.ResponseStatus.Code == http.StatusForbidden {
@@ -104,8 +96,27 @@ func requested(path string) (used, forbidden sets.Set[string]) {
 		}
 		used.Insert(asked)
 	}
-	Expect(lines.Err()).NotTo(HaveOccurred())
 	return used, forbidden
+}
+
+// audited are the requests so far that were about objects.
+func audited(path string) iter.Seq[auditEvent] {
+	return func(yield func(auditEvent) bool) {
+		GinkgoHelper()
+		file, err := os.Open(path)
+		Expect(err).NotTo(HaveOccurred())
+		defer func() { _ = file.Close() }()
+		lines := bufio.NewScanner(file)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			var event auditEvent
+			Expect(json.Unmarshal(lines.Bytes(), &event)).To(Succeed())
+			if event.ObjectRef != nil && !yield(event) {
+				return
+			}
+		}
+		Expect(lines.Err()).NotTo(HaveOccurred())
+	}
 }
 
 var _ = Describe("Rights that are seldom needed", func() {

@@ -80,6 +80,7 @@ type ControlPlane struct {
 
 	admin      *rest.Config
 	kubeconfig string
+	etcd       string // its client URL
 	apiServer  *process.Process
 	start      func() (*process.Process, error) // of the API server
 }
@@ -156,15 +157,15 @@ func clearFolder(folder string) error {
 }
 
 func (c *ControlPlane) startAll(ctx context.Context) error {
-	etcd, err := c.startEtcd(ctx)
-	if err != nil {
+	var err error
+	if c.etcd, err = c.startEtcd(ctx); err != nil {
 		return err
 	}
 	keys, err := c.makeKeys()
 	if err != nil {
 		return err
 	}
-	if err := c.prepareAPIServer(ctx, etcd, keys); err != nil {
+	if err := c.prepareAPIServer(ctx, keys); err != nil {
 		return err
 	}
 	if err := c.StartAPIServer(ctx); err != nil {
@@ -255,7 +256,7 @@ func writeFiles(files map[string][]byte) error {
 }
 
 // prepareAPIServer decides everything that stays the same over its restarts.
-func (c *ControlPlane) prepareAPIServer(ctx context.Context, etcd string, k keys) error {
+func (c *ControlPlane) prepareAPIServer(ctx context.Context, k keys) error {
 	path, err := binaries.APIServer.Path(ctx, c.log)
 	if err != nil {
 		return err
@@ -278,7 +279,7 @@ func (c *ControlPlane) prepareAPIServer(ctx context.Context, etcd string, k keys
 	if err := writeKubeconfig(c.kubeconfig, c.admin); err != nil {
 		return err
 	}
-	command := process.Command{Name: "kube-apiserver", Path: path, KillOnStop: true, Args: apiServerArgs(c.folder, etcd, port, k)}
+	command := process.Command{Name: "kube-apiserver", Path: path, KillOnStop: true, Args: apiServerArgs(c.folder, c.etcd, port, k)}
 	if c.audited != "" {
 		if err := writeFiles(map[string][]byte{c.auditPolicy(): fmt.Appendf(nil, auditPolicy, c.audited)}); err != nil {
 			return err
