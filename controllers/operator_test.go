@@ -173,6 +173,20 @@ func (o *operator) write(verb string, object client.Object, do func() error) err
 	return do()
 }
 
+// knowRevisions leaves the reconciler with these ControllerRevisions, as a cache
+// does that is behind.
+func (o *operator) knowRevisions(known appsv1.ControllerRevisionList) {
+	o.Client = interceptor.NewClient(o.Client.(client.WithWatch), interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+			if revisions, ok := list.(*appsv1.ControllerRevisionList); ok {
+				known.DeepCopyInto(revisions)
+				return nil
+			}
+			return c.List(ctx, list, options...)
+		},
+	})
+}
+
 // pass makes one pass over a FilterDeployment with whatever the cache has, and
 // reads it again.
 func (o *operator) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (ctrl.Result, error) {

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,6 +70,14 @@ var _ = Describe("While another replica lacks the module", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("2/2"))
 		Expect(fd.Status.Revision).NotTo(Equal(before))
+	})
+
+	It("what is in force stays so while the cache has not seen its revision", func(ctx context.Context) {
+		w.written()
+		w.knowRevisions(appsv1.ControllerRevisionList{})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(w.written()).To(HaveExactElements(HavePrefix("create ControllerRevision")), "which the API server refuses")
 	})
 
 	It("a new configuration of a module that proxies have does not wait", func(ctx context.Context) {

@@ -129,7 +129,8 @@ func (r *FilterDeploymentReconciler) keepRevision(ctx context.Context, fd *wasme
 // revisionInForce is what the outputs are to hold: the revision that was kept,
 // once every replica can serve its module; until then what they held so far,
 // which goes on being repaired and reaching new workloads. Proxies that have
-// the module already need not wait.
+// the module already need not wait, nor does what was in force before, which
+// the history may lack: the cache has not seen its revision yet.
 func (r *FilterDeploymentReconciler) revisionInForce(fd *wasmev1.FilterDeployment, kept *revision, resolved bool, history []revision, existing outputs) (*revision, standing) {
 	if !resolved {
 		return kept, lastGood
@@ -140,7 +141,7 @@ func (r *FilterDeploymentReconciler) revisionInForce(fd *wasmev1.FilterDeploymen
 		return known.Module.SHA256 == kept.Module.SHA256 && held.Has(known.filter.Revision())
 	}
 	switch {
-	case slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
+	case held.Has(kept.filter.Revision()), slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
 		return kept, asked
 	case before >= 0:
 		return &history[before], distributing
@@ -162,7 +163,8 @@ func (r *FilterDeploymentReconciler) writeRevision(ctx context.Context, fd *wasm
 }
 
 // createRevision adopts the object of that name where it was made for a
-// FilterDeployment of this name.
+// FilterDeployment of this name. One that is as it has to be is left alone: the
+// cache has not seen it yet, for a minute and more after an outage.
 func (r *FilterDeploymentReconciler) createRevision(ctx context.Context, fd *wasmev1.FilterDeployment, desired *appsv1.ControllerRevision) error {
 	err := r.Client.Create(ctx, desired)
 	if !apierrors.IsAlreadyExists(err) {
@@ -175,8 +177,11 @@ func (r *FilterDeploymentReconciler) createRevision(ctx context.Context, fd *was
 	if whose := ownershipOf(&live, fd); whose != ours && whose != orphan {
 		return fmt.Errorf("ControllerRevision %s exists and is not the operator's; delete or rename it", live.Name)
 	}
+	claimed := claim(&live, fd, nil)
+	if !claimed && live.Revision >= desired.Revision {
+		return nil
+	}
 	live.Revision = desired.Revision
-	claim(&live, fd, nil)
 	return r.Client.Update(ctx, &live)
 }
 

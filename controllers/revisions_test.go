@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
@@ -237,6 +238,20 @@ var _ = Describe("The revision in force", func() {
 			Expect(w.revisions(ctx, fd)).To(ConsistOf(And(
 				HaveField("UID", before.UID), HaveField("Labels", before.Labels), HaveField("OwnerReferences", before.OwnerReferences))))
 		}
+	})
+
+	It("is not written again while the cache has not seen it", func(ctx context.Context) {
+		var before appsv1.ControllerRevisionList
+		Expect(user.List(ctx, &before, client.InNamespace(fd.Namespace))).To(Succeed())
+		edit(ctx, fd, config("next"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		written := w.revisions(ctx, fd)
+		w.written()
+		w.knowRevisions(before)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.written()).To(HaveExactElements(HavePrefix("create ControllerRevision")), "which the API server refuses")
+		Expect(w.revisions(ctx, fd)).To(Equal(written))
+		Expect(fd).To(beReady("2/2"))
 	})
 
 	It("does not take someone else's ControllerRevision", func(ctx context.Context) {

@@ -65,10 +65,13 @@ func networkCause(err error) string {
 	var (
 		verification *tls.CertificateVerificationError
 		authority    x509.UnknownAuthorityError
+		invalid      x509.CertificateInvalidError
 		dns          *net.DNSError
 		netErr       net.Error
 	)
 	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired: // or not valid yet
+		return "its certificate is not valid at this time: renew it, or set the clock of the operator's node right"
 	case errors.As(err, &verification), errors.As(err, &authority):
 		return "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify"
 	case errors.As(err, &dns):

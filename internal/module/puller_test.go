@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -474,6 +476,29 @@ func TestInsecureSkipVerifyIsForOneImage(t *testing.T) {
 	wantModule(t, m, image, wasm)
 	_, err = pullWith(t, p, Request{Image: ref})
 	wantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify")
+}
+
+func TestAWrongClockIsNamedWithAnInjectedClock(t *testing.T) {
+	r := startRegistry(t, registry.WithTLS())
+	image := push(t, r, "filter:v1", formOf(t, registry.CNCFArtifact, testModule("clock")))
+	at := func(now time.Time) error {
+		p := NewPuller(PullerOptions{Limits: DefaultLimits})
+		config := p.strict.(*http.Transport).TLSClientConfig
+		config.RootCAs = x509.NewCertPool()
+		config.RootCAs.AddCert(r.Certificate())
+		config.Time = func() time.Time { return now }
+		_, err := pullWith(t, p, Request{Image: image})
+		return err
+	}
+	must(t, at(time.Now()))
+	for name, wrong := range map[string]time.Time{
+		"ahead":  r.Certificate().NotAfter.Add(time.Hour),
+		"behind": r.Certificate().NotBefore.Add(-time.Hour),
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantError(t, at(wrong), wasmev1.ReasonRegistryUnavailable, "its certificate is not valid at this time: renew it, or set the clock of the operator's node right")
+		})
+	}
 }
 
 func TestReferences(t *testing.T) {

@@ -2,14 +2,15 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -53,120 +54,87 @@ var _ = Describe("Faults", Serial, func() {
 	})
 
 	It("goes on after the API server was gone for 20 seconds", func(ctx SpecContext) {
+		r, leader, follower := startReplicas(ctx)
 		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		app := workload(namespace, "app", map[string]string{"app": "app"})
+		pod := run(ctx, app)
+		app.Replica = 1
+		restarted := run(ctx, app)
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		eventuallyAnswers(ctx, pod, answer{200, "before"})
+		eventuallyAnswers(ctx, restarted, answer{200, "before"})
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
-		module := moduleURL(ctx, fd)
 		load := startStream(ctx, pod.URL)
+		known := len(writesTo(namespace))
 
 		Expect(theMesh.StopAPIServer()).To(Succeed())
-		Consistently(func() answer { return ask(ctx, module) }, outage, time.Second).Should(HaveField("Status", http.StatusOK), "modules are served all the time")
+		end := time.Now().Add(outage)
+		Expect(follower.Ended()).To(BeFalse())
+		By("starting the leader again, which ends when it cannot hold its lease, as a kubelet does")
+		Eventually(leader.Ended, outage, poll).Should(BeTrue())
+		Expect(leader.Start()).To(Succeed())
+		for _, replicas := range [][]*mesh.Operator{{leader, follower}, {follower, leader}} {
+			r.serve(replicas...)
+			By("starting a sidecar again: it has to fetch the module once more")
+			Expect(restarted.StopSidecar()).To(Succeed())
+			Expect(restarted.StartSidecar(ctx)).To(Succeed())
+			Expect(ask(ctx, restarted.URL)).To(Equal(answer{200, "before"}))
+		}
+		Consistently(func() answer { return ask(ctx, restarted.URL) }, time.Until(end), time.Second).Should(Equal(answer{200, "before"}))
 		Expect(theMesh.StartAPIServer(ctx)).To(Succeed())
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
 		Eventually(func() answer { return ask(ctx, pod.URL) }, recovery, poll).Should(Equal(answer{200, "after"}))
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Expect(writesTo(namespace)[known:]).To(Equal([]string{
+			"apps controllerrevisions create", "networking.istio.io envoyfilters update", "wasme.io filterdeployments/status patch",
+		}), "those of the change alone")
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
-	})
-
-	It("lets one of two managers reconcile, and the other take over; both serve", func(ctx SpecContext) {
-		Expect(operator.Stop()).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) { startOperator(ctx) })
-		addresses := []string{freeAddress(), freeAddress()}
-		first := startReplica(ctx, "first", addresses)
-		Eventually(leaseHolder(ctx), patience, poll).ShouldNot(BeEmpty())
-		leader := leaseHolder(ctx)()
-		second := startReplica(ctx, "second", addresses)
-		DeferCleanup(func() { Expect(second.Stop()).To(Succeed()) })
-
-		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
-		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "before"})
-		By("asking both for the module: the output waited until both had it")
-		path := modulePath(ctx, fd)
-		for _, replica := range []*mesh.Operator{first, second} {
-			Expect(ask(ctx, replica.ModuleServerURL+path).Status).To(Equal(http.StatusOK))
-		}
-		Expect(leaseHolder(ctx)()).To(Equal(leader))
-
-		By("killing the leader")
-		Expect(first.Kill()).To(Succeed())
-		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
-		Expect(leaseHolder(ctx)()).NotTo(Equal(leader))
-
-		By("starting a replica without a disk while the image is gone: it copies from the other")
-		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = "127.0.0.1:1/gone:v1" })
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonRegistryUnavailable))
-		Expect(os.RemoveAll(first.Store())).To(Succeed())
-		first = startReplica(ctx, "first", addresses)
-		DeferCleanup(func() { Expect(first.Stop()).To(Succeed()) })
-		Expect(ask(ctx, first.ModuleServerURL+path).Status).To(Equal(http.StatusOK))
 	})
 
 	It("says that the disk is full, keeps what runs, and goes on when there is room", func(ctx SpecContext) {
 		Expect(operator.Stop()).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { startOperator(ctx) })
 		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		// A pull needs room for the layer and the module, 2 MB each: there is
-		// enough for one, and not for another beside it.
-		small, err := theMesh.StartOperator(ctx, mesh.OperatorOptions{Name: "small", DiskBytes: 5 << 20, Args: []string{"--image-poll-interval=2s"}})
+		app := workload(namespace, "app", map[string]string{"app": "app"})
+		pod := run(ctx, app)
+		small, err := theMesh.StartOperator(ctx, mesh.OperatorOptions{Name: "small", DiskBytes: 16 << 20, Args: []string{"--image-poll-interval=2s"}})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() { Expect(small.Stop()).To(Succeed()) })
 		fd := filterDeployment(namespace, push(ctx, "hello"), "kept")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		eventuallyAnswers(ctx, pod, answer{200, "kept"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		load := startStream(ctx, pod.URL)
 
-		hello := fd.Spec.Filter.Image
-		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = push(ctx, "trap") })
+		filler := filepath.Join(small.Store(), "filler")
+		Expect(fill(filler)).To(MatchError(syscall.ENOSPC))
+		image := push(ctx, "trap")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("another module") })
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonStoreUnavailable))
-		Expect(message(ctx, fd)).To(ContainSubstring("--module-store"))
-		Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "kept"}))
+		Expect(message(ctx, fd)).To(And(ContainSubstring("no space left"), ContainSubstring("--module-store")))
+		app.Replica = 1
+		Expect(ask(ctx, run(ctx, app).URL)).To(Equal(answer{200, "kept"}), "a pod that starts now")
 
-		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = hello, text("goes on") })
-		eventuallyAnswers(ctx, pod, answer{200, "goes on"})
+		Expect(os.Remove(filler)).To(Succeed())
+		eventuallyAnswers(ctx, pod, answer{200, "another module"})
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		all, failed := load.stop()
+		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 })
 
-func freeAddress() string {
-	GinkgoHelper()
-	address, err := theMesh.FreeAddress()
-	Expect(err).NotTo(HaveOccurred())
-	return address
-}
-
-// startReplica runs the first or second of two replicas that know each other.
-func startReplica(ctx context.Context, name string, addresses []string) *mesh.Operator {
-	GinkgoHelper()
-	own := addresses[0]
-	if name == "second" {
-		own = addresses[1]
+// fill writes a file until it cannot.
+func fill(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
 	}
-	replica, err := theMesh.StartOperator(ctx, mesh.OperatorOptions{Name: name, ModuleServer: own, Args: []string{
-		"--leader-elect", "--peers=http://" + addresses[0] + ",http://" + addresses[1],
-	}})
-	Expect(err).NotTo(HaveOccurred())
-	return replica
-}
-
-func leaseHolder(ctx context.Context) func() string {
-	return func() string {
-		var lease coordinationv1.Lease
-		key := client.ObjectKey{Namespace: "wasme-system", Name: "wasme-operator"}
-		if err := admin.Get(ctx, key, &lease); err != nil || lease.Spec.HolderIdentity == nil {
-			return ""
-		}
-		return *lease.Spec.HolderIdentity
+	for err == nil {
+		_, err = file.Write(make([]byte, 1<<16))
 	}
+	return errors.Join(err, file.Close())
 }
 
 func modulePath(ctx context.Context, fd *wasmev1.FilterDeployment) string {
@@ -177,11 +145,6 @@ func modulePath(ctx context.Context, fd *wasmev1.FilterDeployment) string {
 		return live.Status.Module
 	}, patience, poll).ShouldNot(BeNil())
 	return "/modules/sha256/" + live.Status.Module.SHA256 + ".wasm"
-}
-
-func moduleURL(ctx context.Context, fd *wasmev1.FilterDeployment) string {
-	GinkgoHelper()
-	return operator.ModuleServerURL + modulePath(ctx, fd)
 }
 
 // message is that of Ready.

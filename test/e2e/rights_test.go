@@ -84,20 +84,42 @@ type auditEvent struct {
 	ResponseStatus *metav1.Status `json:"responseStatus"`
 }
 
+func (e auditEvent) right() string {
+	resource := strings.TrimSuffix(e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")
+	return right(e.ObjectRef.APIGroup, resource, e.Verb)
+}
+
 func requested(path string) (used, forbidden sets.Set[string]) {
 	GinkgoHelper()
 	used, forbidden = sets.New[string](), sets.New[string]()
 	for event := range audited(path) {
-		resource := strings.TrimSuffix(event.ObjectRef.Resource+"/"+event.ObjectRef.Subresource, "/")
-		asked := right(event.ObjectRef.APIGroup, resource, event.Verb)
 		if event.ResponseStatus != nil && event.ResponseStatus.Code == http.StatusForbidden {
-			forbidden.Insert(asked)
+			forbidden.Insert(event.right())
 			continue
 		}
-		used.Insert(asked)
+		used.Insert(event.right())
 	}
 	return used, forbidden
 }
+
+// writesTo are the writes of the operator that changed a namespace so far, in
+// their order, as rights; events aside.
+func writesTo(namespace string) []string {
+	GinkgoHelper()
+	var writes []string
+	for event := range audited(theMesh.AuditLog()) {
+		about, response := event.ObjectRef, event.ResponseStatus
+		if about.Namespace != namespace || about.Resource == "events" || reading.Has(event.Verb) {
+			continue
+		}
+		if response != nil && response.Code < http.StatusMultipleChoices {
+			writes = append(writes, event.right())
+		}
+	}
+	return writes
+}
+
+var reading = sets.New("get", "list", "watch")
 
 // audited are the requests so far that were about objects.
 func audited(path string) iter.Seq[auditEvent] {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
@@ -36,7 +37,7 @@ const (
 var (
 	theMesh  *mesh.Mesh
 	operator *mesh.Operator
-	admin    client.Client
+	admin    client.WithWatch
 )
 
 func TestE2E(t *testing.T) {
@@ -49,7 +50,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter, Audited: mesh.OperatorUser})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func() { Expect(theMesh.Stop()).To(Succeed()) })
-	admin, err = client.New(theMesh.Admin(), client.Options{Scheme: scheme()})
+	admin, err = client.NewWithWatch(theMesh.Admin(), client.Options{Scheme: scheme()})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(theMesh.InstallOperator(ctx)).To(Succeed())
 	startOperator(ctx)
@@ -95,16 +96,26 @@ func workload(namespace, name string, labels map[string]string) mesh.Workload {
 	return mesh.Workload{Namespace: namespace, Name: name, Labels: labels, Port: 9080, Service: name, NativeSidecar: true}
 }
 
-// push stores a test filter in the registry, in the form that wasme made.
+// push stores a test filter in the mesh's registry, in the form that wasme made.
 func push(ctx context.Context, filter string) string {
+	GinkgoHelper()
+	reference := fmt.Sprintf("%s/filters/%s:v1", theMesh.Registry(), filter)
+	Expect(registry.Push(ctx, reference, imageOf(build(ctx, filter)))).To(Succeed())
+	return reference
+}
+
+func build(ctx context.Context, filter string) []byte {
 	GinkgoHelper()
 	module, err := filters.Build(ctx, filter)
 	Expect(err).NotTo(HaveOccurred())
+	return module
+}
+
+func imageOf(module []byte) remote.Taggable {
+	GinkgoHelper()
 	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
 	Expect(err).NotTo(HaveOccurred())
-	reference := fmt.Sprintf("%s/filters/%s:v1", theMesh.Registry(), filter)
-	Expect(registry.Push(ctx, reference, image)).To(Succeed())
-	return reference
+	return image
 }
 
 func filterDeployment(namespace, image, configuration string) *wasmev1.FilterDeployment {

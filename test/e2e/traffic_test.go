@@ -18,7 +18,8 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
 
-// stream asks a workload without a pause until it is ended.
+// stream asks a workload, on which a filter runs, without a pause until it is
+// ended. What was not answered with 200, or not by the filter, has failed.
 type stream struct {
 	end    context.CancelFunc
 	done   sync.WaitGroup
@@ -36,7 +37,7 @@ func startStream(ctx context.Context, url string) *stream {
 				return
 			}
 			s.all.Add(1)
-			if got.Status != http.StatusOK {
+			if got.Status != http.StatusOK || got.Hello == "" {
 				s.failed.Add(1)
 			}
 		}

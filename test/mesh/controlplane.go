@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -77,6 +78,7 @@ type ControlPlane struct {
 	group     process.Group
 	ports     *ports.Pool
 	audited   string
+	building  sync.Mutex // one build of the operator at a time
 
 	admin      *rest.Config
 	kubeconfig string

@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -65,6 +67,8 @@ type OperatorOptions struct {
 	// ModuleServer is the address (host:port) that it serves modules at, and that
 	// goes into EnvoyFilters; empty: a free one.
 	ModuleServer string
+	// ClockOffset is how wrong its wall clock is; negative: behind.
+	ClockOffset time.Duration
 	// Args are further flags.
 	Args []string
 }
@@ -79,7 +83,11 @@ type Operator struct {
 	// MetricsURL is where it serves its metrics.
 	MetricsURL string
 
+	group   process.Group
+	command process.Command
+	health  string
 	store   string
+	small   bool // the store is on a disk of its own
 	process *process.Process
 }
 
@@ -87,11 +95,25 @@ type Operator struct {
 // account of its installation, with that account's rights only. It returns when
 // the replica is ready.
 func (c *ControlPlane) StartOperator(ctx context.Context, options OperatorOptions) (*Operator, error) {
-	if options.Name == "" {
-		options.Name = "operator"
+	o, err := c.prepareOperator(ctx, options)
+	if err != nil {
+		return nil, err
 	}
-	binary := filepath.Join(c.folder, "bin", "manager")
-	if err := binaries.Own(ctx, "./cmd/manager", binary); err != nil {
+	if err := o.Start(); err != nil {
+		return nil, err
+	}
+	if err := o.WaitReady(ctx); err != nil {
+		return nil, errors.Join(err, o.Kill())
+	}
+	return o, nil
+}
+
+// prepareOperator decides everything that stays the same over a replica's restarts.
+func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOptions) (*Operator, error) {
+	options.Name = cmp.Or(options.Name, "operator")
+	options.Store = cmp.Or(options.Store, filepath.Join(c.folder, "modules-"+options.Name))
+	binary, err := c.operatorBinary(ctx, options)
+	if err != nil {
 		return nil, err
 	}
 	kubeconfig, err := c.KubeconfigAs(ctx, operatorNamespace, operatorServiceAccount)
@@ -105,9 +127,6 @@ func (c *ControlPlane) StartOperator(ctx context.Context, options OperatorOption
 		}
 	}
 	metrics, health, modules := addresses[0], addresses[1], cmp.Or(options.ModuleServer, addresses[2])
-	if options.Store == "" {
-		options.Store = filepath.Join(c.folder, "modules-"+options.Name)
-	}
 	command := process.Command{Name: options.Name, Path: binary, Args: append([]string{
 		"--kubeconfig=" + kubeconfig,
 		"--metrics-bind-address=" + metrics,
@@ -118,17 +137,30 @@ func (c *ControlPlane) StartOperator(ctx context.Context, options OperatorOption
 		"--leader-election-namespace=" + operatorNamespace,
 		"--denied-networks=", // the registry of a mesh is on loopback
 	}, options.Args...)}
+	if options.ClockOffset != 0 {
+		command.Env = []string{fmt.Sprintf("%s=%d", binaries.ClockOffset, int64(options.ClockOffset.Seconds()))}
+	}
 	if options.DiskBytes > 0 {
 		command = onSmallDisk(command, options.Store, options.DiskBytes)
 	}
-	running, err := c.group.Start(command)
-	if err != nil {
-		return nil, err
+	return &Operator{
+		ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics",
+		group: c.group, command: command, health: "http://" + health + "/readyz", store: options.Store, small: options.DiskBytes > 0,
+	}, nil
+}
+
+// operatorBinary builds the operator once for all replicas of a control plane.
+func (c *ControlPlane) operatorBinary(ctx context.Context, options OperatorOptions) (string, error) {
+	path, build := filepath.Join(c.folder, "bin", "manager"), binaries.Own
+	if options.ClockOffset != 0 {
+		path, build = path+"-with-clock", binaries.OwnWithClock
 	}
-	if err := running.WaitReady(ctx, operatorTimeout, answers("http://"+health+"/readyz")); err != nil {
-		return nil, errors.Join(err, running.Kill())
+	c.building.Lock()
+	defer c.building.Unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
 	}
-	return &Operator{ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics", store: options.Store, process: running}, nil
+	return path, build(ctx, "./cmd/manager", path)
 }
 
 // onSmallDisk runs a command with a disk of its own mounted on a folder.
@@ -139,14 +171,35 @@ func onSmallDisk(command process.Command, folder string, bytes int64) process.Co
 	return command
 }
 
-// Store is the folder of its modules.
-func (o *Operator) Store() string { return o.store }
+// Start starts the replica again when it has ended, as a kubelet would: in its
+// place, with its addresses and its store. WaitReady tells when it is ready.
+func (o *Operator) Start() (err error) {
+	o.process, err = o.group.Start(o.command)
+	return err
+}
+
+// WaitReady returns when the replica is ready.
+func (o *Operator) WaitReady(ctx context.Context) error {
+	return o.process.WaitReady(ctx, operatorTimeout, answers(o.health))
+}
+
+// Store is the folder of its modules, as this process sees it: a disk of the
+// replica's own is there for as long as the replica runs.
+func (o *Operator) Store() string {
+	if o.small {
+		return filepath.Join("/proc", strconv.Itoa(o.process.PID()), "root", o.store)
+	}
+	return o.store
+}
 
 // Stop ends the replica as a rolling update would: it may finish what it does.
 func (o *Operator) Stop() error { return o.process.Stop() }
 
 // Kill ends the replica as a crash would.
 func (o *Operator) Kill() error { return o.process.Kill() }
+
+// Ended tells whether the replica has ended, by itself too.
+func (o *Operator) Ended() bool { return o.process.Ended() }
 
 // Log is the path of what the replica has printed.
 func (o *Operator) Log() string { return o.process.Log() }

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 )
@@ -48,6 +49,49 @@ func Hold(release <-chan struct{}) Fault {
 			}
 		})
 	}
+}
+
+// StallBlobs sends the first bytes of each blob, and the others once release is
+// closed.
+func StallBlobs(after int, release <-chan struct{}) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") {
+				w = &stalling{ResponseWriter: w, left: after, release: release, request: req}
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
+}
+
+type stalling struct {
+	http.ResponseWriter
+	left    int
+	release <-chan struct{}
+	request *http.Request
+}
+
+// Write stalls where left bytes were written.
+func (s *stalling) Write(p []byte) (int, error) {
+	if len(p) <= s.left {
+		s.left -= len(p)
+		return s.ResponseWriter.Write(p)
+	}
+	n, err := s.ResponseWriter.Write(p[:s.left])
+	if err != nil {
+		return n, err
+	}
+	s.left = 0
+	if err := http.NewResponseController(s.ResponseWriter).Flush(); err != nil {
+		return n, fmt.Errorf("stalling: %w", err)
+	}
+	select {
+	case <-s.release:
+	case <-s.request.Context().Done():
+		return n, s.request.Context().Err()
+	}
+	rest, err := s.ResponseWriter.Write(p[n:])
+	return n + rest, err
 }
 
 // Redirect sends requests for blobs to the same path at another address

@@ -5,9 +5,12 @@ package registry_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -90,6 +93,32 @@ func TestFaultsAndCounts(t *testing.T) {
 	}
 	must(t, r.Up())
 	must(t, head(ref, authn.Anonymous))
+}
+
+func TestStalledBlobsEndWhenReleased(t *testing.T) {
+	r := start(t)
+	image, err := registry.Image(registry.WasmeArtifact, module)
+	must(t, err)
+	push(t, r, "filter:v1", image)
+	blob := fmt.Sprintf("%s/v2/filter/blobs/sha256:%x", r.URL(), sha256.Sum256(module.Bytes))
+	release := make(chan struct{})
+	const first = 5
+	r.Inject(registry.StallBlobs(first, release))
+
+	impatient := http.Client{Timeout: 100 * time.Millisecond}
+	response, err := impatient.Get(blob)
+	must(t, err)
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err == nil || len(body) != first {
+		t.Errorf("%d bytes came, and then %v", len(body), err)
+	}
+	close(release)
+	response, err = http.Get(blob)
+	must(t, err)
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || !bytes.Equal(body, module.Bytes) {
+		t.Errorf("other bytes came, or fewer: %v", err)
+	}
 }
 
 func TestTLS(t *testing.T) {

@@ -285,11 +285,16 @@ func lock(ctx context.Context, log io.Writer, path string) (unlock func(), err e
 // to target. It is built each time: Go's build cache makes that quick, and it
 // is never out of date.
 func Own(ctx context.Context, pkg, target string) error {
+	return own(ctx, pkg, target)
+}
+
+func own(ctx context.Context, pkg, target string, flags ...string) error {
 	root, err := RepositoryRoot()
 	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target, pkg)
+	arguments := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target}, flags...)
+	build := exec.CommandContext(ctx, "go", append(arguments, pkg)...)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return run(build)

@@ -208,7 +208,7 @@ func (p *Process) tail() string {
 // Stop ends the process, waits until it is gone and removes its record. To
 // stop a process that has ended already is no error.
 func (p *Process) Stop() error {
-	if err := p.record.end(p.ended); err != nil {
+	if err := p.record.end(p.Ended); err != nil {
 		return err
 	}
 	return removeRecord(p.file)
@@ -221,7 +221,8 @@ func (p *Process) Kill() error {
 	return p.Stop()
 }
 
-func (p *Process) ended() bool {
+// Ended tells whether the process has ended.
+func (p *Process) Ended() bool {
 	select {
 	case <-p.done:
 		return true
