@@ -37,8 +37,8 @@ docs: manifests ## Generate the references in docs/ from the CRD and the conditi
 	go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
-golden: ## Rewrite the golden files of internal/render.
-	go test ./internal/render/... -update
+golden: ## Rewrite the golden files of internal/render and internal/module.
+	go test ./internal/render/... ./internal/module/... -update
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.
@@ -67,8 +67,8 @@ check-generated: ## Fail when generated files are not what the sources give.
 	fi
 
 .PHONY: test-unit
-test-unit: ## Unit and golden tests, and Istio's own validation of the goldens.
-	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|e2e))(/|$$)')
+test-unit: ## Unit and golden tests, and Istio's own judgement of the goldens.
+	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e))(/|$$)')
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
 
 # The suites below start processes of their own: one package at a time.
@@ -82,8 +82,8 @@ test-controllers: ## The controller against a real API server.
 	go test -p 1 -count=1 -timeout 30m ./controllers/...
 
 .PHONY: test-mesh
-test-mesh: ## The whole operator against istiod and real sidecars.
-	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/e2e/...
+test-mesh: ## What is rendered, and the whole operator, against istiod and real sidecars.
+	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/...
 
 ##@ Try
 

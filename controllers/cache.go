@@ -25,7 +25,7 @@ const specHashAnnotation = "wasme.io/cached-spec-hash"
 // watched fails instead of starting a watch. The namespaces are all when empty.
 //
 // What holds for outputs are the defaults: a kind that is named here must be
-// served when the operator starts, and EnvoyFilter may come later.
+// served when the operator starts, and those of outputs may come later.
 func CacheOptions(namespaces []string) cache.Options {
 	made := labels.SelectorFromSet(labels.Set{managedByLabel: managedBy})
 	options := cache.Options{
@@ -37,6 +37,7 @@ func CacheOptions(namespaces []string) cache.Options {
 			&appsv1.Deployment{}:         {Label: labels.Everything(), Transform: trimWorkload},
 			&appsv1.DaemonSet{}:          {Label: labels.Everything(), Transform: trimWorkload},
 			&appsv1.StatefulSet{}:        {Label: labels.Everything(), Transform: trimWorkload},
+			&corev1.Pod{}:                {Label: labels.Everything(), Transform: trimPod},
 			&appsv1.ControllerRevision{}: {Transform: cache.TransformStripManagedFields()},
 		},
 	}
@@ -96,17 +97,18 @@ func labelled(template corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 }
 
 func trimOutput(item any) (any, error) {
-	object, ok := item.(*istio.EnvoyFilter)
+	object, ok := item.(istio.Output)
 	if !ok {
 		return item, nil
 	}
+	annotations := object.GetAnnotations()
 	// A transform may be given its own result: the first listing goes through it
 	// twice. What the API server sends has managed fields.
-	if object.ManagedFields == nil && object.Annotations[specHashAnnotation] != "" {
+	if object.GetManagedFields() == nil && annotations[specHashAnnotation] != "" {
 		return object, nil
 	}
-	object.ManagedFields = nil
-	object.Annotations = merged(object.Annotations, map[string]string{specHashAnnotation: specHash(object.Spec.Raw)})
-	object.Spec = runtime.RawExtension{}
+	object.SetManagedFields(nil)
+	object.SetAnnotations(merged(annotations, map[string]string{specHashAnnotation: specHash(object.Content().Raw)}))
+	*object.Content() = runtime.RawExtension{}
 	return object, nil
 }

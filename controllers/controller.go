@@ -32,9 +32,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
@@ -61,8 +63,10 @@ type FilterDeploymentReconciler struct {
 	Store   *module.Store
 	// Peers tells whether all replicas of the operator hold a module.
 	Peers *peers.Peers
-	// Outputs tells whether the API server serves the kind of the outputs.
-	Outputs *OutputKind
+	// Prober asks pods what they run; nil when pods cannot be reached.
+	Prober *dataplane.Prober
+	// Outputs tells which kinds of outputs the API server serves.
+	Outputs OutputKinds
 	// Recorder records the transitions of Ready.
 	Recorder events.EventRecorder
 	// Mesh is what rendering must know of the mesh.
@@ -104,12 +108,16 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 		r.forget(request.NamespacedName)
 		return ctrl.Result{}, nil
 	}
-	if r.Outputs.State() == OutputKindUnknown {
-		return ctrl.Result{}, nil // it wakes all FilterDeployments when it knows
+	if fd.Spec.Suspend {
+		r.forget(request.NamespacedName)
+		return ctrl.Result{}, r.writeStatus(ctx, &fd, contest{}, setSuspended)
+	}
+	if !r.Outputs.known() {
+		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
 	}
 	found, err := r.walk(ctx, &fd)
 	if err == nil {
-		err = r.writeStatus(ctx, &fd, found)
+		err = r.writeStatus(ctx, &fd, found.contest, found.setStatus)
 	}
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: minBackoff}, nil // the cache is behind
@@ -117,20 +125,30 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return r.next(found)
+	return r.next(&fd, found)
 }
 
+// forget ends what goes on for a FilterDeployment beside its passes.
 func (r *FilterDeploymentReconciler) forget(name types.NamespacedName) {
 	r.Modules.Forget(name)
 	r.statuses.forget(name)
+	if r.Prober != nil {
+		r.Prober.Expect(name, nil)
+	}
 }
 
 // pass is what one walk over a FilterDeployment found and did.
 type pass struct {
-	module, selection, programmed verdict
+	module, selection, programmed, loaded verdict
 	// inForce is the revision that the outputs hold; nil for none.
 	inForce  *revision
 	standing standing
+	// existing are the outputs that were there before.
+	existing outputs
+	// waited is how long pods have been waited for.
+	waited time.Duration
+	// renewAgain is when to renew the next time; 0 for never.
+	renewAgain time.Duration
 	// targets are the outcomes by workload, in the order of their names; nil
 	// when the workloads are not known.
 	targets []target
@@ -150,24 +168,31 @@ func (r *FilterDeploymentReconciler) walk(ctx context.Context, fd *wasmev1.Filte
 	p := pass{inForce: newest(history)}
 	candidate, verdict := r.resolveModule(ctx, fd, history)
 	p.module = verdict
-	workloads, verdict := r.selectWorkloads(ctx, fd)
+	workloads, verdict := r.selectTargets(ctx, fd)
 	p.selection = verdict
 	switch {
 	case workloads == nil:
 		p.programmed = refused(p.selection.Reason, "outputs stay as they are: %s", p.selection.Message)
-	case r.Outputs.State() == OutputKindMissing:
-		p.programmed = refused(wasmev1.ReasonOutputKindMissing, "%v", errOutputKindMissing)
-		p.targets = unwritten(workloads, wasmev1.ReasonOutputKindMissing, errOutputKindMissing)
+	case r.Outputs.State(outputKind(fd)) == OutputKindMissing:
+		missing := r.Outputs[outputKind(fd)].missing()
+		p.programmed = refused(wasmev1.ReasonOutputKindMissing, "%v", missing)
+		p.targets = unwritten(workloads, wasmev1.ReasonOutputKindMissing, missing)
 	default:
 		err = r.emit(ctx, fd, &p, candidate, history, workloads)
 	}
 	p.contest = r.contested(ctx, fd)
-	return p, err
+	if err != nil {
+		return p, err
+	}
+	if err := r.provePods(ctx, fd, &p); err != nil {
+		return p, err
+	}
+	return p, r.renew(ctx, fd, &p)
 }
 
 // emit keeps the revision, then makes the outputs hold it, then drops what
 // nothing holds any more.
-func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, candidate *revision, history []revision, workloads []render.Workload) error {
+func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, candidate *revision, history []revision, workloads []render.Target) error {
 	kept, err := r.keepRevision(ctx, fd, history, candidate)
 	if apierrors.IsConflict(err) {
 		return err
@@ -182,6 +207,7 @@ func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.Filte
 	if err != nil {
 		return err
 	}
+	p.existing = existing
 	p.inForce, p.standing = r.revisionInForce(fd, kept, candidate != nil, history, existing)
 	p.targets = r.program(ctx, fd, p.inForce, workloads, existing)
 	if behind := errors.Join(ctx.Err(), conflict(p.targets)); behind != nil {
@@ -210,13 +236,19 @@ func conflict(targets []target) error {
 
 // next says when to come again: after a failure with the queue's backoff, else
 // when it is time to check again.
-func (r *FilterDeploymentReconciler) next(p pass) (ctrl.Result, error) {
+func (r *FilterDeploymentReconciler) next(fd *wasmev1.FilterDeployment, p pass) (ctrl.Result, error) {
 	if err := errors.Join(p.module.Err, p.selection.Err, p.programmed.Err); err != nil {
 		return ctrl.Result{}, err
 	}
-	again := wait.Jitter(r.RecheckInterval, recheckJitter)
-	if p.contest.again > 0 {
-		again = min(again, p.contest.again)
+	interval := r.RecheckInterval
+	if readsConfigMap(fd.Spec.Filter) {
+		interval = min(interval, configMapInterval)
+	}
+	again := wait.Jitter(interval, recheckJitter)
+	for _, sooner := range []time.Duration{p.contest.again, p.renewAgain, nextProof(p)} {
+		if sooner > 0 {
+			again = min(again, sooner)
+		}
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
 }
@@ -235,6 +267,8 @@ func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, wake
 		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
 		Watches(&appsv1.DaemonSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		// A pod that becomes Ready is to run the filter.
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.selectingPod), builder.WithPredicates(podChanged())).
 		// The predecessor's operator comes or goes.
 		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.all), builder.WithPredicates(predecessorChanged())).
 		// A revision that is lost is kept again.
@@ -247,6 +281,9 @@ func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, wake
 		Build(r)
 	if err != nil {
 		return fmt.Errorf("setting up the FilterDeployment controller: %w", err)
+	}
+	if err := IndexPods(context.Background(), manager.GetFieldIndexer()); err != nil {
+		return fmt.Errorf("indexing the pods: %w", err)
 	}
 	return r.Outputs.setup(manager, built, waker)
 }

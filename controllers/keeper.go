@@ -2,12 +2,15 @@ package controllers
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -88,22 +91,48 @@ func (k *ModuleKeeper) Complete(ctx context.Context) bool {
 	return true
 }
 
-// pull has the very manifest pulled that the revision was made of: its tag may
-// name another one by now.
+// pull has the very module brought that the revision was made of: its source may
+// have another one by now.
 func (k *ModuleKeeper) pull(ctx context.Context, request ctrl.Request, known revision) error {
-	pinned, err := pinnedImage(known)
+	result, err := k.find(ctx, request.NamespacedName, known)
 	if err != nil {
 		return err
 	}
-	pull, err := pullRequest(ctx, k.Reader, request.Namespace, known.Filter, k.LegacyPullSecrets)
-	if err != nil {
-		return err
-	}
-	pull.Image = pinned
-	if result := k.Modules.Resolve(request.NamespacedName, pull); result.Err != nil {
-		log.FromContext(ctx).Info("A module is missing and cannot be pulled yet", "image", pinned, "reason", result.Err.Reason)
+	if result.Err != nil {
+		log.FromContext(ctx).Info("A module is missing and cannot be had yet", "source", sourceOf(known.Filter), "reason", result.Err.Reason)
 	}
 	return nil
+}
+
+func (k *ModuleKeeper) find(ctx context.Context, owner types.NamespacedName, known revision) (module.Result, error) {
+	if known.Filter.ConfigMap != nil {
+		return k.fromConfigMap(ctx, owner, known)
+	}
+	if known.Filter.URL != "" {
+		return k.Modules.Resolve(owner, module.Request{URL: known.Filter.URL, SHA256: known.Module.SHA256}), nil
+	}
+	pinned, err := pinnedImage(known)
+	if err != nil {
+		return module.Result{}, err
+	}
+	pull, err := pullRequest(ctx, k.Reader, owner.Namespace, known.Filter, k.LegacyPullSecrets)
+	if err != nil {
+		return module.Result{}, err
+	}
+	pull.Image = pinned
+	return k.Modules.Resolve(owner, pull), nil
+}
+
+// fromConfigMap keeps what a ConfigMap holds if it is still the revision's module.
+func (k *ModuleKeeper) fromConfigMap(ctx context.Context, owner types.NamespacedName, known revision) (module.Result, error) {
+	content, err := configMapValue(ctx, k.Reader, owner.Namespace, "spec.filter.configMap", *known.Filter.ConfigMap)
+	if err != nil {
+		return module.Result{}, err
+	}
+	if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != known.Module.SHA256 {
+		return module.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
+	}
+	return k.Modules.Keep(owner, sourceOf(known.Filter), content), nil
 }
 
 func pinnedImage(known revision) (string, error) {

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,24 +23,59 @@ import (
 // resolveModule is the first step: it finds the revision that the spec asks for.
 // Without one it returns nil, and the verdict says why.
 func (r *FilterDeploymentReconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision) (*revision, verdict) {
-	if err := render.Check(fd.Spec.Filter); err != nil {
+	if err := render.Check(fd.Spec); err != nil {
 		return nil, stalled(wasmev1.ReasonInvalidSpec, err)
 	}
-	request, err := pullRequest(ctx, r.Reader, fd.Namespace, fd.Spec.Filter, r.LegacyPullSecrets)
+	filter, err := r.configured(ctx, fd)
 	if err != nil {
 		return nil, moduleVerdict(err)
 	}
-	result := r.Modules.Resolve(client.ObjectKeyFromObject(fd), request)
+	result, err := r.findModule(ctx, fd)
+	if err != nil {
+		return nil, moduleVerdict(err)
+	}
 	if result.Module != nil {
-		return r.candidate(fd, moduleStatus(*result.Module))
+		if istioSpec(fd).Distribution == wasmev1.DistributionRegistry && result.Module.AgentRefuses != "" {
+			return nil, stalled(wasmev1.ReasonInvalidSpec, fmt.Errorf("spec.deployment.istio.distribution is Registry, and proxies do not take this image: %s; use Served", result.Module.AgentRefuses))
+		}
+		return r.candidate(fd, filter, moduleStatus(*result.Module))
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {
-		return r.candidate(fd, known.Module)
+		return r.candidate(fd, filter, known.Module)
 	}
 	if result.Err != nil {
 		return nil, r.unresolved(fd, result.Err)
 	}
-	return nil, pending(wasmev1.ReasonResolving, "looking up %s", fd.Spec.Filter.Image)
+	return nil, pending(wasmev1.ReasonResolving, "looking up %s", sourceOf(fd.Spec.Filter))
+}
+
+// findModule asks for the module of whichever source the spec names.
+func (r *FilterDeploymentReconciler) findModule(ctx context.Context, fd *wasmev1.FilterDeployment) (module.Result, error) {
+	owner, filter := client.ObjectKeyFromObject(fd), fd.Spec.Filter
+	if filter.ConfigMap != nil {
+		content, err := configMapValue(ctx, r.Reader, fd.Namespace, "spec.filter.configMap", *filter.ConfigMap)
+		if err != nil {
+			return module.Result{}, err
+		}
+		return r.Modules.Keep(owner, sourceOf(filter), content), nil
+	}
+	if filter.URL != "" {
+		return r.Modules.Resolve(owner, module.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
+	}
+	request, err := pullRequest(ctx, r.Reader, fd.Namespace, filter, r.LegacyPullSecrets)
+	if err != nil {
+		return module.Result{}, err
+	}
+	return r.Modules.Resolve(owner, request), nil
+}
+
+// sourceOf is what a module comes from: the image, the URL, or
+// `configmap/<name>/<key>`.
+func sourceOf(filter wasmev1.FilterSpec) string {
+	if filter.ConfigMap != nil {
+		return "configmap/" + filter.ConfigMap.Name + "/" + filter.ConfigMap.Key
+	}
+	return cmp.Or(filter.Image, filter.URL)
 }
 
 // unresolved: what a registry refuses may be for the Secret to mend, which is
@@ -52,19 +88,36 @@ func (r *FilterDeploymentReconciler) unresolved(fd *wasmev1.FilterDeployment, fa
 	return moduleVerdict(failure)
 }
 
-func (r *FilterDeploymentReconciler) candidate(fd *wasmev1.FilterDeployment, resolved wasmev1.ModuleStatus) (*revision, verdict) {
-	filter, err := render.NewFilter(client.ObjectKeyFromObject(fd), fd.Spec.Filter, resolved)
-	if errors.Is(err, render.ErrRootIDMissing) {
+// candidate is the revision of a filter, whose configuration was read, and its module.
+func (r *FilterDeploymentReconciler) candidate(fd *wasmev1.FilterDeployment, filter wasmev1.FilterSpec, resolved wasmev1.ModuleStatus) (*revision, verdict) {
+	content := revisionContent{Filter: filter, Module: resolved, Output: istioSpec(fd).Output, Distribution: istioSpec(fd).Distribution}
+	rendered, err := render.NewFilter(client.ObjectKeyFromObject(fd), filter, content.Distribution, resolved)
+	switch {
+	case errors.Is(err, render.ErrRootIDMissing):
 		return nil, stalled(wasmev1.ReasonRootIDMissing, err)
-	}
-	if err != nil {
+	case errors.Is(err, render.ErrDigestMismatch):
+		return nil, stalled(wasmev1.ReasonDigestMismatch, err)
+	case err != nil:
 		return nil, stalled(wasmev1.ReasonInvalidSpec, err)
 	}
-	candidate := &revision{revisionContent: revisionContent{Filter: fd.Spec.Filter, Module: resolved}, filter: filter}
+	candidate := &revision{revisionContent: content, filter: rendered}
 	return candidate, succeeded(wasmev1.ReasonResolved, "module sha256:%s, %d bytes", resolved.SHA256, *resolved.SizeBytes)
 }
 
-// resolvedBefore finds the newest revision of this very image. It stands while
+// istioSpec is spec.deployment.istio, which may be left out.
+func istioSpec(fd *wasmev1.FilterDeployment) wasmev1.IstioDeploymentSpec {
+	if fd.Spec.Deployment.Istio == nil {
+		return wasmev1.IstioDeploymentSpec{}
+	}
+	return *fd.Spec.Deployment.Istio
+}
+
+// outputKind is the kind of outputs that the spec asks for.
+func outputKind(fd *wasmev1.FilterDeployment) wasmev1.Output {
+	return revisionContent{Output: istioSpec(fd).Output}.output()
+}
+
+// resolvedBefore finds the newest revision of this very source. It stands while
 // the look-up is under way or the registry is away, so that a restarted operator
 // neither flaps nor forgets.
 func (r *FilterDeploymentReconciler) resolvedBefore(fd *wasmev1.FilterDeployment, history []revision, failure *module.Error) *revision {
@@ -72,15 +125,22 @@ func (r *FilterDeploymentReconciler) resolvedBefore(fd *wasmev1.FilterDeployment
 		return nil
 	}
 	for i, known := range history {
-		if sameImage(known.Filter, fd.Spec.Filter) && (failure == nil || r.Store.Has(known.Module.SHA256)) {
+		if sameSource(known.Filter, fd.Spec.Filter) && agreed(known, fd) && (failure == nil || r.Store.Has(known.Module.SHA256)) {
 			return &history[i]
 		}
 	}
 	return nil
 }
 
-func sameImage(a, b wasmev1.FilterSpec) bool {
-	return a.Image == b.Image && equality.Semantic.DeepEqual(a.ImagePullOptions, b.ImagePullOptions)
+func sameSource(a, b wasmev1.FilterSpec) bool {
+	return sourceOf(a) == sourceOf(b) && equality.Semantic.DeepEqual(a.ImagePullOptions, b.ImagePullOptions) &&
+		(a.URL == "" || a.SHA256 == b.SHA256)
+}
+
+// agreed tells whether a revision has shown that proxies take the image, where
+// they are to pull it themselves.
+func agreed(known revision, fd *wasmev1.FilterDeployment) bool {
+	return istioSpec(fd).Distribution != wasmev1.DistributionRegistry || known.Distribution == wasmev1.DistributionRegistry
 }
 
 // moduleVerdict: the resolver retries by itself and wakes the controller; a

@@ -415,7 +415,7 @@ var _ = Describe("A spec that an older schema let in", func() {
 			c.change(fd)
 			found, err := w.walk(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
-			setStatus(&fd.Status, fd.Generation, found)
+			found.setStatus(&fd.Status, fd.Generation)
 			if name == "" {
 				Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonResolving))
 				continue

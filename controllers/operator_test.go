@@ -10,6 +10,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -105,13 +106,15 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		Modules:         resolver(o.woken),
 		Store:           store,
 		Peers:           alone,
-		Outputs:         &OutputKind{},
+		Outputs:         NewOutputKinds(nil),
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
 		Clock:           clock,
 	}
-	o.Outputs.state.Store(int32(OutputKindServed))
+	for _, kind := range o.Outputs {
+		kind.state.Store(int32(OutputKindServed))
+	}
 	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
@@ -125,10 +128,12 @@ func (o *operator) startCache(ctx, running context.Context, namespaces []string)
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
 	Expect(err).NotTo(HaveOccurred())
+	Expect(IndexPods(ctx, o.cache)).To(Succeed())
 	Expect(indexPredecessor(ctx, o.cache)).To(Succeed())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
-		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{}, &istio.EnvoyFilter{},
+		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{},
+		&corev1.Pod{}, &istio.EnvoyFilter{}, &istio.WasmPlugin{}, &istio.TrafficExtension{},
 	} {
 		_, err := o.cache.GetInformer(ctx, watched, cache.BlockUntilSynced(false))
 		Expect(err).NotTo(HaveOccurred())
@@ -269,6 +274,8 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace str
 	list(&appsv1.StatefulSetList{})
 	list(&appsv1.ControllerRevisionList{}, made)
 	list(&istio.EnvoyFilterList{}, made)
+	list(&istio.WasmPluginList{}, made)
+	list(&istio.TrafficExtensionList{}, made)
 	return found
 }
 

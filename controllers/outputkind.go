@@ -3,11 +3,13 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
@@ -48,10 +50,47 @@ const (
 	syncTimeout = 10 * time.Second
 )
 
-// OutputKind follows whether the API server serves EnvoyFilters: Istio may be
-// installed after the operator, and removed before it. It starts and stops
-// their watch, and wakes all FilterDeployments when the answer changes.
+// OutputKinds follow which kinds of outputs the API server serves.
+type OutputKinds map[wasmev1.Output]*OutputKind
+
+// NewOutputKinds asks through the given discovery client.
+func NewOutputKinds(discovery discovery.DiscoveryInterface) OutputKinds {
+	kinds := OutputKinds{}
+	for name, kind := range istio.Kinds {
+		kinds[name] = &OutputKind{kind: kind, discovery: discovery}
+	}
+	return kinds
+}
+
+// State is what is known of a kind now.
+func (k OutputKinds) State(kind wasmev1.Output) OutputKindState {
+	return k[kind].State()
+}
+
+// known tells whether every kind was asked about: an output may be of any.
+func (k OutputKinds) known() bool {
+	for _, kind := range k {
+		if kind.State() == OutputKindUnknown {
+			return false
+		}
+	}
+	return true
+}
+
+func (k OutputKinds) setup(manager ctrl.Manager, watcher controller.Controller, waker *Waker) error {
+	for _, kind := range k {
+		if err := kind.setup(manager, watcher, waker); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// OutputKind follows whether the API server serves one of Istio's kinds: Istio
+// may be installed after the operator, and removed before it. It starts and
+// stops their watch, and wakes all FilterDeployments when the answer changes.
 type OutputKind struct {
+	kind       istio.Kind
 	discovery  discovery.DiscoveryInterface
 	cache      cache.Cache
 	controller controller.Controller
@@ -65,14 +104,14 @@ type OutputKind struct {
 	rounds int
 }
 
-// NewOutputKind asks through the given discovery client.
-func NewOutputKind(discovery discovery.DiscoveryInterface) *OutputKind {
-	return &OutputKind{discovery: discovery}
-}
-
 // State is what is known now.
 func (o *OutputKind) State() OutputKindState {
 	return OutputKindState(o.state.Load())
+}
+
+// missing is why outputs of the kind cannot be written.
+func (o *OutputKind) missing() error {
+	return fmt.Errorf("the API server does not serve %s (%s), or refuses to list it; install the CRDs of an Istio that has it", o.kind.Kind, o.kind.GroupVersion())
 }
 
 func (o *OutputKind) setup(manager ctrl.Manager, watcher controller.Controller, waker *Waker) error {
@@ -88,7 +127,7 @@ func (o *OutputKind) Start(ctx context.Context) error {
 	}
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := o.Check(ctx); err != nil {
-			log.FromContext(ctx).Error(err, "Following the EnvoyFilter kind")
+			log.FromContext(ctx).Error(err, "Following a kind of outputs", "kind", o.kind.Kind)
 		}
 	}, discoveryInterval)
 	return nil
@@ -115,8 +154,8 @@ func (o *OutputKind) Check(ctx context.Context) error {
 		}
 	case o.watching:
 		o.watching = false
-		if err := o.cache.RemoveInformer(ctx, &istio.EnvoyFilter{}); err != nil {
-			return fmt.Errorf("ending the watch of EnvoyFilters: %w", err)
+		if err := o.cache.RemoveInformer(ctx, o.kind.New()); err != nil {
+			return fmt.Errorf("ending the watch of %s: %w", o.kind.Resource, err)
 		}
 	}
 	before := OutputKindState(o.state.Swap(int32(state)))
@@ -131,30 +170,28 @@ func (o *OutputKind) Check(ctx context.Context) error {
 }
 
 func (o *OutputKind) served() (bool, error) {
-	resources, err := o.discovery.ServerResourcesForGroupVersion(istio.GroupVersion.String())
+	version := o.kind.GroupVersion().String()
+	resources, err := o.discovery.ServerResourcesForGroupVersion(version)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("asking for the kinds of %s: %w", istio.GroupVersion, err)
+		return false, fmt.Errorf("asking for the kinds of %s: %w", version, err)
 	}
-	for _, resource := range resources.APIResources {
-		if resource.Kind == "EnvoyFilter" {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.ContainsFunc(resources.APIResources, func(resource metav1.APIResource) bool {
+		return resource.Kind == o.kind.Kind
+	}), nil
 }
 
 func (o *OutputKind) watch() error {
 	if o.watching {
 		return nil
 	}
-	owner := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, object *istio.EnvoyFilter) []reconcile.Request {
+	owner := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, object client.Object) []reconcile.Request {
 		return ownerRequest(object)
 	})
-	if err := o.controller.Watch(source.Kind(o.cache, &istio.EnvoyFilter{}, owner)); err != nil {
-		return fmt.Errorf("watching EnvoyFilters: %w", err)
+	if err := o.controller.Watch(source.Kind[client.Object](o.cache, o.kind.New(), owner)); err != nil {
+		return fmt.Errorf("watching %s: %w", o.kind.Resource, err)
 	}
 	o.watching = true
 	return nil
@@ -162,20 +199,20 @@ func (o *OutputKind) watch() error {
 
 // ownerRequest is the FilterDeployment that an output was made for; an output
 // that lost its owner reference still has its annotation.
-func ownerRequest(object *istio.EnvoyFilter) []reconcile.Request {
-	name := object.Annotations[ownerAnnotation]
+func ownerRequest(object client.Object) []reconcile.Request {
+	name := object.GetAnnotations()[ownerAnnotation]
 	if name == "" {
 		return nil
 	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: object.Namespace, Name: name}}}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: object.GetNamespace(), Name: name}}}
 }
 
 func (o *OutputKind) synced(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	informer, err := o.cache.GetInformer(ctx, &istio.EnvoyFilter{}, cache.BlockUntilSynced(false))
+	informer, err := o.cache.GetInformer(ctx, o.kind.New(), cache.BlockUntilSynced(false))
 	if err != nil {
-		log.FromContext(ctx).Error(err, "Listing EnvoyFilters")
+		log.FromContext(ctx).Error(err, "Listing outputs", "kind", o.kind.Kind)
 		return false
 	}
 	return toolscache.WaitForCacheSync(ctx.Done(), informer.HasSynced)

@@ -57,7 +57,7 @@ func startManager(folder string) *FilterDeploymentReconciler {
 	Expect(err).NotTo(HaveOccurred())
 	reconciler := &FilterDeploymentReconciler{
 		Client: manager.GetClient(), Reader: manager.GetAPIReader(),
-		Modules: resolver(filterDeployments), Store: store, Peers: alone, Outputs: NewOutputKind(kinds),
+		Modules: resolver(filterDeployments), Store: store, Peers: alone, Outputs: NewOutputKinds(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
 		Clock:           clock.RealClock{},
@@ -122,13 +122,13 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 		removeCRD(ctx)
 		w.deployments(ctx, "a")
 		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
-		outputKind = startManager(GinkgoT().TempDir()).Outputs
+		outputKind = startManager(GinkgoT().TempDir()).Outputs[wasmev1.OutputEnvoyFilter]
 	})
 
 	missing := func(ctx context.Context) {
 		GinkgoHelper()
 		eventually(ctx).Should(And(
-			notReady(wasmev1.ReasonOutputKindMissing, "does not serve EnvoyFilter", "install Istio's CRDs"),
+			notReady(wasmev1.ReasonOutputKindMissing, "does not serve EnvoyFilter", "install the CRDs of an Istio that has it"),
 			haveCondition(wasmev1.ConditionModuleResolved, metav1.ConditionTrue, wasmev1.ReasonResolved),
 			HaveField("Status.Summary.WorkloadsReady", "0/1"),
 		))
@@ -229,7 +229,7 @@ var _ = Describe("A pass", func() {
 	})
 
 	It("waits until the kind of the outputs is known", func(ctx context.Context) {
-		w.Outputs.state.Store(int32(OutputKindUnknown))
+		w.Outputs[wasmev1.OutputEnvoyFilter].state.Store(int32(OutputKindUnknown))
 		result, err := w.reconcile(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(result.IsZero()).To(BeTrue())

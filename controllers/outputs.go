@@ -10,7 +10,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,9 +22,10 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
-// EnvoyFilters of our label are watched, so that what someone changes or
-// deletes is repaired; get asks the API server whose an existing object is.
+// Outputs of our label are watched, so that what someone changes or deletes is
+// repaired; get asks the API server whose an existing object is.
 // +kubebuilder:rbac:groups=networking.istio.io,resources=envoyfilters,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups=extensions.istio.io,resources=wasmplugins;trafficextensions,verbs=get;list;watch;create;update;delete
 
 // writers is the number of outputs of one FilterDeployment written at once.
 const writers = 16
@@ -33,63 +36,81 @@ var errNameTaken = errors.New("the name belongs to another FilterDeployment")
 // errForeign: the output's name belongs to an object that is not the operator's.
 var errForeign = errors.New("exists and was not made by the operator; delete it, or set another spec.filter.id")
 
-// errOutputKindMissing: there is nowhere to write outputs to.
-var errOutputKindMissing = errors.New("the API server does not serve EnvoyFilter (networking.istio.io/v1alpha3), or refuses to list it; install Istio's CRDs")
-
 // target is the outcome for one workload.
 type target struct {
-	workload render.Workload
-	// output is the name of its output.
-	output string
+	workload render.Target
+	// output is its output.
+	output outputKey
 	// reason is the condition reason of a failure, and err the failure; empty
 	// and nil when the output is in place.
 	reason string
 	err    error
+	// pods are the target's Ready pods.
+	pods []podProof
 }
 
-// outputs are the outputs that exist for a FilterDeployment, by name, as the
-// cache has them: metadata and a hash of the spec.
-type outputs map[string]*istio.EnvoyFilter
+// outputKey is the kind and name of an output.
+type outputKey struct {
+	kind wasmev1.Output
+	name string
+}
+
+func (k outputKey) String() string { return string(k.kind) + " " + k.name }
+
+// outputs are the outputs that exist for a FilterDeployment, as the cache has
+// them: metadata and a hash of the spec.
+type outputs map[outputKey]istio.Output
 
 // revisions are the revisions that the outputs hold.
 func (o outputs) revisions() sets.Set[string] {
 	held := sets.New[string]()
 	for _, object := range o {
-		held.Insert(object.Annotations[revisionAnnotation])
+		held.Insert(object.GetAnnotations()[revisionAnnotation])
 	}
 	return held
 }
 
 // listOutputs leaves out what has our labels and is someone else's: a copy, or
-// the output of a FilterDeployment whose name has the same hash.
+// the output of a FilterDeployment whose name has the same hash. The kinds are
+// all: a FilterDeployment may have asked for another one before.
 func (r *FilterDeploymentReconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployment) (outputs, error) {
-	var list istio.EnvoyFilterList
-	if err := r.Client.List(ctx, &list, client.InNamespace(fd.Namespace), madeFor(fd), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing the outputs: %w", err)
-	}
 	existing := outputs{}
-	for _, object := range list.Items {
-		if whose := ownershipOf(object, fd); whose == ours || whose == orphan {
-			existing[object.Name] = object
+	for kind := range istio.Kinds {
+		if r.Outputs.State(kind) != OutputKindServed {
+			continue
+		}
+		list := istio.Kinds[kind].NewList()
+		if err := r.Client.List(ctx, list, client.InNamespace(fd.Namespace), madeFor(fd), client.UnsafeDisableDeepCopy); err != nil {
+			return nil, fmt.Errorf("listing the outputs: %w", err)
+		}
+		err := apimeta.EachListItem(list, func(item runtime.Object) error {
+			object := item.(istio.Output)
+			if whose := ownershipOf(object, fd); whose == ours || whose == orphan {
+				existing[outputKey{kind, object.GetName()}] = object
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("listing the outputs: %w", err)
 		}
 	}
 	return existing, nil
 }
 
 // program makes each workload's output hold the revision in force.
-func (r *FilterDeploymentReconciler) program(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workloads []render.Workload, existing outputs) []target {
+func (r *FilterDeploymentReconciler) program(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workloads []render.Target, existing outputs) []target {
 	targets := unwritten(workloads, "", nil)
 	if inForce == nil {
 		return targets
 	}
 	workqueue.ParallelizeUntil(ctx, writers, len(workloads), func(i int) {
-		targets[i] = r.programWorkload(ctx, fd, inForce, workloads[i], existing)
+		targets[i] = r.programWorkload(ctx, fd, inForce, workloads[i], existing, renewal{})
 	})
 	return targets
 }
 
 // unwritten are the outcomes of workloads for which nothing was tried, and why.
-func unwritten(workloads []render.Workload, reason string, err error) []target {
+func unwritten(workloads []render.Target, reason string, err error) []target {
 	targets := make([]target, len(workloads))
 	for i, workload := range workloads {
 		targets[i] = target{workload: workload, reason: reason, err: err}
@@ -97,77 +118,105 @@ func unwritten(workloads []render.Workload, reason string, err error) []target {
 	return targets
 }
 
-func (r *FilterDeploymentReconciler) programWorkload(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Workload, existing outputs) target {
+func (r *FilterDeploymentReconciler) programWorkload(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Target, existing outputs, renewed renewal) target {
 	owner := client.ObjectKeyFromObject(fd)
-	hashed := render.HashedName(owner, workload, inForce.filter.ID)
-	done := target{workload: workload, output: render.Name(workload.Name, inForce.filter.ID)}
-	if existing[hashed] != nil || !render.FitsName(done.output) {
+	hashed := outputKey{inForce.output(), render.HashedName(owner, workload, inForce.filter.ID)}
+	done := target{workload: workload, output: outputKey{inForce.output(), render.Name(workload, inForce.filter.ID)}}
+	if existing[hashed] != nil || !render.FitsName(done.output.name) {
 		done.output = hashed
 	}
-	spec, err := outputSpec(r.Mesh, owner, inForce.filter, workload)
+	content := inForce.filter.Revision()
+	if renewed.count == 0 {
+		renewed = renewalOf(existing[done.output], content)
+	}
+	spec, err := outputSpec(r.Mesh, owner, inForce, workload, renewed)
 	if err != nil {
 		done.reason, done.err = wasmev1.ReasonWorkloadUnsupported, err
 		return done
 	}
-	err = r.writeOutput(ctx, fd, inForce, workload, done.output, spec, existing)
+	notes := map[string]string{workloadAnnotation: workloadNote(workload), revisionAnnotation: content}
+	if renewed.count > 0 {
+		notes[renewalAnnotation] = renewed.annotation(content)
+	}
+	write := func(key outputKey) error {
+		return r.writeOutput(ctx, fd, key, spec, existing, notes)
+	}
+	err = write(done.output)
 	if errors.Is(err, errNameTaken) && done.output != hashed {
 		done.output = hashed
-		err = r.writeOutput(ctx, fd, inForce, workload, hashed, spec, existing)
+		err = write(hashed)
 	}
 	done.reason, done.err = writeFailure(done.output, err)
 	return done
 }
 
-// outputSpec is the JSON of the spec of a workload's output.
-func outputSpec(mesh render.Mesh, owner client.ObjectKey, filter render.Filter, workload render.Workload) ([]byte, error) {
-	spec, err := render.EnvoyFilter(mesh, owner, filter, workload)
+// outputSpec is the JSON of the spec of a target's output. Of a WasmPlugin or a
+// TrafficExtension any write is a renewal.
+func outputSpec(mesh render.Mesh, owner client.ObjectKey, inForce *revision, workload render.Target, renewed renewal) ([]byte, error) {
+	var spec json.Marshaler
+	var err error
+	switch inForce.output() {
+	case wasmev1.OutputWasmPlugin:
+		spec, err = render.WasmPlugin(mesh, inForce.filter, workload)
+	case wasmev1.OutputTrafficExtension:
+		spec, err = render.TrafficExtension(mesh, inForce.filter, workload)
+	default:
+		spec, err = render.EnvoyFilter(mesh, owner, inForce.filter, workload, renewed.key())
+	}
 	if err != nil {
 		return nil, err
 	}
 	return spec.MarshalJSON()
 }
 
-func writeFailure(name string, err error) (string, error) {
+// writeFailure: what the API server refuses, it refuses until Istio, its CRDs
+// or a policy of the cluster change.
+func writeFailure(key outputKey, err error) (string, error) {
 	switch {
 	case err == nil:
 		return "", nil
 	case errors.Is(err, errForeign), errors.Is(err, errLegacy), errors.Is(err, errNameTaken):
-		return wasmev1.ReasonConflict, fmt.Errorf("EnvoyFilter %s: %w", name, err)
+		return wasmev1.ReasonConflict, fmt.Errorf("%s: %w", key, err)
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err):
+		return wasmev1.ReasonOutputRefused, fmt.Errorf("the API server refuses %s; a policy of the cluster may forbid it, or this Istio be too old for a field: %w", key, err)
 	default:
-		return wasmev1.ReasonWriteFailed, fmt.Errorf("writing EnvoyFilter %s: %w", name, err)
+		return wasmev1.ReasonWriteFailed, fmt.Errorf("writing %s: %w", key, err)
 	}
 }
 
+// strict has the API server refuse a field that its Istio does not know, which
+// it would drop otherwise.
+const strict = client.FieldValidation(metav1.FieldValidationStrict)
+
 // writeOutput creates the output or makes it what it has to be; it writes
 // nothing when it is that already.
-func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Workload, name string, spec []byte, existing outputs) error {
-	notes := map[string]string{
-		workloadAnnotation: workloadNote(workload),
-		revisionAnnotation: inForce.filter.Revision(),
-	}
-	if cached := existing[name]; cached != nil {
+func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key outputKey, spec []byte, existing outputs, notes map[string]string) error {
+	if cached := existing[key]; cached != nil {
 		return r.repairOutput(ctx, fd, cached, notes, spec)
 	}
-	object := &istio.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: fd.Namespace, Name: name}}
+	object := istio.Kinds[key.kind].New()
+	object.SetNamespace(fd.Namespace)
+	object.SetName(key.name)
 	claim(object, fd, notes)
-	object.Spec.Raw = spec
-	err := r.Client.Create(ctx, object)
+	object.Content().Raw = spec
+	err := r.Client.Create(ctx, object, strict)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	return r.takeOver(ctx, fd, client.ObjectKeyFromObject(object), notes, spec)
+	return r.takeOver(ctx, fd, key, notes, spec)
 }
 
 // takeOver decides about an object that exists although the cache has no such
 // output: the cache may be behind, the object may have lost its labels, or
 // belong to someone else.
-func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key client.ObjectKey, notes map[string]string, spec []byte) error {
-	var live istio.EnvoyFilter
-	if err := r.Reader.Get(ctx, key, &live); err != nil {
+func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key outputKey, notes map[string]string, spec []byte) error {
+	kind := istio.Kinds[key.kind]
+	live := kind.New()
+	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: fd.Namespace, Name: key.name}, live); err != nil {
 		return err
 	}
-	legacy := isLegacy(live.Spec.Raw)
-	switch whose := ownershipOf(&live, fd); {
+	legacy := isLegacy(live.Content().Raw)
+	switch whose := ownershipOf(live, fd); {
 	case whose == others:
 		return errNameTaken
 	case whose == foreign && legacy:
@@ -175,40 +224,45 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 	case whose == foreign:
 		return errForeign
 	}
-	if !claim(&live, fd, map[string]string{}) {
+	if !claim(live, fd, map[string]string{}) {
 		// What carries all our marks is in a cache that is not behind.
-		return apierrors.NewConflict(istio.GroupVersion.WithResource("envoyfilters").GroupResource(), key.Name, errors.New("the cache has not seen it yet"))
+		resource := kind.GroupVersion().WithResource(kind.Resource).GroupResource()
+		return apierrors.NewConflict(resource, key.name, errors.New("the cache has not seen it yet"))
 	}
-	claim(&live, fd, notes)
-	live.Spec.Raw = spec
-	if err := r.Client.Update(ctx, &live); err != nil {
+	claim(live, fd, notes)
+	live.Content().Raw = spec
+	if err := r.Client.Update(ctx, live, strict); err != nil {
 		return err
 	}
 	if legacy {
-		r.Recorder.Eventf(fd, &live, corev1.EventTypeNormal, reasonReplaced, "Reconcile", "EnvoyFilter %s was made by the operator of wasme, for names of Envoy filters that no proxy of today has; it holds this filter now", live.Name)
+		r.Recorder.Eventf(fd, live, corev1.EventTypeNormal, reasonReplaced, "Reconcile", "%s was made by the operator of wasme, for names of Envoy filters that no proxy of today has; it holds this filter now", key)
 	}
 	return nil
 }
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,
 // and keeps the labels and annotations of others.
-func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, cached *istio.EnvoyFilter, notes map[string]string, spec []byte) error {
-	object := cached.DeepCopy()
-	delete(object.Annotations, specHashAnnotation)
-	if changed := claim(object, fd, notes); !changed && cached.Annotations[specHashAnnotation] == specHash(spec) {
+func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, cached istio.Output, notes map[string]string, spec []byte) error {
+	object := cached.DeepCopyObject().(istio.Output)
+	annotations := object.GetAnnotations()
+	hash := annotations[specHashAnnotation]
+	delete(annotations, specHashAnnotation)
+	object.SetAnnotations(annotations)
+	if changed := claim(object, fd, notes); !changed && hash == specHash(spec) {
 		return nil
 	}
-	object.Spec.Raw = spec
-	return r.Client.Update(ctx, object)
+	object.Content().Raw = spec
+	return r.Client.Update(ctx, object, strict)
 }
 
-// pruneOutputs deletes the outputs that no selected workload has any more. A
-// workload whose new output could not be written keeps its old one.
+// pruneOutputs deletes the outputs that no selected workload has any more, those
+// of another kind included. A workload whose new output could not be written
+// keeps its old one.
 func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, inForce *revision, existing outputs, targets []target) error {
 	if inForce == nil {
 		return nil
 	}
-	wanted, failing := sets.New[string](), sets.New[string]()
+	wanted, failing := sets.New[outputKey](), sets.New[string]()
 	for _, t := range targets {
 		wanted.Insert(t.output)
 		if t.err != nil {
@@ -216,25 +270,25 @@ func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, inForce *
 		}
 	}
 	var failures []error
-	for name, object := range existing {
-		if wanted.Has(name) || failing.Has(object.Annotations[workloadAnnotation]) {
+	for key, object := range existing {
+		if wanted.Has(key) || failing.Has(object.GetAnnotations()[workloadAnnotation]) {
 			continue
 		}
-		failures = append(failures, r.deleteOutput(ctx, object))
+		failures = append(failures, r.deleteOutput(ctx, key, object))
 	}
 	return errors.Join(failures...)
 }
 
 // deleteOutput deletes the version that the cache has, and no newer one.
-func (r *FilterDeploymentReconciler) deleteOutput(ctx context.Context, object *istio.EnvoyFilter) error {
-	precondition := client.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion}
-	if err := r.Client.Delete(ctx, object.DeepCopy(), precondition); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("deleting EnvoyFilter %s: %w", object.Name, err)
+func (r *FilterDeploymentReconciler) deleteOutput(ctx context.Context, key outputKey, object istio.Output) error {
+	precondition := client.Preconditions{UID: new(object.GetUID()), ResourceVersion: new(object.GetResourceVersion())}
+	if err := r.Client.Delete(ctx, object.DeepCopyObject().(istio.Output), precondition); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting %s: %w", key, err)
 	}
 	return nil
 }
 
-func workloadNote(workload render.Workload) string {
+func workloadNote(workload render.Target) string {
 	return workload.Kind + "/" + workload.Name
 }
 

@@ -63,11 +63,11 @@ var _ = Describe("The outputs", func() {
 			Controller: new(true), BlockOwnerDeletion: new(true),
 		}}))
 		Expect(output.Spec.WorkloadSelector.Labels).To(Equal(map[string]string{"app": "details-v1", "version": "v1"}))
-		filter, err := render.NewFilter(client.ObjectKeyFromObject(fd), fd.Spec.Filter, *fd.Status.Module)
+		filter, err := render.NewFilter(client.ObjectKeyFromObject(fd), fd.Spec.Filter, wasmev1.DistributionServed, *fd.Status.Module)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(filter.Configuration)).To(Equal("world"))
-		workload := render.Workload{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", PodLabels: output.Spec.WorkloadSelector.Labels}
-		rendered, err := render.EnvoyFilter(w.Mesh, client.ObjectKeyFromObject(fd), filter, workload)
+		workload := render.Target{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", PodLabels: output.Spec.WorkloadSelector.Labels}
+		rendered, err := render.EnvoyFilter(w.Mesh, client.ObjectKeyFromObject(fd), filter, workload, "")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(hashOf(&output.Spec)).To(Equal(hashOf(rendered)))
 		for key := range output.Labels {
@@ -290,7 +290,7 @@ var _ = Describe("The outputs", func() {
 			Expect(w.settle(ctx, second)).To(Succeed())
 			Expect(first).To(beReady("1/1"))
 			Expect(second).To(beReady("1/1"))
-			hashed := render.HashedName(client.ObjectKeyFromObject(second), render.Workload{Kind: "Deployment", Name: "a"}, "f")
+			hashed := render.HashedName(client.ObjectKeyFromObject(second), render.Target{Kind: "Deployment", Name: "a"}, "f")
 			Expect(w.outputs(ctx)).To(ConsistOf("a-f", hashed))
 			Expect(metav1.IsControlledBy(w.output(ctx, "a-f"), first)).To(BeTrue())
 			Expect(metav1.IsControlledBy(w.output(ctx, hashed), second)).To(BeTrue())

@@ -29,8 +29,16 @@ const revisionHistory = 3
 type revisionContent struct {
 	// Filter is spec.filter as it was.
 	Filter wasmev1.FilterSpec `json:"filter"`
-	// Module is what its image resolved to.
+	// Module is what its source resolved to.
 	Module wasmev1.ModuleStatus `json:"module"`
+	// Output and Distribution are those of spec.deployment.istio; empty for the defaults.
+	Output       wasmev1.Output       `json:"output,omitempty"`
+	Distribution wasmev1.Distribution `json:"distribution,omitempty"`
+}
+
+// output is the kind of the outputs that hold the revision.
+func (c revisionContent) output() wasmev1.Output {
+	return cmp.Or(c.Output, wasmev1.OutputEnvoyFilter)
 }
 
 // revision is one content of a FilterDeployment that was, or is to be, emitted.
@@ -95,7 +103,7 @@ func decodeRevision(object *appsv1.ControllerRevision) (revision, error) {
 		return revision{}, fmt.Errorf("reading ControllerRevision %s: it names no module", object.Name)
 	}
 	owner := client.ObjectKey{Namespace: object.Namespace, Name: object.Annotations[ownerAnnotation]}
-	filter, err := render.NewFilter(owner, known.Filter, known.Module)
+	filter, err := render.NewFilter(owner, known.Filter, known.Distribution, known.Module)
 	known.filter = filter
 	if err != nil {
 		return revision{}, fmt.Errorf("reading ControllerRevision %s: %w", object.Name, err)

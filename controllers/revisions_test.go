@@ -257,7 +257,7 @@ var _ = Describe("The revision in force", func() {
 	It("does not take someone else's ControllerRevision", func(ctx context.Context) {
 		changed := fd.DeepCopy()
 		config("taken")(changed)
-		next, _ := w.candidate(changed, *fd.Status.Module)
+		next, _ := w.candidate(changed, changed.Spec.Filter, *fd.Status.Module)
 		object, err := revisionObject(fd, next)
 		Expect(err).NotTo(HaveOccurred())
 		foreign := &appsv1.ControllerRevision{
@@ -314,7 +314,7 @@ var _ = Describe("The revision in force", func() {
 		for i := range 8 {
 			twin := fd.DeepCopy()
 			config(fmt.Sprint(i))(twin)
-			content, _ := w.candidate(twin, *fd.Status.Module)
+			content, _ := w.candidate(twin, twin.Spec.Filter, *fd.Status.Module)
 			object, err := revisionObject(fd, content)
 			Expect(err).NotTo(HaveOccurred())
 			object.Revision = 7

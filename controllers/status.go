@@ -25,12 +25,12 @@ const failuresInMessage = 3
 // writeStatus writes the status that a pass amounts to, if it is another one,
 // and records the transition of Ready and of a contest. Where something else
 // answers each status with its own, it lets some time pass.
-func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, p pass) error {
-	if p.contest.postponed {
+func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, found contest, set func(*wasmev1.FilterDeploymentStatus, int64)) error {
+	if found.postponed {
 		return nil
 	}
 	before := fd.DeepCopy()
-	setStatus(&fd.Status, fd.Generation, p)
+	set(&fd.Status, fd.Generation)
 	if equality.Semantic.DeepEqual(before.Status, fd.Status) {
 		r.statuses.keep(fd, false, r.Clock.Now())
 		return nil
@@ -43,9 +43,9 @@ func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
-	r.statuses.keep(fd, p.contest.overwritten, r.Clock.Now())
-	r.recordContest(fd, before.Status.Conditions, p.contest)
-	if !p.contest.overwritten { // else what Ready was before is not known
+	r.statuses.keep(fd, found.overwritten, r.Clock.Now())
+	r.recordContest(fd, before.Status.Conditions, found)
+	if !found.overwritten { // else what Ready was before is not known
 		r.recordTransition(fd, before.Status.Conditions)
 	}
 	return nil
@@ -63,8 +63,21 @@ func (r *FilterDeploymentReconciler) recordTransition(fd *wasmev1.FilterDeployme
 	r.Recorder.Eventf(fd, nil, eventType, now.Reason, "Reconcile", "%s", eventNote(now.Message))
 }
 
-// setStatus derives the status from what a pass found.
-func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass) {
+// setSuspended keeps the status of the last pass, and says that there is none now.
+func setSuspended(status *wasmev1.FilterDeploymentStatus, generation int64) {
+	status.ObservedGeneration = new(generation)
+	ready := metav1.Condition{Type: wasmev1.ConditionReady, Status: metav1.ConditionUnknown}
+	if last := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionReady); last != nil {
+		ready.Status = last.Status
+	}
+	ready.Reason, ready.ObservedGeneration = wasmev1.ReasonSuspended, generation
+	ready.Message = "spec.suspend is set: everything stays as it is, unwatched; Ready is as it was before"
+	apimeta.SetStatusCondition(&status.Conditions, ready)
+	apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionReconciling)
+}
+
+// setStatus derives the status from what the pass found.
+func (p pass) setStatus(status *wasmev1.FilterDeploymentStatus, generation int64) {
 	status.ObservedGeneration = new(generation)
 	ready := readyVerdict(p)
 	set := func(kind string, v verdict) {
@@ -75,6 +88,10 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 	set(wasmev1.ConditionModuleResolved, p.module)
 	set(wasmev1.ConditionWorkloadsSelected, p.selection)
 	set(wasmev1.ConditionProgrammed, p.programmed)
+	if p.inForce != nil && status.Revision != p.inForce.filter.Revision() {
+		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionLoaded) // the time of its last transition is that of the revision
+	}
+	set(wasmev1.ConditionLoaded, p.loaded)
 	set(wasmev1.ConditionReady, ready)
 	setAbnormal := func(kind, reason, message string) {
 		if reason == "" {
@@ -101,7 +118,7 @@ func setStatus(status *wasmev1.FilterDeploymentStatus, generation int64, p pass)
 // readyVerdict is the first verdict that only a change of an object can mend,
 // else the first that is not True, else what there is to say.
 func readyVerdict(p pass) verdict {
-	steps := []verdict{p.module, p.selection, p.programmed}
+	steps := []verdict{p.module, p.selection, p.programmed, p.loaded}
 	if p.contest.Reason != "" {
 		steps = append(steps, p.contest.verdict)
 	}
@@ -118,7 +135,7 @@ func readyVerdict(p pass) verdict {
 	if p.selection.Reason == wasmev1.ReasonNoWorkloads {
 		return p.selection
 	}
-	return succeeded(wasmev1.ReasonReady, "%s", p.programmed.Message)
+	return succeeded(wasmev1.ReasonReady, "%s; %s", p.programmed.Message, p.loaded.Message)
 }
 
 // abnormal gives the reasons of the conditions that are present only while they
@@ -176,7 +193,7 @@ func failing(targets []target) []target {
 func describeFailures(failures []target, all int) error {
 	parts := make([]string, 0, failuresInMessage+1)
 	for _, t := range failures[:min(len(failures), failuresInMessage)] {
-		parts = append(parts, fmt.Sprintf("%s: %v", t.workload.Name, t.err))
+		parts = append(parts, fmt.Sprintf("%s: %v", t.workload.Key(), t.err))
 	}
 	if more := len(failures) - len(parts); more > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", more))
@@ -196,7 +213,7 @@ func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
 			programmed++
 		}
 		if i < wasmev1.MaxWorkloadsInStatus {
-			status.Workloads[t.workload.Name] = state
+			status.Workloads[t.workload.Key()] = state
 		}
 	}
 	status.Summary = &wasmev1.WorkloadSummary{
@@ -204,6 +221,7 @@ func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
 		Programmed:     new(int64(programmed)),
 		WorkloadsReady: fmt.Sprintf("%d/%d", programmed, len(sorted)),
 	}
+	countPods(status.Summary, p.targets)
 	if omitted := len(sorted) - len(status.Workloads); omitted > 0 {
 		status.Summary.WorkloadsOmitted = new(int64(omitted))
 	}

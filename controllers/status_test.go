@@ -140,22 +140,24 @@ var _ = Describe("The status", func() {
 		p := pass{
 			module:    succeeded(wasmev1.ReasonResolved, ""),
 			selection: succeeded(wasmev1.ReasonSelected, ""),
+			loaded:    succeeded(wasmev1.ReasonNoPods, ""),
 			inForce:   &revision{revisionContent: revisionContent{Module: *fd.Status.Module}},
 		}
 		for i := range 600 {
 			name := fmt.Sprintf("w%03d", i)
-			t := target{workload: render.Workload{Kind: "Deployment", Name: name}, output: name}
+			t := target{workload: render.Target{Kind: "Deployment", Name: name}, output: outputKey{name: name}}
 			if i >= 595 {
 				t.reason, t.err = wasmev1.ReasonWriteFailed, errors.New(strings.Repeat("ä", 2000))
 			}
 			p.targets = append(p.targets, t)
 		}
 		p.programmed = programmedVerdict(p.targets, p.inForce, asked)
-		Expect(w.writeStatus(ctx, fd, p)).To(Succeed())
+		Expect(w.writeStatus(ctx, fd, contest{}, p.setStatus)).To(Succeed())
 		Expect(user.Get(ctx, client.ObjectKeyFromObject(fd), fd)).To(Succeed())
 
 		Expect(fd.Status.Summary).To(Equal(&wasmev1.WorkloadSummary{
 			Workloads: new(int64(600)), Programmed: new(int64(595)), WorkloadsReady: "595/600", WorkloadsOmitted: new(int64(100)),
+			Pods: new(int64(0)), PodsLoaded: new(int64(0)), PodsReady: "0/0",
 		}))
 		Expect(fd.Status.Workloads).To(HaveLen(500))
 		for i := 595; i < 600; i++ {
@@ -195,7 +197,7 @@ var _ = DescribeTable("Of the workloads' outcomes",
 func outcomes(failures ...string) []target {
 	var targets []target
 	for i, failure := range failures {
-		t := target{workload: render.Workload{Name: fmt.Sprintf("w%d", i)}}
+		t := target{workload: render.Target{Name: fmt.Sprintf("w%d", i)}}
 		if failure != "" {
 			t.reason, t.err = "Reason-"+failure, errors.New(failure)
 		}
@@ -210,12 +212,14 @@ var _ = DescribeTable("Of the steps' verdicts",
 		Expect(string(verdict.Status) + " " + verdict.Reason).To(Equal(ready))
 		Expect(abnormal(verdict)).To(Equal(map[string]string{wasmev1.ConditionReconciling: reconciling, wasmev1.ConditionStalled: stalled}))
 	},
-	Entry("all true", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", "")}, "True Ready", "", ""),
-	Entry("no workloads", pass{module: succeeded("A", ""), selection: succeeded(wasmev1.ReasonNoWorkloads, ""), programmed: succeeded("C", "")}, "True NoWorkloads", "", ""),
+	Entry("all true", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: succeeded("D", "")}, "True Ready", "", ""),
+	Entry("no workloads", pass{module: succeeded("A", ""), selection: succeeded(wasmev1.ReasonNoWorkloads, ""), programmed: succeeded("C", ""), loaded: succeeded("D", "")}, "True NoWorkloads", "", ""),
 	Entry("the module pending", pass{module: pending("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "Unknown A", wasmev1.ReasonProgressing, ""),
 	Entry("the module refused", pass{module: refused("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", wasmev1.ReasonProgressingWithRetry, ""),
 	Entry("the module stalled", pass{module: stalled("A", errors.New("")), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", "", "A"),
 	Entry("the selection stalled", pass{module: pending("A", ""), selection: stalled("B", errors.New("")), programmed: refused("C", "")}, "False B", "", "B"),
+	Entry("pods loading", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: pending("D", "")}, "Unknown D", wasmev1.ReasonProgressing, ""),
+	Entry("pods failing", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: refused("D", "")}, "False D", wasmev1.ReasonProgressingWithRetry, ""),
 	Entry("a write failed", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: failed("C", errors.New(""))}, "False C", wasmev1.ReasonProgressingWithRetry, ""),
 )
 

@@ -38,7 +38,7 @@ var (
 	// user is a client with every right, and without a cache.
 	user client.Client
 	// live reads with every right what the operator has in its cache.
-	live client.Reader
+	live client.Client
 	// operatorConfig has the rights of the operator's installation, and no others.
 	operatorConfig *rest.Config
 	recorder       events.EventRecorder

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -23,6 +24,18 @@ func (w *Waker) Start(_ context.Context, queue workqueue.TypedRateLimitingInterf
 	defer w.mu.Unlock()
 	w.queue = queue
 	return nil
+}
+
+// soon is how long WakeSoon waits for more of the same.
+const soon = 200 * time.Millisecond
+
+// WakeSoon has the object looked at in a moment: once, if it is woken many times.
+func (w *Waker) WakeSoon(name types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queue != nil {
+		w.queue.AddAfter(reconcile.Request{NamespacedName: name}, soon)
+	}
 }
 
 // Wake has the object looked at.

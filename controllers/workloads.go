@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/render"
@@ -34,24 +35,47 @@ var workloadLists = map[string]func() client.ObjectList{
 	"StatefulSet": func() client.ObjectList { return &appsv1.StatefulSetList{} },
 }
 
-// selectWorkloads is the second step: it finds the workloads of the spec, in
-// the order of their names. They are nil when the spec is no selection.
-func (r *FilterDeploymentReconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDeployment) ([]render.Workload, verdict) {
+var workloadObjects = map[string]func() client.Object{
+	"Deployment":  func() client.Object { return &appsv1.Deployment{} },
+	"DaemonSet":   func() client.Object { return &appsv1.DaemonSet{} },
+	"StatefulSet": func() client.Object { return &appsv1.StatefulSet{} },
+}
+
+// selectTargets is the second step: it finds what the filter is to run on, in
+// the order of the names. It is nil when the spec is no selection.
+func (r *FilterDeploymentReconciler) selectTargets(ctx context.Context, fd *wasmev1.FilterDeployment) ([]render.Target, verdict) {
+	if references := istioSpec(fd).TargetRefs; len(references) > 0 {
+		return referenced(fd.Namespace, references), succeeded(wasmev1.ReasonSelected, "%d targetRefs", len(references))
+	}
 	kind, err := workloadKind(fd)
 	if err != nil {
 		return nil, stalled(wasmev1.ReasonInvalidSpec, err)
 	}
-	if err := r.checkNamespace(fd); err != nil {
+	selector, err := workloadSelector(fd)
+	if err != nil {
+		return nil, stalled(wasmev1.ReasonInvalidSpec, err)
+	}
+	if err := r.checkNamespace(fd, selector); err != nil {
 		return nil, stalled(wasmev1.ReasonRootNamespace, err)
 	}
-	workloads, err := r.listWorkloads(ctx, kind, fd.Namespace, workloadSelector(fd))
+	workloads, err := r.listWorkloads(ctx, kind, fd.Namespace, selector)
 	if err != nil {
 		return nil, failed(wasmev1.ReasonWorkloadsUnreadable, fmt.Errorf("listing the workloads: %w", err))
 	}
 	if len(workloads) == 0 {
-		return workloads, succeeded(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio.labels (%s) on itself, whatever its pods have; one that comes gets the filter", kind, fd.Namespace, describe(workloadSelector(fd)))
+		return workloads, succeeded(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio (%s) on itself, whatever its pods have; one that comes gets the filter", kind, fd.Namespace, describe(selector))
 	}
 	return workloads, succeeded(wasmev1.ReasonSelected, "%d of kind %s", len(workloads), kind)
+}
+
+// referenced are the targets that targetRefs name.
+func referenced(namespace string, references []wasmev1.TargetRef) []render.Target {
+	targets := make([]render.Target, 0, len(references))
+	for _, reference := range references {
+		targets = append(targets, render.Target{Kind: reference.Kind, Namespace: namespace, Name: reference.Name})
+	}
+	slices.SortFunc(targets, func(a, b render.Target) int { return strings.Compare(a.Key(), b.Key()) })
+	return targets
 }
 
 func describe(selector labels.Selector) string {
@@ -63,10 +87,10 @@ func describe(selector labels.Selector) string {
 
 // workloadKind reads the kind in any letter case.
 func workloadKind(fd *wasmev1.FilterDeployment) (string, error) {
-	if fd.Spec.Deployment.Istio == nil || fd.Spec.Deployment.Istio.Kind == "" {
+	given := istioSpec(fd).Kind
+	if given == "" {
 		return defaultKind, nil
 	}
-	given := fd.Spec.Deployment.Istio.Kind
 	for kind := range workloadLists {
 		if strings.EqualFold(kind, given) {
 			return kind, nil
@@ -75,38 +99,43 @@ func workloadKind(fd *wasmev1.FilterDeployment) (string, error) {
 	return "", fmt.Errorf("spec.deployment.istio.kind is %q; use Deployment, DaemonSet or StatefulSet", given)
 }
 
-func workloadSelector(fd *wasmev1.FilterDeployment) labels.Selector {
-	set := labels.Set{}
-	if fd.Spec.Deployment.Istio != nil {
-		for key, value := range fd.Spec.Deployment.Istio.Labels {
-			set[key] = string(value)
+func workloadSelector(fd *wasmev1.FilterDeployment) (labels.Selector, error) {
+	if given := istioSpec(fd).Selector; given != nil {
+		selector, err := metav1.LabelSelectorAsSelector(given)
+		if err != nil {
+			return nil, fmt.Errorf("spec.deployment.istio.selector: %w", err)
 		}
+		return selector, nil
 	}
-	return labels.SelectorFromSet(set)
+	set := labels.Set{}
+	for key, value := range istioSpec(fd).Labels {
+		set[key] = string(value)
+	}
+	return labels.SelectorFromSet(set), nil
 }
 
 // checkNamespace keeps filters out of the mesh's root namespace, where a label
 // selector reaches the pods of every namespace; gateways live there.
-func (r *FilterDeploymentReconciler) checkNamespace(fd *wasmev1.FilterDeployment) error {
+func (r *FilterDeploymentReconciler) checkNamespace(fd *wasmev1.FilterDeployment, selector labels.Selector) error {
 	if fd.Namespace != r.Mesh.RootNamespace || r.AllowRootNamespace {
 		return nil
 	}
-	if fd.Spec.Filter.PatchContext == wasmev1.PatchContextGateway && !workloadSelector(fd).Empty() {
+	if fd.Spec.Filter.PatchContext == wasmev1.PatchContextGateway && !selector.Empty() {
 		return nil
 	}
 	return fmt.Errorf("namespace %s is the mesh's root namespace; there spec.filter.patchContext must be gateway and spec.deployment.istio.labels must select the gateways, unless the operator runs with --allow-root-namespace", fd.Namespace)
 }
 
-func (r *FilterDeploymentReconciler) listWorkloads(ctx context.Context, kind, namespace string, selector labels.Selector) ([]render.Workload, error) {
+func (r *FilterDeploymentReconciler) listWorkloads(ctx context.Context, kind, namespace string, selector labels.Selector) ([]render.Target, error) {
 	list := workloadLists[kind]()
 	options := []client.ListOption{client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy}
 	if err := r.Client.List(ctx, list, options...); err != nil {
 		return nil, err
 	}
-	workloads := []render.Workload{}
+	workloads := []render.Target{}
 	err := apimeta.EachListItem(list, func(item runtime.Object) error {
 		object := item.(client.Object)
-		workloads = append(workloads, render.Workload{
+		workloads = append(workloads, render.Target{
 			Kind:      kind,
 			Namespace: namespace,
 			Name:      object.GetName(),
@@ -114,7 +143,7 @@ func (r *FilterDeploymentReconciler) listWorkloads(ctx context.Context, kind, na
 		})
 		return nil
 	})
-	slices.SortFunc(workloads, func(a, b render.Workload) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(workloads, func(a, b render.Target) int { return strings.Compare(a.Name, b.Name) })
 	return workloads, err
 }
 
@@ -149,8 +178,15 @@ func (r *FilterDeploymentReconciler) selecting(ctx context.Context, object clien
 }
 
 func selects(fd *wasmev1.FilterDeployment, object client.Object) bool {
+	if len(istioSpec(fd).TargetRefs) > 0 {
+		return false
+	}
 	kind, err := workloadKind(fd)
-	return err == nil && kind == kindOf(object) && workloadSelector(fd).Matches(labels.Set(object.GetLabels()))
+	if err != nil || kind != kindOf(object) {
+		return false
+	}
+	selector, err := workloadSelector(fd)
+	return err == nil && selector.Matches(labels.Set(object.GetLabels()))
 }
 
 func kindOf(object client.Object) string {

@@ -144,7 +144,7 @@ var _ = Describe("The workloads", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		history, err := w.listRevisions(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		workloads := []render.Workload{
+		workloads := []render.Target{
 			{Kind: "Deployment", Namespace: w.namespace, Name: "bare"},
 			{Kind: "Deployment", Namespace: w.namespace, Name: "b", PodLabels: map[string]string{"app": "b"}},
 		}

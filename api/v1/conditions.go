@@ -10,6 +10,9 @@ const (
 	// ConditionProgrammed: every selected workload has the Istio object that
 	// makes its proxies run the filter as the spec describes it.
 	ConditionProgrammed = "Programmed"
+	// ConditionLoaded: the proxies of the workloads' pods run the revision that
+	// the outputs hold. It counts pods that are Ready and have a sidecar.
+	ConditionLoaded = "Loaded"
 	// ConditionReady sums up the others, as kstatus reads it.
 	ConditionReady = "Ready"
 	// ConditionReconciling: present and True while the operator still works
@@ -56,6 +59,12 @@ const (
 	ReasonDigestMismatch = "DigestMismatch"
 	// ReasonStoreUnavailable: the operator cannot keep the module (disk full, or read-only).
 	ReasonStoreUnavailable = "StoreUnavailable"
+	// ReasonConfigMapNotFound: configFrom or configMap names no ConfigMap of the namespace.
+	ReasonConfigMapNotFound = "ConfigMapNotFound"
+	// ReasonConfigMapUnreadable: the API server did not give the ConfigMap.
+	ReasonConfigMapUnreadable = "ConfigMapUnreadable"
+	// ReasonConfigMapInvalid: the ConfigMap lacks the key, or its value is too large.
+	ReasonConfigMapInvalid = "ConfigMapInvalid"
 	// ReasonRootIDMissing: neither spec.filter.rootID nor the image names a root id.
 	ReasonRootIDMissing = "RootIDMissing"
 
@@ -80,13 +89,41 @@ const (
 	ReasonOutputKindMissing = "OutputKindMissing"
 	// ReasonConflict: an object of the output's name exists and is not ours.
 	ReasonConflict = "Conflict"
+	// ReasonOutputRefused: the API server refuses the outputs: a policy of the
+	// cluster forbids them, or its Istio does not know a field.
+	ReasonOutputRefused = "OutputRefused"
 	// ReasonWriteFailed: the API server refused or did not answer a write.
 	ReasonWriteFailed = "WriteFailed"
 	// ReasonWorkloadUnsupported: a workload cannot take the filter; the message names it.
 	ReasonWorkloadUnsupported = "WorkloadUnsupported"
 
+	// ReasonLoaded: every pod that counts runs the revision (Loaded).
+	ReasonLoaded = "Loaded"
+	// ReasonLoading: pods are about to get the revision.
+	ReasonLoading = "Loading"
+	// ReasonNoPods: the workloads have no pods that count; those that come get the filter.
+	ReasonNoPods = "NoPods"
+	// ReasonUnproven: what pods run is not known: they are not asked
+	// (--prove-pods=false), or the output shows no revision.
+	ReasonUnproven = "Unproven"
+	// ReasonNoSidecar: the pods have no sidecar that could run the filter.
+	ReasonNoSidecar = "NoSidecar"
+	// ReasonFetchFailed: proxies could not fetch the module.
+	ReasonFetchFailed = "FetchFailed"
+	// ReasonRefused: proxies refused the filter: its module, its root id, or the
+	// module its configuration.
+	ReasonRefused = "Refused"
+	// ReasonOlderRevision: proxies go on with an older revision.
+	ReasonOlderRevision = "OlderRevision"
+	// ReasonCrashing: the module crashes on requests; seen with FailReload only.
+	ReasonCrashing = "Crashing"
+	// ReasonUnreachable: the pods' proxies do not answer the operator.
+	ReasonUnreachable = "Unreachable"
+
 	// ReasonReady: everything the spec asks for is in place (Ready).
 	ReasonReady = "Ready"
+	// ReasonSuspended: spec.suspend is set; Ready stays as it was (Ready).
+	ReasonSuspended = "Suspended"
 	// ReasonProgressing: work is under way (Reconciling).
 	ReasonProgressing = "Progressing"
 	// ReasonProgressingWithRetry: something failed and is tried again (Reconciling).

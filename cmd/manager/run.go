@@ -25,6 +25,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/peers"
@@ -42,6 +43,15 @@ const syncTimeout = 24 * time.Hour
 // recheckInterval is the longest time between two looks at a FilterDeployment:
 // its pull Secret is not watched.
 const recheckInterval = 5 * time.Minute
+
+// The lease: one that its holder does not give up, because it crashed, is taken
+// over within 12 s and two attempts, and a holder gives up what it cannot renew
+// well before.
+const (
+	leaseDuration = 12 * time.Second
+	renewDeadline = 8 * time.Second
+	retryPeriod   = 2 * time.Second
+)
 
 // leaseName is the name of the lease that replicas hold in turn.
 const leaseName = "wasme-operator"
@@ -103,6 +113,9 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 		LeaderElectionID:              leaseName,
 		LeaderElectionNamespace:       opts.leaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 new(leaseDuration),
+		RenewDeadline:                 new(renewDeadline),
+		RetryPeriod:                   new(retryPeriod),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the manager: %w", err)
@@ -133,13 +146,19 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Modules:            newResolver(store, puller, opts, filterDeployments),
 		Store:              store,
 		Peers:              replicas,
-		Outputs:            controllers.NewOutputKind(kinds),
+		Outputs:            controllers.NewOutputKinds(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
 		AllowRootNamespace: opts.allowRootNamespace,
 		LegacyPullSecrets:  opts.legacyPullSecrets,
 		RecheckInterval:    min(opts.pollInterval, recheckInterval),
 		Clock:              clock.RealClock{},
+	}
+	if opts.provePods {
+		reconciler.Prober = dataplane.New(filterDeployments.WakeSoon)
+		if err := manager.Add(reconciler.Prober); err != nil {
+			return fmt.Errorf("adding the prober: %w", err)
+		}
 	}
 	keeper := &controllers.ModuleKeeper{
 		Client:            manager.GetClient(),

@@ -1,6 +1,11 @@
-// Command crdschema completes the generated CRD given as its argument with
-// the schema of spec.filter.config, which controller-gen's markers cannot
-// express: a value that is a string or an object has no type of its own.
+// Command crdschema completes the generated CRD given as its argument with what
+// controller-gen's markers cannot express:
+//
+//   - the schema of spec.filter.config: a value that is a string or an object has
+//     no type of its own, and no rule can see it;
+//   - bounds inside spec.deployment.istio.selector, whose type is not ours;
+//   - the rules over spec.filter and spec.deployment together, which are made of
+//     the same parts again and again.
 package main
 
 import (
@@ -10,8 +15,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
-
-	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
 func main() {
@@ -34,7 +37,7 @@ func complete(path string) error {
 	if err := yaml.Unmarshal(text, &crd); err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	if err := setConfigSchema(crd); err != nil {
+	if err := completeVersions(crd); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	text, err = yaml.Marshal(crd)
@@ -44,12 +47,7 @@ func complete(path string) error {
 	return os.WriteFile(path, append([]byte("---\n"), text...), 0o644)
 }
 
-// setConfigSchema puts the schema of a configuration into each version,
-// keeping the generated description.
-func setConfigSchema(crd map[string]any) error {
-	field := []string{
-		"schema", "openAPIV3Schema", "properties", "spec", "properties", "filter", "properties", "config",
-	}
+func completeVersions(crd map[string]any) error {
 	versions, _, err := unstructured.NestedSlice(crd, "spec", "versions")
 	if err != nil {
 		return err
@@ -59,40 +57,45 @@ func setConfigSchema(crd map[string]any) error {
 		if !ok {
 			return errors.New("spec.versions holds something that is no version")
 		}
-		description, found, err := unstructured.NestedString(version, append(field, "description")...)
-		if err != nil || !found {
-			return fmt.Errorf("spec.filter.config has no description: %w", err)
+		spec, err := property(version, "schema", "openAPIV3Schema", "properties", "spec")
+		if err != nil {
+			return err
 		}
-		schema := configSchema()
-		schema["description"] = description
-		if err := unstructured.SetNestedMap(version, schema, field...); err != nil {
+		if err := completeSpec(spec); err != nil {
 			return err
 		}
 	}
 	return unstructured.SetNestedSlice(crd, versions, "spec", "versions")
 }
 
-// configSchema accepts a string, an object and the known forms of
-// google.protobuf.Any. A structural schema has no "one of these types", so it
-// refuses the others one by one: the bounds that contradict each other refuse
-// every number and every array, and no boolean passes the enum under not.
-func configSchema() map[string]any {
-	return map[string]any{
-		"x-kubernetes-preserve-unknown-fields": true,
-		"maxLength":                            int64(wasmev1.MaxConfigurationBytes),
-		"not":                                  map[string]any{"enum": []any{true, false}},
-		"minimum":                              int64(1),
-		"maximum":                              int64(0),
-		"minItems":                             int64(1),
-		"maxItems":                             int64(0),
-		"properties": map[string]any{
-			"@type": map[string]any{
-				"description": "@type makes the object a google.protobuf.Any and says what its field `value` is.",
-				"type":        "string",
-				"enum": []any{
-					wasmev1.StringValueType, wasmev1.BytesValueType, wasmev1.StructType,
-				},
-			},
-		},
+func completeSpec(spec map[string]any) error {
+	filter, err := property(spec, "properties", "filter")
+	if err != nil {
+		return err
 	}
+	config, err := property(filter, "properties", "config")
+	if err != nil {
+		return err
+	}
+	selector, err := property(spec, "properties", "deployment", "properties", "istio", "properties", "selector")
+	if err != nil {
+		return err
+	}
+	setConfig(config)
+	filter["not"] = map[string]any{"required": []any{"config", "configFrom"}}
+	spec["x-kubernetes-validations"] = ruleList()
+	return boundSelector(selector)
+}
+
+// property is the schema at a path; what is written into it stays.
+func property(schema map[string]any, path ...string) (map[string]any, error) {
+	value, _, err := unstructured.NestedFieldNoCopy(schema, path...)
+	if err != nil {
+		return nil, err
+	}
+	found, ok := value.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("there is no schema at %v", path)
+	}
+	return found, nil
 }

@@ -16,7 +16,8 @@ import (
 type resource struct {
 	CRD     apiextensionsv1.CustomResourceDefinition
 	Version apiextensionsv1.CustomResourceDefinitionVersion
-	// Spec and Status are the fields of each, those of an object after it.
+	// Spec is the spec and its fields, and Status those of the status; the fields
+	// of an object come after it.
 	Spec, Status []field
 }
 
@@ -48,7 +49,8 @@ func readResource(path string) (resource, error) {
 	}
 	read.Version = read.CRD.Spec.Versions[0]
 	root := read.Version.Schema.OpenAPIV3Schema
-	read.Spec = fieldsOf("spec", root.Properties["spec"])
+	spec := root.Properties["spec"]
+	read.Spec = append([]field{newField("spec", spec, true)}, fieldsOf("spec", spec)...)
 	read.Status = fieldsOf("status", root.Properties["status"])
 	return read, nil
 }
@@ -77,9 +79,18 @@ func newField(path string, schema apiextensionsv1.JSONSchemaProps, required bool
 		made.Paragraphs = append(made.Paragraphs, paragraph)
 	}
 	for _, rule := range schema.XValidations {
-		made.Rules = append(made.Rules, rule.Message)
+		made.Rules = append(made.Rules, ruleText(rule))
 	}
 	return made
+}
+
+// ruleText names the field under the one with the rule that the API server
+// names, if there is one.
+func ruleText(rule apiextensionsv1.ValidationRule) string {
+	if rule.FieldPath == "" {
+		return rule.Message
+	}
+	return "`" + strings.TrimPrefix(rule.FieldPath, ".") + "`: " + rule.Message
 }
 
 func itemsOf(schema apiextensionsv1.JSONSchemaProps) *apiextensionsv1.JSONSchemaProps {
@@ -122,13 +133,19 @@ func typeOf(schema apiextensionsv1.JSONSchemaProps) string {
 	case schema.Type == "":
 		return strings.Join(acceptedTypes(schema), " or ")
 	case itemsOf(schema) != nil:
-		return "list of " + typeOf(*itemsOf(schema)) + "s"
+		return "list of " + plural(typeOf(*itemsOf(schema)))
 	case valuesOf(schema) != nil:
-		return "map of " + typeOf(*valuesOf(schema)) + "s"
+		return "map of " + plural(typeOf(*valuesOf(schema)))
 	case schema.Format != "":
 		return schema.Type + " (" + schema.Format + ")"
 	}
 	return schema.Type
+}
+
+// plural of a type, whose format stays behind it.
+func plural(name string) string {
+	word, format, _ := strings.Cut(name, " ")
+	return strings.TrimSpace(word + "s " + format)
 }
 
 // acceptedTypes are what passes a schema without type: it refuses a type by

@@ -15,15 +15,16 @@ func TestFacts(t *testing.T) {
 		required bool
 		want     string
 	}{
-		"string":         {"{type: string, minLength: 1, maxLength: 5}", true, "string · required · 1 to 5 characters"},
-		"format":         {"{type: integer, format: int64, minimum: 0}", false, "integer (int64) · at least 0"},
-		"default":        {"{type: string, default: a, enum: [a, b], maxLength: 16}", false, "string · default `a` · one of `a`, `b`"},
-		"list":           {"{type: array, maxItems: 2, items: {type: string, maxLength: 3}}", false, "list of strings · at most 2 items · each at most 3 characters"},
-		"list by key":    {"{type: array, items: {type: object}, x-kubernetes-list-map-keys: [type]}", false, "list of objects · one item for each `type`"},
-		"map":            {"{type: object, maxProperties: 4, additionalProperties: {type: string}}", false, "map of strings · at most 4 entries"},
-		"several types":  {"{minimum: 1, maximum: 0, minItems: 1, maxItems: 0, maxLength: 9, not: {enum: [true, false]}}", false, "string or object · at most 9 characters"},
-		"any type":       {"{x-kubernetes-preserve-unknown-fields: true}", false, "string or object or number or list or boolean"},
-		"default object": {"{type: object, default: {}}", false, "object · default `{}`"},
+		"string":           {"{type: string, minLength: 1, maxLength: 5}", true, "string · required · 1 to 5 characters"},
+		"format":           {"{type: integer, format: int64, minimum: 0}", false, "integer (int64) · at least 0"},
+		"default":          {"{type: string, default: a, enum: [a, b], maxLength: 16}", false, "string · default `a` · one of `a`, `b`"},
+		"list":             {"{type: array, maxItems: 2, items: {type: string, maxLength: 3}}", false, "list of strings · at most 2 items · each at most 3 characters"},
+		"list of a format": {"{type: array, items: {type: integer, format: int32}}", false, "list of integers (int32)"},
+		"list by key":      {"{type: array, items: {type: object}, x-kubernetes-list-map-keys: [type]}", false, "list of objects · one item for each `type`"},
+		"map":              {"{type: object, maxProperties: 4, additionalProperties: {type: string}}", false, "map of strings · at most 4 entries"},
+		"several types":    {"{minimum: 1, maximum: 0, minItems: 1, maxItems: 0, maxLength: 9, not: {enum: [true, false]}}", false, "string or object · at most 9 characters"},
+		"any type":         {"{x-kubernetes-preserve-unknown-fields: true}", false, "string or object or number or list or boolean"},
+		"default object":   {"{type: object, default: {}}", false, "object · default `{}`"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var schema apiextensionsv1.JSONSchemaProps
@@ -34,6 +35,17 @@ func TestFacts(t *testing.T) {
 				t.Errorf("%s\nnot %s", got, c.want)
 			}
 		})
+	}
+}
+
+func TestRulesNameTheFieldThatTheyAreAbout(t *testing.T) {
+	var schema apiextensionsv1.JSONSchemaProps
+	text := `{x-kubernetes-validations: [{rule: r, message: one of a and b}, {rule: r, message: a needs b, fieldPath: .x.a}]}`
+	if err := yaml.UnmarshalStrict([]byte(text), &schema); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := newField("spec", schema, true).Rules, []string{"one of a and b", "`x.a`: a needs b"}; !slices.Equal(got, want) {
+		t.Errorf("%q, not %q", got, want)
 	}
 }
 

@@ -63,16 +63,14 @@ func refusedByLibrary(doing, registry string, err error) *Error {
 // failure of the network, or our own refusal.
 func networkCause(err error) string {
 	var (
-		verification *tls.CertificateVerificationError
-		authority    x509.UnknownAuthorityError
-		invalid      x509.CertificateInvalidError
-		dns          *net.DNSError
-		netErr       net.Error
+		invalid x509.CertificateInvalidError
+		dns     *net.DNSError
+		netErr  net.Error
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired: // or not valid yet
 		return "its certificate is not valid at this time: renew it, or set the clock of the operator's node right"
-	case errors.As(err, &verification), errors.As(err, &authority):
+	case untrusted(err):
 		return "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify"
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
@@ -86,6 +84,14 @@ func networkCause(err error) string {
 		return ""
 	}
 	return brokenConnection(err)
+}
+
+func untrusted(err error) bool {
+	var (
+		verification *tls.CertificateVerificationError
+		authority    x509.UnknownAuthorityError
+	)
+	return errors.As(err, &verification) || errors.As(err, &authority)
 }
 
 func brokenConnection(err error) string {

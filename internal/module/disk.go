@@ -15,7 +15,9 @@ import (
 
 const (
 	moduleSuffix = ".wasm"
-	imageSuffix  = ".json"
+	// imageSuffix has a number, as files of the form before do not say whether
+	// pilot-agent takes the image.
+	imageSuffix = ".2.json"
 )
 
 func (s *Store) tmpDir() string     { return filepath.Join(s.dir, "tmp") }
@@ -94,7 +96,7 @@ func hashFile(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// storedImage is the content of a file of images.
+// storedImage is the content of a file of images; URLs are kept like them.
 type storedImage struct {
 	Image  string `json:"image"`
 	Module Module `json:"module"`
@@ -203,6 +205,19 @@ func (t *tempFile) Write(p []byte) (int, error) {
 // ReadAt reads what was written.
 func (t *tempFile) ReadAt(p []byte, offset int64) (int, error) { return t.file.ReadAt(p, offset) }
 
+// digest is that of what was written, 64 hex.
+func (t *tempFile) digest() string { return hex.EncodeToString(t.sum.Sum(nil)) }
+
+// keep checks that the file is a module, and commits it.
+func (t *tempFile) keep() (Module, error) {
+	versions, err := inspect(t, t.size)
+	if err != nil {
+		return Module{}, err
+	}
+	sum, err := t.commit()
+	return Module{SHA256: sum, SizeBytes: t.size, ABIVersions: versions}, err
+}
+
 // discard removes the file, unless it was committed.
 func (t *tempFile) discard() {
 	if t.gone {
@@ -216,9 +231,8 @@ func (t *tempFile) discard() {
 
 // commit makes the file the module of its digest, which it returns.
 func (t *tempFile) commit() (string, error) {
-	sum := hex.EncodeToString(t.sum.Sum(nil))
-	if t.store.Has(sum) {
-		t.store.touch(sum)
+	sum := t.digest()
+	if t.store.touch(sum) {
 		return sum, nil
 	}
 	if err := t.file.Sync(); err != nil {
@@ -245,11 +259,13 @@ func (s *Store) add(sum string, size int64) {
 	s.announce()
 }
 
-// touch marks a module as used now.
-func (s *Store) touch(sum string) {
+// touch marks a module as used now; false when it is not held.
+func (s *Store) touch(sum string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if stored := s.modules[sum]; stored != nil {
+	stored, held := s.modules[sum]
+	if held {
 		stored.lastUsed = s.clock.Now()
 	}
+	return held
 }

@@ -1,7 +1,6 @@
 package module
 
 import (
-	"encoding/hex"
 	"fmt"
 	"io"
 )
@@ -22,7 +21,7 @@ func (s *Store) Import(content io.Reader, sha256 string, size int64) error {
 	if file.size != size {
 		return fmt.Errorf("copying module %s: what came has not its %d bytes", sha256, size)
 	}
-	if sum := hex.EncodeToString(file.sum.Sum(nil)); sum != sha256 {
+	if sum := file.digest(); sum != sha256 {
 		return fmt.Errorf("copying module %s: what came has the digest %s", sha256, sum)
 	}
 	_, err = file.commit()

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
@@ -27,9 +28,10 @@ const (
 // common here. Which one it is shows in its content: media types are missing
 // or wrong often enough.
 type manifest struct {
-	Config    v1.Descriptor `json:"config"`
-	Layers    layerList     `json:"layers"`
-	Manifests manifestList  `json:"manifests"`
+	MediaType types.MediaType `json:"mediaType"`
+	Config    v1.Descriptor   `json:"config"`
+	Layers    layerList       `json:"layers"`
+	Manifests manifestList    `json:"manifests"`
 }
 
 // layerList has at most maxLayers.

@@ -1,18 +1,27 @@
 // Package module finds Wasm modules: it turns an image reference and a
-// credential into the bytes of a module, checked and kept on disk.
+// credential, a URL and a digest, or a module's bytes into a module that is
+// checked and kept on disk.
 //
 //	Resolve ─▶ queue ─▶ HEAD with the request's own credential ─▶ digest
-//	                                                                │
-//	        Store ◀── inspect ◀── unpack, bounded ◀── pull ◀── not held yet
+//	             │                                                  │
+//	             │   unpack, bounded ◀── pull ◀── not held yet ◀────┘
+//	             │          │
+//	             ╰─▶ GET ───┴─▶ inspect ─▶ Store       Keep ─▶ inspect ─▶ Store
 //
 // A Resolver answers at once from what it knows and works in the background; a
-// Puller speaks to registries, within limits; a Store keeps the bytes.
+// Puller speaks to registries and web servers, within limits; a Store keeps the
+// bytes.
 package module
 
-// Request is an image together with the way to reach it. Requests that are
-// equal share their work and their result.
+// Request says where a module is, an image or a URL, and how it is reached.
+// Requests that are equal share their work and their result.
 type Request struct {
-	// Image is the OCI reference, by tag or by digest.
+	// URL is where the module itself is, by http or https, in place of Image.
+	URL string
+	// SHA256 is the digest that the module at URL has, in 64 lower case
+	// hexadecimal digits. Images have none.
+	SHA256 string
+	// Image is the OCI reference, by tag or by digest. What follows is for images.
 	Image string
 	// PlainHTTP allows plain HTTP to the image's registry.
 	PlainHTTP bool
@@ -25,11 +34,13 @@ type Request struct {
 // Module is a Wasm module that the operator has checked. It is written into
 // ControllerRevisions, so its JSON form is stable.
 type Module struct {
-	// Reference is the image reference that was resolved, as it was given.
+	// Reference is the image reference, or the URL, that was resolved, as it was
+	// given; of a module that was brought (Resolver.Keep), its reference.
 	Reference string `json:"reference"`
 	// ManifestDigest is the digest of the image's manifest, such as
 	// sha256:<64 hex>: that of the child where the reference names an index.
-	ManifestDigest string `json:"manifestDigest"`
+	// Only images have one.
+	ManifestDigest string `json:"manifestDigest,omitempty"`
 	// SHA256 is the digest of the module's bytes, 64 hexadecimal digits.
 	SHA256 string `json:"sha256"`
 	// SizeBytes is the size of the module.
@@ -39,9 +50,13 @@ type Module struct {
 	ABIVersions []string `json:"abiVersions,omitempty"`
 	// RootIDs are the root ids that the image's runtime configuration lists, in its order.
 	RootIDs []string `json:"rootIDs,omitempty"`
+	// AgentRefuses says why Istio's pilot-agent would not take this very module
+	// out of the image by itself, as a part of a sentence about the image: "it
+	// is …". Empty when it would, and when there is no image.
+	AgentRefuses string `json:"agentRefuses,omitempty"`
 }
 
-// Limits bound what is read from a registry, before and while it is read.
+// Limits bound what is read from elsewhere, before and while it is read.
 type Limits struct {
 	// ManifestBytes is the largest manifest (--max-manifest-bytes).
 	ManifestBytes int64

@@ -20,11 +20,11 @@ import (
 // PullerOptions say where a Puller may connect to and how much it reads.
 type PullerOptions struct {
 	// DeniedNetworks are the addresses that are never connected to, checked
-	// after DNS, for registries, redirects and token servers (--denied-networks).
+	// after DNS, for registries, URLs, redirects and token servers (--denied-networks).
 	// The unspecified addresses count as loopback, IPv4-mapped ones as IPv4.
 	DeniedNetworks []netip.Prefix
-	// AllowedRegistries are the hosts (with port, where it is not 443) that
-	// images may come from; empty means all (--allowed-registries).
+	// AllowedRegistries are the hosts (with port, where it is not the scheme's)
+	// that images and URLs may name; empty means all (--allowed-registries).
 	AllowedRegistries []string
 	// Limits bound what is read.
 	Limits Limits
@@ -43,11 +43,15 @@ var DefaultDeniedNetworks = []netip.Prefix{
 // memory of decompression. Unpacking reads from disk, so no registry delays it.
 const unpackers = 2
 
-// Puller reads images from registries.
+// userAgent is who asks.
+const userAgent = "wasme-operator"
+
+// Puller reads images from registries, and modules from URLs.
 type Puller struct {
 	options   PullerOptions
 	strict    http.RoundTripper
 	insecure  http.RoundTripper
+	web       *http.Client
 	unpacking chan struct{}
 }
 
@@ -57,6 +61,7 @@ func NewPuller(opts PullerOptions) *Puller {
 		options:   opts,
 		strict:    newTransport(opts.DeniedNetworks, false),
 		insecure:  newTransport(opts.DeniedNetworks, true),
+		web:       newWebClient(opts.DeniedNetworks),
 		unpacking: make(chan struct{}, unpackers),
 	}
 }
@@ -77,13 +82,13 @@ func (p *Puller) open(req Request) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.checkAllowed(ref.Context().RegistryStr()); err != nil {
+	if err := p.checkAllowed("spec.filter.image", ref.Context().RegistryStr()); err != nil {
 		return nil, err
 	}
 	puller, err := remote.NewPuller(
 		remote.WithTransport(&guard{inner: p.transport(req), plainHTTP: req.PlainHTTP, limits: p.options.Limits}),
 		remote.WithAuth(req.Credential.authenticator()),
-		remote.WithUserAgent("wasme-operator"),
+		remote.WithUserAgent(userAgent),
 		// The resolver tries again, later and for longer.
 		remote.WithRetryPredicate(func(error) bool { return false }),
 		remote.WithRetryStatusCodes(),
@@ -113,10 +118,10 @@ func parseReference(image string, plainHTTP bool) (name.Reference, error) {
 	return ref, nil
 }
 
-func (p *Puller) checkAllowed(registry string) error {
-	same := func(allowed string) bool { return canonicalHost(allowed) == canonicalHost(registry) }
+func (p *Puller) checkAllowed(field, host string) error {
+	same := func(allowed string) bool { return canonicalHost(allowed) == canonicalHost(host) }
 	if allowed := p.options.AllowedRegistries; len(allowed) > 0 && !slices.ContainsFunc(allowed, same) {
-		return refused(wasmev1.ReasonRegistryForbidden, "spec.filter.image: the operator's --allowed-registries does not list %s: use an image from %s", registry, strings.Join(allowed, ", "))
+		return refused(wasmev1.ReasonRegistryForbidden, "%s: the operator's --allowed-registries does not list %s: use %s", field, host, strings.Join(allowed, ", "))
 	}
 	return nil
 }
@@ -178,22 +183,13 @@ func (s *source) pull(ctx context.Context, top v1.Hash, store *Store) (Module, e
 	if err := u.unpack(m); err != nil {
 		return Module{}, err
 	}
-	versions, err := inspect(out, out.size)
+	pulled, err := out.keep()
 	if err != nil {
 		return Module{}, err
 	}
-	sum, err := out.commit()
-	if err != nil {
-		return Module{}, err
-	}
-	return Module{
-		Reference:      s.image,
-		ManifestDigest: digest.String(),
-		SHA256:         sum,
-		SizeBytes:      out.size,
-		ABIVersions:    versions,
-		RootIDs:        u.rootIDs,
-	}, nil
+	pulled.Reference, pulled.ManifestDigest = s.image, digest.String()
+	pulled.RootIDs, pulled.AgentRefuses = u.rootIDs, agentRefuses(m, u.taken)
+	return pulled, nil
 }
 
 // resolveIndex follows indexes down to the manifest of one image.

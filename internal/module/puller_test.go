@@ -561,6 +561,10 @@ func FuzzManifest(f *testing.F) {
 		}
 		_, _ = m.wasmLayer()
 		m.runtimeConfig()
+		if len(m.Layers) > 0 {
+			agentRefuses(m, extraction{})
+			agentRefuses(m, extraction{itself: true})
+		}
 	})
 }
 

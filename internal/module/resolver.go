@@ -91,6 +91,8 @@ type entry struct {
 	result Result
 	// image names the manifest that result is about, good or refused.
 	image string
+	// final: result is the answer for as long as the store holds its module.
+	final bool
 	// checked is when the registry was last asked.
 	checked time.Time
 	// planned: in the queue, not yet begun, and not to begin before notBefore.
@@ -199,7 +201,7 @@ func (r *Resolver) due(e *entry) bool {
 		return false
 	}
 	interval := r.options.PollInterval
-	return e.checked.IsZero() || interval > 0 && r.options.Clock.Since(e.checked) >= interval
+	return e.checked.IsZero() || !e.final && interval > 0 && r.options.Clock.Since(e.checked) >= interval
 }
 
 // plan has the entry's request worked on as soon as a worker is free.
@@ -246,7 +248,7 @@ func (r *Resolver) begin(req Request) *job {
 		r.queue.AddAfter(req, early)
 		return nil
 	}
-	host := registryOf(req)
+	host := hostOf(req)
 	if e.parked = !r.hosts.free(host); e.parked {
 		r.hosts.wait(host, req)
 		return nil
@@ -284,9 +286,16 @@ func (r *Resolver) freeNamespace(e *entry) (string, bool) {
 	return "", false
 }
 
-// registryOf is the registry of a request's image; all that are no references
-// go by one name.
-func registryOf(req Request) string {
+// hostOf is the registry of a request's image, or the host of its URL; all that
+// cannot be read go by one name.
+func hostOf(req Request) string {
+	if req.URL != "" {
+		at, err := parseURL(req.URL)
+		if err != nil {
+			return ""
+		}
+		return urlHost(at)
+	}
 	ref, err := parseReference(req.Image, req.PlainHTTP)
 	if err != nil {
 		return ""
@@ -300,11 +309,52 @@ type outcome struct {
 	image  string
 	module *Module
 	err    *Error
+	// final: looking again finds the same.
+	final bool
 }
 
-// check asks the registry with the request's own credential, and pulls what is
-// not known yet.
-func (r *Resolver) check(ctx context.Context, j *job) (found outcome) {
+// check looks for the module where the request says that it is.
+func (r *Resolver) check(ctx context.Context, j *job) outcome {
+	if j.entry.req.URL != "" {
+		return r.checkURL(ctx, j)
+	}
+	return r.checkImage(ctx, j)
+}
+
+// checkURL fetches the module of a URL, unless that has been done: the store
+// remembers it over a restart. That the store holds a module of the digest is
+// no proof that it is to be had at the URL.
+func (r *Resolver) checkURL(ctx context.Context, j *job) (found outcome) {
+	defer j.survive(ctx, &found)
+	target, err := r.puller.openURL(j.entry.req)
+	if err != nil {
+		return outcome{err: ensureError(err)}
+	}
+	known, held := r.store.recall(target.key())
+	if !held {
+		known, err = r.fetched(ctx, target)
+	}
+	if err != nil {
+		failure := ensureError(err)
+		// Only a module with the right digest is judged, so that stays.
+		return outcome{err: failure, final: failure.Reason == wasmev1.ReasonInvalidModule}
+	}
+	return outcome{module: &known, final: true}
+}
+
+func (r *Resolver) fetched(ctx context.Context, target *target) (Module, error) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	m, err := target.fetch(ctx, r.store)
+	if err != nil {
+		return Module{}, err
+	}
+	return m, r.store.remember(target.key(), m)
+}
+
+// checkImage asks the registry with the request's own credential, and pulls
+// what is not known yet.
+func (r *Resolver) checkImage(ctx context.Context, j *job) (found outcome) {
 	defer j.survive(ctx, &found)
 	if j.source == nil {
 		source, err := r.puller.open(j.entry.req)
@@ -336,10 +386,18 @@ func (r *Resolver) check(ctx context.Context, j *job) (found outcome) {
 // operator, again and again, for everyone.
 func (j *job) survive(ctx context.Context, found *outcome) {
 	if cause := recover(); cause != nil {
-		image := j.entry.req.Image
-		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "reading an image", "image", image, "stack", string(debug.Stack()))
-		found.err = refused(wasmev1.ReasonInvalidImage, "reading %s: the operator fails on it, see its log", image)
+		where := j.entry.req.where()
+		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "reading a module", "source", where, "stack", string(debug.Stack()))
+		found.err = refused(wasmev1.ReasonInvalidImage, "reading %s: the operator fails on it, see its log", where)
 	}
+}
+
+// where is what the request names, fit for logs.
+func (req Request) where() string {
+	if req.URL != "" {
+		return "the URL of " + hostOf(req)
+	}
+	return req.Image
 }
 
 // imageKey names an image that was seen in a repository, by its digest. What a
@@ -393,10 +451,10 @@ func (r *Resolver) record(ctx context.Context, j *job, found outcome) sets.Set[t
 		return nil
 	}
 	e.running = false
-	e.checked, e.source = r.options.Clock.Now(), j.source
+	e.checked, e.source, e.final = r.options.Clock.Now(), j.source, found.final
 	r.planRetry(e, found.err)
 	if e.keeps(found.err) {
-		log.FromContext(ctx).V(1).Info("kept the module that was found earlier", "image", e.req.Image, "reason", found.err.Reason, "message", found.err.Message)
+		log.FromContext(ctx).V(1).Info("kept the module that was found earlier", "source", e.req.where(), "reason", found.err.Reason, "message", found.err.Message)
 		return nil
 	}
 	before := e.result
@@ -422,7 +480,7 @@ func (r *Resolver) release(j *job) {
 // planRetry: what time cannot cure is looked at again as often as what is good,
 // for the image may be replaced.
 func (r *Resolver) planRetry(e *entry, err *Error) {
-	if err == nil {
+	if err == nil || e.final {
 		r.backoff.Forget(e.req)
 		return
 	}

@@ -176,6 +176,21 @@ func TestAPanicOfALibraryEndsOneRequest(t *testing.T) {
 	}
 }
 
+func TestAnImageThatMakesALibraryPanicIsNotPulledAgain(t *testing.T) {
+	r := startRegistry(t)
+	req := Request{Image: push(t, r, "filter:v1", formOf(t, registry.CompatOCI, testModule("panic"))), PlainHTTP: true}
+	f := startResolver(t, 4)
+	f.puller.strict = panicsOn{http.MethodGet, f.puller.strict}
+	_ = f.failed(holder("a"), req)
+	f.settled(req)
+	r.ResetRequests()
+	f.puller.strict = f.puller.strict.(panicsOn).inner
+	f.clock.Step(2 * pollInterval)
+	f.until("another look", func() bool { return r.Requests(http.MethodHead, "/v2/filter/manifests/v1") > 0 })
+	f.settled(req)
+	wantRequests(t, r, http.MethodGet, "", 1) // the ping
+}
+
 // panicsOn is a transport that panics at a manifest.
 type panicsOn struct {
 	method string

@@ -35,18 +35,18 @@ const (
 // DefaultStoreBytes is a sensible bound of a store.
 const DefaultStoreBytes = 2 << 30
 
-// maxImages is the number of images that a store remembers the modules of.
+// maxImages is the number of images and URLs that a store remembers the modules of.
 const maxImages = 10_000
 
 // Store keeps modules on disk by the digest of their bytes, and remembers which
-// image held which module. One process uses a directory at a time.
+// image or URL held which module. One process uses a directory at a time.
 //
 // A file is written under tmp, synced, and renamed into its place; whatever a
 // crash leaves is either whole or in tmp, which is emptied when the store opens.
 //
 //	<dir>/tmp/*                     being written
 //	<dir>/modules/<sha256>.wasm     modules
-//	<dir>/images/<sha256>.json      image (registry, repository, digest) → module
+//	<dir>/images/<sha256>.2.json    image (registry, repository, digest), or URL and digest → module
 type Store struct {
 	dir      string
 	maxBytes int64

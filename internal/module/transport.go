@@ -219,7 +219,7 @@ func (b bound) exceeded() *Error {
 	if b.flag == "" {
 		return refused(wasmev1.ReasonTooLarge, "%s has more than %d bytes", b.what, b.bytes)
 	}
-	return refused(wasmev1.ReasonTooLarge, "%s: more than %d bytes: make the image smaller, or raise the operator's %s", b.what, b.bytes, b.flag)
+	return refused(wasmev1.ReasonTooLarge, "%s: more than %d bytes: make it smaller, or raise the operator's %s", b.what, b.bytes, b.flag)
 }
 
 // boundedBody ends with an error beyond its bound, and marks the errors of the

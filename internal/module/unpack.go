@@ -41,6 +41,8 @@ type unpacker struct {
 	entries                    int
 	found, configured          bool
 	rootIDs                    []string
+	// layer is the one that is being read; taken is the one that held the module.
+	layer, taken extraction
 }
 
 // unpack writes the module to out and reads the root ids.
@@ -63,7 +65,11 @@ func (u *unpacker) unpackArtifact(m *manifest, layer v1.Descriptor) error {
 		}
 	}
 	return u.read(layer, func(r io.Reader) error {
-		return u.decompressed(r, func(r io.Reader) error { return copyWithin(u.out, r, u.limits.module()) })
+		return u.decompressed(r, func(r io.Reader) error {
+			u.taken = u.layer
+			u.taken.itself = true
+			return copyWithin(u.out, r, u.limits.module())
+		})
 	})
 }
 
@@ -103,6 +109,7 @@ func (u *unpacker) read(desc v1.Descriptor, use func(io.Reader) error) error {
 	}
 	u.slots <- struct{}{}
 	defer func() { <-u.slots }()
+	u.layer = extraction{digest: desc.Digest, end: file.size}
 	return use(io.NewSectionReader(file, 0, file.size))
 }
 
@@ -129,6 +136,7 @@ func (u *unpacker) readArchive(archive *tar.Reader) error {
 		if err := u.readEntry(header, archive); err != nil {
 			return err
 		}
+		u.layer.pass(header)
 	}
 }
 
@@ -140,8 +148,10 @@ func (u *unpacker) readEntry(header *tar.Header, content io.Reader) error {
 	}
 	switch name := path.Clean("/" + header.Name); {
 	case name == "/"+pluginFile && !u.found:
-		u.found = true
-		return copyWithin(u.out, content, u.limits.module())
+		u.found, u.taken = true, u.layer.take(header)
+		err := copyWithin(u.out, content, u.limits.module())
+		u.taken.end = u.unpackedBytes
+		return err
 	case name == "/"+runtimeConfigFile && !u.configured:
 		return u.readConfig(content)
 	}
@@ -174,12 +184,14 @@ func (u *unpacker) decompressed(r io.Reader, use func(io.Reader) error) error {
 	magic, _ := buffered.Peek(4)
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		u.layer.packing = packedGzip
 		unpacked, err := gzip.NewReader(buffered)
 		if err != nil {
 			return layerError(err)
 		}
 		return layerError(use(unpacked))
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		u.layer.packing = packedZstd
 		unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 		if err != nil {
 			return layerError(err)

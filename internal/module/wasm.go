@@ -67,7 +67,7 @@ func checkPreamble(r io.ReaderAt) error {
 	case bytes.HasPrefix(head, corePreamble[:4]):
 		return refused(wasmev1.ReasonInvalidModule, "the module is Wasm of an unknown version: build it as version 1")
 	}
-	return refused(wasmev1.ReasonInvalidModule, "the image's content is not a Wasm module: it does not begin with \\0asm")
+	return refused(wasmev1.ReasonInvalidModule, "the content is not a Wasm module: it does not begin with \\0asm")
 }
 
 // findSection returns the content of the section with that id; an empty reader

@@ -2,8 +2,6 @@ package render
 
 import (
 	"fmt"
-	"maps"
-	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -16,6 +14,10 @@ const (
 	wasmType = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 	rbacType = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 
+	httpConnectionManager = "envoy.filters.network.http_connection_manager"
+	// router ends every HTTP filter chain.
+	router = "envoy.filters.http.router"
+
 	// fetchTimeout leaves pilot-agent time for a module that the server holds
 	// back while it fetches it; 5 s when left out.
 	fetchTimeout = "20s"
@@ -23,6 +25,10 @@ const (
 	// reloadBackoff is how long a worker denies requests after a crash under
 	// FailReload; Envoy's own default is 1 s.
 	reloadBackoff = "0.02s"
+
+	// renewalVariable is where istiod puts the version of a WasmPlugin. An agent
+	// fetches a module that it does not have when it changes.
+	renewalVariable = "ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION"
 )
 
 var contexts = map[wasmev1.PatchContext]networking.EnvoyFilter_PatchContext{
@@ -49,14 +55,21 @@ type Mesh struct {
 }
 
 // EnvoyFilter renders the spec of the EnvoyFilter that makes the proxies of one
-// workload run a filter. The owner is the FilterDeployment. The error says what
-// is wrong with the workload.
-func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, workload Workload) (*networking.EnvoyFilter, error) {
-	if len(workload.PodLabels) == 0 {
-		return nil, fmt.Errorf("the pod template of %s %s has no labels to select its pods by; add one", workload.Kind, workload.Name)
+// target, a workload or a Gateway, run a filter. The owner is the
+// FilterDeployment. A renewal that was not used before makes the proxies' agents
+// fetch the module again, if they do not have it; empty for none. It is invisible
+// to Envoy and no part of the revision. The error says what is wrong with the
+// target, or what of the filter an EnvoyFilter cannot carry.
+func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Target, renewal string) (*networking.EnvoyFilter, error) {
+	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
+		return nil, err
 	}
-	name := ecdsName(owner, workload, filter)
-	extension, err := structpb.NewStruct(extensionConfig(mesh, owner, filter, workload, name))
+	labels, err := target.selector()
+	if err != nil {
+		return nil, err
+	}
+	name := ecdsName(owner, target, filter)
+	extension, err := structpb.NewStruct(extensionConfig(mesh, owner, filter, target, renewal))
 	if err != nil {
 		return nil, fmt.Errorf("rendering the extension configuration: %w", err)
 	}
@@ -64,46 +77,86 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, workload 
 	if err != nil {
 		return nil, fmt.Errorf("rendering the HTTP filter: %w", err)
 	}
-	return &networking.EnvoyFilter{
-		WorkloadSelector: &networking.WorkloadSelector{Labels: maps.Clone(workload.PodLabels)},
+	rendered := &networking.EnvoyFilter{
+		TargetRefs: target.references(),
+		Priority:   filter.Place.envoyFilterPriority(),
 		ConfigPatches: []*networking.EnvoyFilter_EnvoyConfigObjectPatch{{
 			ApplyTo: networking.EnvoyFilter_EXTENSION_CONFIG,
-			Match:   &networking.EnvoyFilter_EnvoyConfigObjectMatch{Proxy: proxyMatch(mesh, workload)},
+			Match:   &networking.EnvoyFilter_EnvoyConfigObjectMatch{Proxy: proxyMatch(mesh, target)},
 			Patch:   &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_ADD, Value: extension},
-		}, {
-			ApplyTo: networking.EnvoyFilter_HTTP_FILTER,
-			Match:   routerMatch(mesh, filter, workload),
-			Patch:   &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_INSERT_BEFORE, Value: reference},
 		}},
-	}, nil
+	}
+	if labels != nil {
+		rendered.WorkloadSelector = &networking.WorkloadSelector{Labels: labels}
+	}
+	rendered.ConfigPatches = append(rendered.ConfigPatches, httpFilterPatches(mesh, filter, target, reference)...)
+	return rendered, nil
 }
 
 // proxyMatch keeps the patches off other proxies whose labels are a superset,
 // and off virtual machines and other clusters. Objects of the root namespace
-// reach all namespaces.
-func proxyMatch(mesh Mesh, workload Workload) *networking.EnvoyFilter_ProxyMatch {
-	metadata := map[string]string{"OWNER": workload.owner(), "CLUSTER_ID": mesh.ClusterID}
-	if workload.Namespace == mesh.RootNamespace {
-		metadata["NAMESPACE"] = workload.Namespace
+// reach all namespaces. The workload of a Gateway is its controller's to name,
+// and no other is reached by its targetRef.
+func proxyMatch(mesh Mesh, target Target) *networking.EnvoyFilter_ProxyMatch {
+	metadata := map[string]string{"CLUSTER_ID": mesh.ClusterID}
+	if !target.isReference() {
+		metadata["OWNER"] = target.owner()
+	}
+	if target.Namespace == mesh.RootNamespace {
+		metadata["NAMESPACE"] = target.Namespace
 	}
 	return &networking.EnvoyFilter_ProxyMatch{Metadata: metadata}
 }
 
-// routerMatch is the place right before the router, which ends every HTTP filter chain.
-func routerMatch(mesh Mesh, filter Filter, workload Workload) *networking.EnvoyFilter_EnvoyConfigObjectMatch {
-	listener := &networking.EnvoyFilter_ListenerMatch{
-		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{
-			Filter: &networking.EnvoyFilter_ListenerMatch_FilterMatch{
-				Name:      "envoy.filters.network.http_connection_manager",
-				SubFilter: &networking.EnvoyFilter_ListenerMatch_SubFilterMatch{Name: "envoy.filters.http.router"},
+// httpFilterPatches put the filter into its place: one patch for each port, or
+// one for all.
+func httpFilterPatches(mesh Mesh, filter Filter, target Target, reference *structpb.Struct) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	operation, anchor := filter.Place.insertion()
+	patch := func(listener *networking.EnvoyFilter_ListenerMatch) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+		return &networking.EnvoyFilter_EnvoyConfigObjectPatch{
+			ApplyTo: networking.EnvoyFilter_HTTP_FILTER,
+			Match: &networking.EnvoyFilter_EnvoyConfigObjectMatch{
+				Context:     contexts[filter.PatchContext],
+				Proxy:       proxyMatch(mesh, target),
+				ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: listener},
 			},
-		},
+			Patch: &networking.EnvoyFilter_Patch{Operation: operation, Value: reference},
+		}
 	}
-	return &networking.EnvoyFilter_EnvoyConfigObjectMatch{
-		Context:     contexts[filter.PatchContext],
-		Proxy:       proxyMatch(mesh, workload),
-		ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: listener},
+	if len(filter.Place.Ports) == 0 {
+		return []*networking.EnvoyFilter_EnvoyConfigObjectPatch{patch(listenerMatch(anchor))}
 	}
+	var patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch
+	for _, port := range filter.Place.Ports {
+		patches = append(patches, patch(portMatch(listenerMatch(anchor), filter.PatchContext, port)))
+	}
+	return patches
+}
+
+// listenerMatch is a filter of an HTTP filter chain, or the chain itself where
+// anchor is empty.
+func listenerMatch(anchor string) *networking.EnvoyFilter_ListenerMatch {
+	manager := &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: httpConnectionManager}
+	if anchor != "" {
+		manager.SubFilter = &networking.EnvoyFilter_ListenerMatch_SubFilterMatch{Name: anchor}
+	}
+	return &networking.EnvoyFilter_ListenerMatch{
+		FilterChain: &networking.EnvoyFilter_ListenerMatch_FilterChainMatch{Filter: manager},
+	}
+}
+
+// portMatch narrows a match to a port. Of inbound traffic each filter chain
+// matches its port, in whatever listener it stands: the one that iptables lead
+// to (virtualInbound), one that binds the port itself (captureMode NONE), or the
+// internal one behind HBONE, which has no port of its own. Chains of outbound
+// and gateway traffic match none; their listener has the port.
+func portMatch(match *networking.EnvoyFilter_ListenerMatch, context wasmev1.PatchContext, port uint32) *networking.EnvoyFilter_ListenerMatch {
+	if context == wasmev1.PatchContextInbound {
+		match.FilterChain.DestinationPort = port
+	} else {
+		match.PortNumber = port
+	}
+	return match
 }
 
 // extensionReference is the HTTP filter: it names the extension configuration
@@ -135,16 +188,21 @@ func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 	}
 }
 
-func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, workload Workload, name string) map[string]any {
+func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, target Target, renewal string) map[string]any {
+	name := ecdsName(owner, target, filter)
+	vm := map[string]any{
+		"vm_id":   name,
+		"runtime": "envoy.wasm.runtime.v8",
+		"code":    remoteCode(mesh, filter),
+	}
+	if variables := environment(filter.Env, renewal); len(variables) > 0 {
+		vm["environment_variables"] = variables
+	}
 	config := map[string]any{
-		"name":           pluginName(owner, workload, filter),
+		"name":           PluginName(owner, target, filter),
 		"root_id":        filter.RootID,
 		"failure_policy": failurePolicies[filter.FailStrategy],
-		"vm_config": map[string]any{
-			"vm_id":   name,
-			"runtime": "envoy.wasm.runtime.v8",
-			"code":    moduleSource(mesh, filter.ModuleSHA256),
-		},
+		"vm_config":      vm,
 	}
 	if filter.Configuration != nil {
 		config["configuration"] = filter.configurationAny()
@@ -158,20 +216,35 @@ func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, workl
 	}
 }
 
-// moduleSource is what pilot-agent fetches and replaces by a local file. The
-// cluster is never used, yet Envoy's API wants one.
-func moduleSource(mesh Mesh, sha256 string) map[string]any {
-	return map[string]any{"remote": map[string]any{
-		"sha256": sha256,
-		"http_uri": map[string]any{
-			"uri":     strings.TrimRight(mesh.ModuleServerURL, "/") + ModulePath(sha256),
-			"timeout": fetchTimeout,
-			"cluster": "_",
-		},
-	}}
+// environment is what the VM sees, and the renewal, which pilot-agent takes out.
+func environment(env []wasmev1.EnvVar, renewal string) map[string]any {
+	values, host := map[string]any{}, []any{}
+	for _, variable := range env {
+		if variable.Value != nil {
+			values[variable.Name] = *variable.Value
+		} else {
+			host = append(host, variable.Name)
+		}
+	}
+	if renewal != "" {
+		values[renewalVariable] = renewal
+	}
+	variables := map[string]any{}
+	if len(values) > 0 {
+		variables["key_values"] = values
+	}
+	if len(host) > 0 {
+		variables["host_env_keys"] = host
+	}
+	return variables
 }
 
-// ModulePath is the path of a module on the module server.
-func ModulePath(sha256 string) string {
-	return "/modules/sha256/" + sha256 + ".wasm"
+// remoteCode is what pilot-agent fetches and replaces by a local file. The
+// cluster is never used, yet Envoy's API wants one.
+func remoteCode(mesh Mesh, filter Filter) map[string]any {
+	uri, sha256 := moduleSource(mesh, filter)
+	return map[string]any{"remote": map[string]any{
+		"sha256":   sha256,
+		"http_uri": map[string]any{"uri": uri, "timeout": fetchTimeout, "cluster": "_"},
+	}}
 }

@@ -1,27 +1,34 @@
-// Package render turns a filter and a workload into the Istio object that makes
-// the workload's proxies run the filter. Its functions are pure: values in,
-// values out, the same output for the same input.
+// Package render turns a filter and a target into the Istio object that makes
+// the target's proxies run the filter: an EnvoyFilter, a WasmPlugin or a
+// TrafficExtension. Its functions are pure: values in, values out, the same
+// output for the same input. What an output cannot carry they refuse, with the
+// field's name.
 //
-// How a filter reaches a proxy. The module travels as an ECDS resource
-// (EXTENSION_CONFIG), which the HTTP filter chain refers to by name
+// How a filter reaches a proxy by an EnvoyFilter. The module travels as an ECDS
+// resource (EXTENSION_CONFIG), which the HTTP filter chain refers to by name
 // (HTTP_FILTER with config_discovery). Three names carry meaning:
 //
-//   - The ECDS name, `<namespace>/<filterdeployment>/<kind>/<workload>/<placement>`,
+//   - The ECDS name, `<namespace>/<filterdeployment>/<kind>/<target>/<placement>`,
 //     stays the same while the filter keeps its place. A proxy that refuses an
 //     update of a resource goes on with the last one that it accepted.
-//   - The plugin name, `wasm_filter.<namespace>/<workload>/<filterdeployment>@<revision>`,
+//   - The plugin name, `wasm_filter.<namespace>/<target>/<filterdeployment>@<revision>`,
 //     changes with the content. Proxies show it in their statistics.
 //   - OWNER and CLUSTER_ID in the proxy's metadata bind both patches to one
 //     workload: a label selector alone also matches supersets of the labels.
+//
+// Of a WasmPlugin or a TrafficExtension, istiod makes such a resource itself,
+// under names of its own.
 package render
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -32,10 +39,17 @@ import (
 // hashLength is the number of hexadecimal digits of the hashes in names.
 const hashLength = 8
 
-// ErrRootIDMissing is returned when neither the spec nor the image names a root id.
-var ErrRootIDMissing = errors.New("spec.filter.rootID is empty and the image's runtime configuration lists no root id; set spec.filter.rootID")
+var (
+	// ErrRootIDMissing is returned when neither the spec nor the image names a root id.
+	ErrRootIDMissing = errors.New("spec.filter.rootID is empty and the image's runtime configuration lists no root id; set spec.filter.rootID")
 
-// Filter is what a proxy sees of a filter, whatever the workload.
+	// ErrDigestMismatch is returned for a module that is not the one of spec.filter.sha256.
+	ErrDigestMismatch = errors.New("the module is not the one of spec.filter.sha256")
+)
+
+// Filter is what a proxy sees of a filter, whatever the target. Fields that
+// came later are left out of its JSON, which names are hashes of, while they
+// are not used: so names stay what they were.
 type Filter struct {
 	// ID is the filter id, which is part of the outputs' names.
 	ID string `json:"id"`
@@ -49,47 +63,90 @@ type Filter struct {
 	PatchContext wasmev1.PatchContext `json:"patchContext"`
 	// FailStrategy says what a proxy does when the filter cannot run.
 	FailStrategy wasmev1.FailStrategy `json:"failStrategy"`
+	// Place is where the filter stands.
+	Place Place `json:"place,omitzero"`
+	// Env are the environment variables of the VM, by name.
+	Env []wasmev1.EnvVar `json:"env,omitempty"`
+	// Registry is where proxies pull the image; zero when the operator serves the module.
+	Registry Registry `json:"registry,omitzero"`
+}
+
+// Registry says how proxies pull the image themselves.
+type Registry struct {
+	// Image is the image by its manifest: `<repository>@sha256:<64 hexadecimal digits>`.
+	Image string `json:"image"`
+	// PullSecret names the Secret of the namespace that they pull with; empty for none.
+	PullSecret string `json:"pullSecret,omitempty"`
 }
 
 // NewFilter reads a filter out of the spec of a FilterDeployment, its owner, and
-// the module that its image resolved to. The error names the field of the spec
-// that is wrong.
-func NewFilter(owner types.NamespacedName, spec wasmev1.FilterSpec, module wasmev1.ModuleStatus) (Filter, error) {
-	if err := Check(spec); err != nil {
+// the module that its source resolved to. A configuration that comes from
+// elsewhere must be in the spec already (WithConfiguration). The error names the
+// field of the spec that is wrong.
+func NewFilter(owner types.NamespacedName, spec wasmev1.FilterSpec, distribution wasmev1.Distribution, module wasmev1.ModuleStatus) (Filter, error) {
+	if spec.ConfigFrom != nil {
+		return Filter{}, errors.New("spec.filter.configFrom has not been read")
+	}
+	filter, err := readFilter(spec)
+	if err != nil {
 		return Filter{}, err
 	}
+	if spec.SHA256 != "" && spec.SHA256 != module.SHA256 {
+		return Filter{}, fmt.Errorf("%w, it has the digest %s; mend spec.filter.sha256 or what the module comes from", ErrDigestMismatch, module.SHA256)
+	}
+	filter.ID, filter.ModuleSHA256 = filterID(owner, spec.ID), module.SHA256
+	if filter.RootID, err = rootID(spec, module); err != nil {
+		return Filter{}, err
+	}
+	if distribution == wasmev1.DistributionRegistry {
+		filter.Registry, err = registry(spec, module)
+	}
+	return filter, err
+}
+
+// WithConfiguration is a spec whose configuration is the content that its
+// configFrom names: text as it is, other bytes as a BytesValue.
+func WithConfiguration(spec wasmev1.FilterSpec, content []byte) wasmev1.FilterSpec {
+	var value any = string(content)
+	if !utf8.Valid(content) {
+		value = bytesValue(content)
+	}
+	raw, err := json.Marshal(value)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a configuration: %v", err)) // strings always marshal
+	}
+	spec.Config, spec.ConfigFrom = &wasmev1.Configuration{Raw: raw}, nil
+	return spec
+}
+
+// readFilter is what a spec says of a filter before its module is known.
+func readFilter(spec wasmev1.FilterSpec) (Filter, error) {
 	configuration, err := spec.Config.Value()
 	if err != nil {
 		return Filter{}, fmt.Errorf("spec.filter.config: %w", err)
 	}
-	rootID, err := rootID(spec, module)
-	if err != nil {
-		return Filter{}, err
-	}
-	return Filter{
-		ID:            filterID(owner, spec.ID),
-		ModuleSHA256:  module.SHA256,
-		RootID:        rootID,
+	filter := Filter{
 		Configuration: configuration,
 		PatchContext:  orDefault(spec.PatchContext, wasmev1.PatchContextInbound),
 		FailStrategy:  orDefault(spec.FailStrategy, wasmev1.FailReload),
-	}, nil
+		Place:         newPlace(spec),
+		Env:           env(spec.VM),
+	}
+	if _, known := contexts[filter.PatchContext]; !known {
+		return Filter{}, fmt.Errorf("spec.filter.patchContext is %q; use inbound, outbound, gateway or any", spec.PatchContext)
+	}
+	if _, known := failurePolicies[filter.FailStrategy]; !known {
+		return Filter{}, fmt.Errorf("spec.filter.failStrategy is %q; use FailReload, FailClosed or FailOpen", spec.FailStrategy)
+	}
+	return filter, nil
 }
 
-// Check finds what is wrong with a spec before its module is known. The schema
-// refuses most of it; objects that were stored under an older schema have not
-// passed it.
-func Check(spec wasmev1.FilterSpec) error {
-	if _, err := spec.Config.Value(); err != nil {
-		return fmt.Errorf("spec.filter.config: %w", err)
+// env are the variables by name: their order means nothing.
+func env(vm *wasmev1.VMSpec) []wasmev1.EnvVar {
+	if vm == nil {
+		return nil
 	}
-	if _, known := contexts[orDefault(spec.PatchContext, wasmev1.PatchContextInbound)]; !known {
-		return fmt.Errorf("spec.filter.patchContext is %q; use inbound, outbound, gateway or any", spec.PatchContext)
-	}
-	if _, known := failurePolicies[orDefault(spec.FailStrategy, wasmev1.FailReload)]; !known {
-		return fmt.Errorf("spec.filter.failStrategy is %q; use FailReload, FailClosed or FailOpen", spec.FailStrategy)
-	}
-	return nil
+	return slices.SortedFunc(slices.Values(vm.Env), func(a, b wasmev1.EnvVar) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 func rootID(spec wasmev1.FilterSpec, module wasmev1.ModuleStatus) (string, error) {
@@ -119,7 +176,11 @@ func (f Filter) Revision() string {
 // id is part of it because a new id means a new object, which must not bring the
 // same name to a proxy as the old one while both exist.
 func (f Filter) placement() string {
-	return hash(f.ID, f.PatchContext, f.FailStrategy == wasmev1.FailOpen)
+	values := []any{f.ID, f.PatchContext, f.FailStrategy == wasmev1.FailOpen}
+	if !f.Place.IsZero() {
+		values = append(values, f.Place)
+	}
+	return hash(values...)
 }
 
 // configurationAny is the configuration in the JSON form of google.protobuf.Any.
@@ -128,7 +189,11 @@ func (f Filter) configurationAny() map[string]any {
 	if utf8.Valid(f.Configuration) {
 		return map[string]any{"@type": wasmev1.StringValueType, "value": string(f.Configuration)}
 	}
-	return map[string]any{"@type": wasmev1.BytesValueType, "value": base64.StdEncoding.EncodeToString(f.Configuration)}
+	return bytesValue(f.Configuration)
+}
+
+func bytesValue(content []byte) map[string]any {
+	return map[string]any{"@type": wasmev1.BytesValueType, "value": base64.StdEncoding.EncodeToString(content)}
 }
 
 // hash is stable across releases of the operator as long as the JSON of the
@@ -136,7 +201,7 @@ func (f Filter) configurationAny() map[string]any {
 func hash(values ...any) string {
 	text, err := json.Marshal(values)
 	if err != nil {
-		panic(fmt.Sprintf("hashing %T: %v", values, err)) // strings, bytes and booleans always marshal
+		panic(fmt.Sprintf("hashing %T: %v", values, err)) // strings, bytes, numbers and booleans always marshal
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])[:hashLength]

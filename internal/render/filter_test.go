@@ -1,6 +1,8 @@
 package render
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,22 +12,126 @@ import (
 )
 
 func TestNewFilterNamesTheFieldThatIsWrong(t *testing.T) {
+	fromConfigMap := &wasmev1.ConfigurationSource{ConfigMapKeyRef: wasmev1.ConfigMapKey{Name: "c", Key: "k"}}
 	for name, tc := range map[string]struct {
 		spec wasmev1.FilterSpec
 		want string
 	}{
-		"unknown patch context": {wasmev1.FilterSpec{RootID: "r", PatchContext: "sideways"}, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`},
-		"unknown fail strategy": {wasmev1.FilterSpec{RootID: "r", FailStrategy: "FailSometimes"}, `spec.filter.failStrategy is "FailSometimes"`},
-		"number as config":      {wasmev1.FilterSpec{RootID: "r", Config: configuration(`7`)}, `spec.filter.config: the configuration must be a string`},
-		"unknown Any":           {wasmev1.FilterSpec{RootID: "r", Config: configuration(`{"@type": "x/google.protobuf.Empty"}`)}, `"x/google.protobuf.Empty" is not accepted`},
-		"no root id anywhere":   {wasmev1.FilterSpec{}, `set spec.filter.rootID`},
+		"unknown patch context":  {wasmev1.FilterSpec{RootID: "r", PatchContext: "sideways"}, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`},
+		"unknown fail strategy":  {wasmev1.FilterSpec{RootID: "r", FailStrategy: "FailSometimes"}, `spec.filter.failStrategy is "FailSometimes"`},
+		"number as config":       {wasmev1.FilterSpec{RootID: "r", Config: configuration(`7`)}, `spec.filter.config: the configuration must be a string`},
+		"unknown Any":            {wasmev1.FilterSpec{RootID: "r", Config: configuration(`{"@type": "x/google.protobuf.Empty"}`)}, `"x/google.protobuf.Empty" is not accepted`},
+		"no root id anywhere":    {wasmev1.FilterSpec{}, `set spec.filter.rootID`},
+		"another module":         {wasmev1.FilterSpec{RootID: "r", SHA256: strings.Repeat("0", 64)}, moduleDigest + "; mend spec.filter.sha256"},
+		"configuration not read": {wasmev1.FilterSpec{RootID: "r", ConfigFrom: fromConfigMap}, `spec.filter.configFrom has not been read`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := NewFilter(testOwner, tc.spec, wasmev1.ModuleStatus{SHA256: moduleDigest})
+			_, err := NewFilter(testOwner, tc.spec, wasmev1.DistributionServed, wasmev1.ModuleStatus{SHA256: moduleDigest})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("got %v, want %q in it", err, tc.want)
 			}
 		})
+	}
+}
+
+func TestNewFilterPinsAnImageOfTheRegistry(t *testing.T) {
+	for name, tc := range map[string]struct{ image, digest, want, err string }{
+		"tag":           {"ghcr.io/acme/add-header:v1", manifestDigest, "ghcr.io/acme/add-header@" + manifestDigest, ""},
+		"digest":        {"ghcr.io/acme/add-header@sha256:" + strings.Repeat("0", 64), manifestDigest, "ghcr.io/acme/add-header@" + manifestDigest, ""},
+		"port":          {"localhost:5000/add-header", manifestDigest, "localhost:5000/add-header@" + manifestDigest, ""},
+		"Docker Hub":    {"acme/add-header:v1", manifestDigest, "index.docker.io/acme/add-header@" + manifestDigest, ""},
+		"no image":      {"", "", "", "name one in spec.filter.image"},
+		"other digest":  {"ghcr.io/acme/add-header:v1", "sha512:00", "", "proxies check sha256 digests only"},
+		"bad reference": {"ghcr.io/acme/add header", manifestDigest, "", "spec.filter.image:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := wasmev1.FilterSpec{Image: tc.image, RootID: "r"}
+			filter, err := NewFilter(testOwner, spec, wasmev1.DistributionRegistry, wasmev1.ModuleStatus{SHA256: moduleDigest, ManifestDigest: tc.digest})
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("got %v, want %q in it", err, tc.err)
+				}
+				return
+			}
+			if err != nil || filter.Registry.Image != tc.want {
+				t.Fatalf("got %q, %v; want %q", filter.Registry.Image, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestADigestMismatchCanBeTold(t *testing.T) {
+	spec := wasmev1.FilterSpec{RootID: "r", SHA256: strings.Repeat("0", 64)}
+	_, err := NewFilter(testOwner, spec, wasmev1.DistributionServed, wasmev1.ModuleStatus{SHA256: moduleDigest})
+	if !errors.Is(err, ErrDigestMismatch) {
+		t.Fatal(err)
+	}
+}
+
+func TestConfigurationFromElsewhereReachesTheModuleAsItIs(t *testing.T) {
+	for name, content := range map[string][]byte{
+		"text":       []byte("a: <b>\n\"c\"\u2028"),
+		"nothing":    {},
+		"JSON":       []byte(`{"b": 1.50, "a": 2}`),
+		"no UTF-8":   {0xff, 0x00, 0x01},
+		"with zeros": []byte("a\x00b"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := WithConfiguration(wasmev1.FilterSpec{RootID: "r", ConfigFrom: &wasmev1.ConfigurationSource{}}, content)
+			filter, err := NewFilter(testOwner, spec, wasmev1.DistributionServed, wasmev1.ModuleStatus{SHA256: moduleDigest})
+			if err != nil || !slices.Equal(filter.Configuration, content) {
+				t.Fatalf("got %q, %v", filter.Configuration, err)
+			}
+		})
+	}
+}
+
+// What was emitted before a release must be found again after it: a name that
+// changes with the operator would bring every filter to every proxy anew.
+func TestNamesStayWhatTheyWereBeforeFieldsWereAdded(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spec           wasmev1.FilterSpec
+		revision, ecds string
+	}{
+		"string": {
+			wasmev1.FilterSpec{Image: "ghcr.io/acme/add-header:v1", RootID: "add_header_root_id", Config: configuration(`"world"`)},
+			"baf56083", "bookinfo/bookinfo-custom-filter/Deployment/details-v1/3a457a6d",
+		},
+		"all fields": {
+			wasmev1.FilterSpec{
+				ID: "my-filter", Image: "ghcr.io/acme/add-header:v1", RootID: "r",
+				PatchContext: wasmev1.PatchContextGateway, FailStrategy: wasmev1.FailOpen,
+				ImagePullOptions: &wasmev1.ImagePullOptions{PullSecret: "s", PlainHTTP: true},
+			},
+			"db3d76e0", "bookinfo/bookinfo-custom-filter/Deployment/details-v1/081dde92",
+		},
+		"object": {
+			wasmev1.FilterSpec{Image: "i", RootID: "r", PatchContext: wasmev1.PatchContextAny, FailStrategy: wasmev1.FailClosed, Config: configuration(`{"a":1}`)},
+			"50a262d4", "bookinfo/bookinfo-custom-filter/Deployment/details-v1/6864a62c",
+		},
+		"new fields that say nothing": {
+			wasmev1.FilterSpec{
+				Image: "ghcr.io/acme/add-header:v1", RootID: "add_header_root_id", Config: configuration(`"world"`),
+				Priority: new(int32(0)), Ports: []int32{}, VM: &wasmev1.VMSpec{}, SHA256: moduleDigest,
+			},
+			"baf56083", "bookinfo/bookinfo-custom-filter/Deployment/details-v1/3a457a6d",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			filter, err := NewFilter(testOwner, tc.spec, wasmev1.DistributionServed, wasmev1.ModuleStatus{SHA256: moduleDigest, RootIDs: []string{"x"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := filter.Revision(); got != tc.revision {
+				t.Errorf("revision %s, not %s", got, tc.revision)
+			}
+			if got := ecdsName(testOwner, details, filter); got != tc.ecds {
+				t.Errorf("ECDS name %s, not %s", got, tc.ecds)
+			}
+		})
+	}
+	if got := HashedName(testOwner, details, "hello.bookinfo"); got != "details-v1-hello.bookinfo-5eb601a2" {
+		t.Errorf("hashed name %s", got)
 	}
 }
 
@@ -40,6 +146,18 @@ func TestRevisionChangesWithAllThatAProxySees(t *testing.T) {
 		"empty configuration": func(f *Filter) { f.Configuration = []byte{} },
 		"patch context":       func(f *Filter) { f.PatchContext = wasmev1.PatchContextAny },
 		"fail strategy":       func(f *Filter) { f.FailStrategy = wasmev1.FailOpen },
+		"priority":            func(f *Filter) { f.Place.Priority = 1 },
+		"negative priority":   func(f *Filter) { f.Place.Priority = -1 },
+		"position":            func(f *Filter) { f.Place.Position.First = true },
+		"position before":     func(f *Filter) { f.Place.Position.Before = "x" },
+		"position after":      func(f *Filter) { f.Place.Position.After = "x" },
+		"phase":               func(f *Filter) { f.Place.Position.Phase = wasmev1.PhaseAuthn },
+		"ports":               func(f *Filter) { f.Place.Ports = []uint32{80} },
+		"variable":            func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", Value: new("")}} },
+		"value of a variable": func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", Value: new("b")}} },
+		"variable from host":  func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", ValueFrom: wasmev1.EnvFromHost}} },
+		"registry":            func(f *Filter) { f.Registry.Image = "x@y" },
+		"pull secret":         func(f *Filter) { f.Registry.PullSecret = "s" },
 	}
 	seen := map[string]string{base.Revision(): "base"}
 	for name, change := range changes {
@@ -52,6 +170,21 @@ func TestRevisionChangesWithAllThatAProxySees(t *testing.T) {
 	}
 }
 
+func TestRevisionIsTheSameInWhateverOrderThingsStand(t *testing.T) {
+	revision := func(ports []int32, env ...wasmev1.EnvVar) string {
+		spec := wasmev1.FilterSpec{RootID: "r", Ports: ports, VM: &wasmev1.VMSpec{Env: env}}
+		filter, err := NewFilter(testOwner, spec, wasmev1.DistributionServed, wasmev1.ModuleStatus{SHA256: moduleDigest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return filter.Revision()
+	}
+	a, b := wasmev1.EnvVar{Name: "A", Value: new("1")}, wasmev1.EnvVar{Name: "B", ValueFrom: wasmev1.EnvFromHost}
+	if revision([]int32{80, 443}, a, b) != revision([]int32{443, 80}, b, a) {
+		t.Error("the order of ports or variables changes the revision")
+	}
+}
+
 func TestECDSNameChangesOnlyWithThePlacement(t *testing.T) {
 	base := Filter{ModuleSHA256: "a", PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload}
 	for name, tc := range map[string]struct {
@@ -61,9 +194,14 @@ func TestECDSNameChangesOnlyWithThePlacement(t *testing.T) {
 		"module":                {func(f *Filter) { f.ModuleSHA256 = "b" }, true},
 		"configuration":         {func(f *Filter) { f.Configuration = []byte("d") }, true},
 		"strategy that denies":  {func(f *Filter) { f.FailStrategy = wasmev1.FailClosed }, true},
+		"variable":              {func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", Value: new("")}} }, true},
+		"registry":              {func(f *Filter) { f.Registry.Image = "x@y" }, true},
 		"strategy that allows":  {func(f *Filter) { f.FailStrategy = wasmev1.FailOpen }, false},
 		"another id":            {func(f *Filter) { f.ID = "i" }, false},
 		"another patch context": {func(f *Filter) { f.PatchContext = wasmev1.PatchContextGateway }, false},
+		"priority":              {func(f *Filter) { f.Place.Priority = 1 }, false},
+		"position":              {func(f *Filter) { f.Place.Position.First = true }, false},
+		"ports":                 {func(f *Filter) { f.Place.Ports = []uint32{80} }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := base
@@ -75,10 +213,39 @@ func TestECDSNameChangesOnlyWithThePlacement(t *testing.T) {
 	}
 }
 
+func TestRenewalChangesNoName(t *testing.T) {
+	filter := filterOf(t, baseCase())
+	names := func(renewal string) string {
+		config := extensionConfig(testMesh, testOwner, filter, details, renewal)
+		plugin := config["typed_config"].(map[string]any)["config"].(map[string]any)
+		return config["name"].(string) + plugin["name"].(string)
+	}
+	if names("") != names("1") || names("1") != names("2") {
+		t.Error("a renewal changes a name")
+	}
+}
+
+func TestEveryTargetHasANameOfItsOwn(t *testing.T) {
+	keys, names, ecds := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	kinds := []string{"Deployment", "Gateway", "Service"}
+	for _, kind := range kinds {
+		target := Target{Kind: kind, Namespace: "ns", Name: "same"}
+		keys[target.Key()] = true
+		names[Name(target, "f")] = true
+		ecds[ecdsName(testOwner, target, Filter{})] = true
+	}
+	if len(keys) != len(kinds) || len(names) != len(kinds) || len(ecds) != len(kinds) {
+		t.Errorf("%v\n%v\n%v", keys, names, ecds)
+	}
+	if !keys["same"] || !keys["Gateway/same"] || !names["gateway.same-f"] {
+		t.Errorf("%v\n%v", keys, names)
+	}
+}
+
 func TestHashedNameFitsAndTellsFilterDeploymentsApart(t *testing.T) {
-	long := strings.Repeat("w", 250)
-	a := HashedName(types.NamespacedName{Namespace: "ns", Name: "a"}, Workload{Kind: "Deployment", Name: long}, "id.ns")
-	b := HashedName(types.NamespacedName{Namespace: "ns", Name: "b"}, Workload{Kind: "Deployment", Name: long}, "id.ns")
+	long := Target{Kind: "Deployment", Name: strings.Repeat("w", 250)}
+	a := HashedName(types.NamespacedName{Namespace: "ns", Name: "a"}, long, "id.ns")
+	b := HashedName(types.NamespacedName{Namespace: "ns", Name: "b"}, long, "id.ns")
 	if a == b {
 		t.Error("two FilterDeployments get one name")
 	}
@@ -91,7 +258,7 @@ func TestHashedNameFitsAndTellsFilterDeploymentsApart(t *testing.T) {
 }
 
 func TestPluginNameHasNoDotBehindThePrefix(t *testing.T) {
-	name := pluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, Workload{Name: "w.x"}, Filter{})
+	name := PluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, Target{Name: "w.x"}, Filter{})
 	rest, found := strings.CutPrefix(name, "wasm_filter.")
 	if !found || strings.Contains(rest, ".") || !strings.HasPrefix(rest, "ns/w_x/a_b@") {
 		t.Fatal(name)

@@ -10,34 +10,15 @@ import (
 // maxNameLength is the longest name of a Kubernetes object.
 const maxNameLength = 253
 
-// Workload is a workload that a filter runs on.
-type Workload struct {
-	// Kind is Deployment, DaemonSet or StatefulSet.
-	Kind string
-	// Namespace and Name of the workload.
-	Namespace, Name string
-	// PodLabels are the labels of the pod template.
-	PodLabels map[string]string
-}
-
-// plurals are the resources of the workload kinds, as injection writes them
-// into a proxy's OWNER.
-var plurals = map[string]string{
-	"Deployment":  "deployments",
-	"DaemonSet":   "daemonsets",
-	"StatefulSet": "statefulsets",
-}
-
-// owner is the OWNER that sidecar injection gives to the workload's proxies.
-func (w Workload) owner() string {
-	return fmt.Sprintf("kubernetes://apis/apps/v1/namespaces/%s/%s/%s", w.Namespace, plurals[w.Kind], w.Name)
-}
-
-// Name is the usual name of a workload's output: `<workload>-<filter id>`. It
-// may be longer than a name can be, or taken by another FilterDeployment; then
-// the output goes by HashedName.
-func Name(workload, filterID string) string {
-	return workload + "-" + filterID
+// Name is the usual name of a target's output: `<workload>-<filter id>`, and
+// `<kind>.<name>-<filter id>` for a targetRef, so that a Gateway and a workload
+// of one name get different ones. It may be longer than a name can be, or taken
+// by another FilterDeployment; then the output goes by HashedName.
+func Name(target Target, filterID string) string {
+	if target.isReference() {
+		return strings.ToLower(target.Kind) + "." + target.Name + "-" + filterID
+	}
+	return target.Name + "-" + filterID
 }
 
 // FitsName tells whether a name is short enough for a Kubernetes object.
@@ -46,9 +27,9 @@ func FitsName(name string) bool {
 }
 
 // HashedName is the name of an output whose usual name cannot be had: the start
-// of the usual name and a hash of FilterDeployment, kind and workload.
-func HashedName(owner types.NamespacedName, workload Workload, filterID string) string {
-	return NameWithHash(Name(workload.Name, filterID), owner.Namespace, owner.Name, workload.Kind, workload.Name)
+// of the usual name and a hash of FilterDeployment, kind and name of the target.
+func HashedName(owner types.NamespacedName, target Target, filterID string) string {
+	return NameWithHash(Name(target, filterID), owner.Namespace, owner.Name, target.Kind, target.Name)
 }
 
 // NameWithHash is a name of at most 253 characters: what fits of the start, and
@@ -72,14 +53,14 @@ func filterID(owner types.NamespacedName, id string) string {
 	return owner.Name + "." + owner.Namespace
 }
 
-func ecdsName(owner types.NamespacedName, workload Workload, filter Filter) string {
-	return strings.Join([]string{owner.Namespace, owner.Name, workload.Kind, workload.Name, filter.placement()}, "/")
+func ecdsName(owner types.NamespacedName, target Target, filter Filter) string {
+	return strings.Join([]string{owner.Namespace, owner.Name, target.Kind, target.Name, filter.placement()}, "/")
 }
 
-// pluginName is what proxies report. Istio turns what follows `wasm_filter.` up
+// PluginName is what proxies report. Istio turns what follows `wasm_filter.` up
 // to the next dot into a label of its metrics, so the dots of names become '_',
 // which no Kubernetes name holds.
-func pluginName(owner types.NamespacedName, workload Workload, filter Filter) string {
-	name := fmt.Sprintf("%s/%s/%s@%s", owner.Namespace, workload.Name, owner.Name, filter.Revision())
+func PluginName(owner types.NamespacedName, target Target, filter Filter) string {
+	name := fmt.Sprintf("%s/%s/%s@%s", owner.Namespace, target.Name, owner.Name, filter.Revision())
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -20,6 +21,62 @@ func filter(field string) string {
 // istio is a spec whose deployment.istio has the given field.
 func istio(field string) string {
 	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1'}, deployment: {istio: {%s}}}", field)
+}
+
+// source is a spec whose filter has the given fields and no image.
+func source(fields string) string {
+	return "{filter: {" + fields + "}}"
+}
+
+// both is a spec with the given fields in its filter, beside an image, and in
+// its deployment.istio.
+func both(filter, istio string) string {
+	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1', %s}, deployment: {istio: {%s}}}", filter, istio)
+}
+
+const (
+	toGateway        = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}]"
+	toService        = "targetRefs: [{kind: Service, name: details}]"
+	wasmPlugin       = "output: WasmPlugin"
+	trafficExtension = "output: TrafficExtension"
+	digest           = "a6e01e05341b5eb81d802e09aa8efe12890b5e0513877c31183e2b91da786637"
+	moduleURL        = "url: 'https://example.com/m.wasm', sha256: " + digest
+)
+
+// variables is a field `vm` with n variables.
+func variables(n int) string {
+	var entries []string
+	for i := range n {
+		entries = append(entries, fmt.Sprintf("{name: V%d, value: v}", i))
+	}
+	return "vm: {env: [" + strings.Join(entries, ", ") + "]}"
+}
+
+// references is a field `targetRefs` with n Gateways.
+func references(n int) string {
+	var entries []string
+	for i := range n {
+		entries = append(entries, fmt.Sprintf("{group: gateway.networking.k8s.io, kind: Gateway, name: g%d}", i))
+	}
+	return "targetRefs: [" + strings.Join(entries, ", ") + "]"
+}
+
+// ports is a field `ports` with n ports.
+func ports(n int) string {
+	var entries []string
+	for i := range n {
+		entries = append(entries, strconv.Itoa(i+1))
+	}
+	return "ports: [" + strings.Join(entries, ", ") + "]"
+}
+
+// expressions is a field `selector` with n expressions.
+func expressions(n int) string {
+	var entries []string
+	for i := range n {
+		entries = append(entries, fmt.Sprintf("{key: k%d, operator: Exists}", i))
+	}
+	return "selector: {matchExpressions: [" + strings.Join(entries, ", ") + "]}"
 }
 
 // long is a value of n characters.
@@ -96,6 +153,72 @@ var _ = DescribeTable("a spec is accepted",
 	Entry("as many labels as there may be", istio(manyLabels(64))),
 	Entry("istioNamespace", istio("istioNamespace: istio-system")),
 	Entry("istioNamespace of the greatest length", istio("istioNamespace: "+long(63))),
+
+	Entry("url", source(moduleURL)),
+	Entry("url with port and query", source("url: 'http://10.0.0.1:8080/m.wasm?v=1', sha256: "+digest)),
+	Entry("url of an IPv6 address", source("url: 'http://[::1]:8080/m.wasm', sha256: "+digest)),
+	Entry("url of the greatest length", source("url: 'https://h/"+long(2038)+"', sha256: "+digest)),
+	Entry("configMap", source("configMap: {name: modules, key: add-header.wasm}")),
+	Entry("configMap with a digest", source("configMap: {name: modules, key: add-header.wasm}, sha256: "+digest)),
+	Entry("configMap of the greatest lengths", source("configMap: {name: "+long(253)+", key: "+long(253)+"}")),
+	Entry("image with a digest of its module", filter("sha256: "+digest)),
+	Entry("configFrom", filter("configFrom: {configMapKeyRef: {name: c, key: k}}")),
+
+	Entry("priority", filter("priority: 0")),
+	Entry("lowest priority", filter("priority: -1000")),
+	Entry("highest priority", filter("priority: 1000")),
+
+	Entry("position: first", filter("position: {first: true}")),
+	Entry("position: before", filter("position: {before: envoy.filters.http.ext_authz}")),
+	Entry("position: before a filter that is not Envoy's", filter("position: {before: istio.stats}")),
+	Entry("position: before the router", filter("position: {before: envoy.filters.http.router}")),
+	Entry("position: before, of the greatest length", filter("position: {before: "+long(256)+"}")),
+	Entry("position: after", filter("position: {after: envoy.filters.http.cors}")),
+	Entry("position: after, of the greatest length", filter("position: {after: "+long(256)+"}")),
+	Entry("position: first in an EnvoyFilter", both("position: {first: true}", "output: EnvoyFilter")),
+	Entry("position: phase Authn", both("position: {phase: Authn}", wasmPlugin)),
+	Entry("position: phase Authz", both("position: {phase: Authz}", trafficExtension)),
+	Entry("position: phase Stats", both("position: {phase: Stats}", wasmPlugin)),
+
+	Entry("ports", filter("ports: [1, 8080, 65535]")),
+	Entry("no ports", filter("ports: []")),
+	Entry("as many ports as there may be", filter(ports(16))),
+	Entry("ports of outbound traffic", filter("ports: [8000], patchContext: outbound")),
+	Entry("no ports of any traffic", filter("ports: [], patchContext: any")),
+
+	Entry("vm without variables", filter("vm: {}")),
+	Entry("vm.env", filter("vm: {env: [{name: COLOUR, value: blue}, {name: _t0ken, valueFrom: Host}]}")),
+	Entry("vm.env with an empty value", filter("vm: {env: [{name: COLOUR, value: ''}]}")),
+	Entry("vm.env of the greatest lengths", filter("vm: {env: [{name: "+long(256)+", value: "+long(2048)+"}]}")),
+	Entry("as many variables as there may be", filter(variables(64))),
+
+	Entry("selector", istio("selector: {matchLabels: {app.kubernetes.io/name: details}, matchExpressions: [{key: version, operator: In, values: [v1, '']}, {key: app, operator: Exists}]}")),
+	Entry("empty selector", istio("selector: {}")),
+	Entry("selector beside no labels", istio("selector: {matchLabels: {app: details}}, labels: {}")),
+	Entry("selector with a label of the greatest lengths", istio("selector: {matchLabels: {"+long(253)+"/"+long(63)+": "+long(63)+"}}")),
+	Entry("as many expressions as there may be", istio(expressions(64))),
+
+	Entry("targetRefs: waypoint", istio(toGateway+", "+wasmPlugin)),
+	Entry("targetRefs: waypoint of a Service", istio(toService+", "+trafficExtension)),
+	Entry("targetRefs: all traffic of a waypoint", both("patchContext: any", toService+", "+wasmPlugin)),
+	Entry("targetRefs: gateway in a WasmPlugin", both("patchContext: gateway, ports: [8080]", toGateway+", "+wasmPlugin)),
+	Entry("targetRefs: gateway in an EnvoyFilter", both("patchContext: gateway, ports: [8080]", toGateway)),
+	Entry("targetRefs beside no labels", istio(toGateway+", labels: {}, kind: Deployment, "+wasmPlugin)),
+	Entry("targetRefs beside an empty kind", istio(toGateway+", kind: '', "+wasmPlugin)),
+	Entry("targetRefs of one name and two kinds", istio("targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}, {group: '', kind: Service, name: a}], "+wasmPlugin)),
+	Entry("as many targetRefs as there may be", istio(references(16)+", "+wasmPlugin)),
+	Entry("no targetRefs", istio("targetRefs: [], labels: {app: details}")),
+
+	Entry("output: EnvoyFilter", istio("output: EnvoyFilter")),
+	Entry("output: WasmPlugin", istio(wasmPlugin)),
+	Entry("output: TrafficExtension", istio(trafficExtension)),
+	Entry("distribution: Served", both("imagePullOptions: {pullSecret: s}", "distribution: Served")),
+	Entry("distribution: Registry", istio("distribution: Registry")),
+	Entry("distribution: Registry with a secret in a WasmPlugin", both("imagePullOptions: {pullSecret: s}", "distribution: Registry, "+wasmPlugin)),
+	Entry("distribution: Registry with an empty secret", both("imagePullOptions: {pullSecret: ''}", "distribution: Registry")),
+	Entry("distribution: Served from a URL", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Served}}}"),
+
+	Entry("suspend", "{filter: {image: i}, suspend: true}"),
 )
 
 var _ = DescribeTable("a spec is refused with a message that names the field",
@@ -104,8 +227,14 @@ var _ = DescribeTable("a spec is refused with a message that names the field",
 	},
 	Entry("no filter", `{}`,
 		"spec.filter: Required value"),
-	Entry("no image", `{filter: {}}`,
-		"spec.filter.image: Required value"),
+	Entry("no source", `{filter: {}}`,
+		"spec.filter: Invalid value: the module comes from exactly one of image, url and configMap"),
+	Entry("image and url", filter(moduleURL),
+		"spec.filter: Invalid value: the module comes from exactly one of image, url and configMap"),
+	Entry("image and configMap", filter("configMap: {name: c, key: k}"),
+		"the module comes from exactly one of image, url and configMap"),
+	Entry("url and configMap", source(moduleURL+", configMap: {name: c, key: k}"),
+		"the module comes from exactly one of image, url and configMap"),
 	Entry("empty image", `{filter: {image: ''}}`,
 		"spec.filter.image in body should be at least 1 chars long"),
 	Entry("image too long", `{filter: {image: `+long(1025)+`}}`,
@@ -178,6 +307,207 @@ var _ = DescribeTable("a spec is refused with a message that names the field",
 		"spec.deployment.istio.labels.version in body must be of type string"),
 	Entry("istioNamespace too long", istio("istioNamespace: "+long(64)),
 		"spec.deployment.istio.istioNamespace: Too long: may not be more than 63"),
+
+	Entry("url without digest", source("url: 'https://example.com/m.wasm'"),
+		"spec.filter.url: Invalid value: url needs sha256, the digest of the module that is meant"),
+	Entry("empty url", source("url: '', sha256: "+digest),
+		"spec.filter.url in body should be at least 1 chars long"),
+	Entry("url too long", source("url: 'https://h/"+long(2039)+"', sha256: "+digest),
+		"spec.filter.url: Too long: may not be more than 2048"),
+	Entry("url of another scheme", source("url: 'ftp://example.com/m.wasm', sha256: "+digest),
+		"url begins with http:// or https:// and a host, without user and password"),
+	Entry("url without host", source("url: 'http:///m.wasm', sha256: "+digest),
+		"url begins with http:// or https:// and a host"),
+	Entry("url that is none", source("url: 'http://example.com:port/m.wasm', sha256: "+digest),
+		"url begins with http:// or https:// and a host"),
+	Entry("url with a password", source("url: 'https://me:secret@example.com/m.wasm', sha256: "+digest),
+		"url begins with http:// or https:// and a host, without user and password"),
+	Entry("imagePullOptions without image", source(moduleURL+", imagePullOptions: {plainHttp: true}"),
+		"spec.filter.imagePullOptions: Invalid value: imagePullOptions are for image: leave them out"),
+	Entry("configMap without key", source("configMap: {name: modules}"),
+		"spec.filter.configMap.key: Required value"),
+	Entry("configMap without name", source("configMap: {key: m}"),
+		"spec.filter.configMap.name: Required value"),
+	Entry("configMap with empty name", source("configMap: {name: '', key: m}"),
+		"spec.filter.configMap.name in body should be at least 1 chars long"),
+	Entry("configMap with empty key", source("configMap: {name: m, key: ''}"),
+		"spec.filter.configMap.key in body should be at least 1 chars long"),
+	Entry("name of a configMap too long", source("configMap: {name: "+long(254)+", key: m}"),
+		"spec.filter.configMap.name: Too long: may not be more than 253"),
+	Entry("key of a configMap too long", source("configMap: {name: m, key: "+long(254)+"}"),
+		"spec.filter.configMap.key: Too long: may not be more than 253"),
+	Entry("sha256 with the algorithm", filter("sha256: 'sha256:"+digest[7:]+"'"),
+		"sha256 is 64 hexadecimal digits in lower case, without `sha256:`"),
+	Entry("sha256 in capitals", filter("sha256: "+strings.ToUpper(digest)),
+		"sha256 is 64 hexadecimal digits in lower case"),
+	Entry("sha256 too short", filter("sha256: "+digest[1:]),
+		"sha256 is 64 hexadecimal digits in lower case"),
+	Entry("sha256 too long", filter("sha256: "+digest+"0"),
+		"spec.filter.sha256: Too long: may not be more than 64"),
+	Entry("config and configFrom", filter("config: world, configFrom: {configMapKeyRef: {name: c, key: k}}"),
+		`"spec.filter" must not validate the schema (not)`),
+	Entry("configFrom nothing", filter("configFrom: {}"),
+		"spec.filter.configFrom.configMapKeyRef: Required value"),
+	Entry("configFrom a ConfigMap without key", filter("configFrom: {configMapKeyRef: {name: c}}"),
+		"spec.filter.configFrom.configMapKeyRef.key: Required value"),
+
+	Entry("priority too low", filter("priority: -1001"),
+		"spec.filter.priority in body should be greater than or equal to -1000"),
+	Entry("priority too high", filter("priority: 1001"),
+		"spec.filter.priority in body should be less than or equal to 1000"),
+
+	Entry("position: nothing", filter("position: {}"),
+		"spec.filter.position: Invalid value: position has exactly one of first, before, after and phase"),
+	Entry("position: two", filter("position: {first: true, before: x}"),
+		"position has exactly one of first, before, after and phase"),
+	Entry("position: not first", filter("position: {first: false}"),
+		"spec.filter.position.first: Invalid value: false: first is true, or left out"),
+	Entry("position: before nothing", filter("position: {before: ''}"),
+		"spec.filter.position.before in body should be at least 1 chars long"),
+	Entry("position: before an old name", filter("position: {before: envoy.ext_authz}"),
+		`spec.filter.position.before: Invalid value: "envoy.ext_authz": before is a name as proxies use it today; Envoy's own HTTP filters are all called envoy.filters.http.…`),
+	Entry("position: before a network filter", filter("position: {before: envoy.filters.network.rbac}"),
+		"Envoy's own HTTP filters are all called envoy.filters.http.…"),
+	Entry("position: before, too long", filter("position: {before: "+long(257)+"}"),
+		"spec.filter.position.before: Too long: may not be more than 256"),
+	Entry("position: after nothing", filter("position: {after: ''}"),
+		"spec.filter.position.after in body should be at least 1 chars long"),
+	Entry("position: after an old name", filter("position: {after: envoy.cors}"),
+		`spec.filter.position.after: Invalid value: "envoy.cors": after is a name as proxies use it today`),
+	Entry("position: after the router", filter("position: {after: envoy.filters.http.router}"),
+		`spec.filter.position.after: Invalid value: "envoy.filters.http.router": after cannot be the router, which ends the chain`),
+	Entry("position: after, too long", filter("position: {after: "+long(257)+"}"),
+		"spec.filter.position.after: Too long: may not be more than 256"),
+	Entry("position: unknown phase", both("position: {phase: AUTHN}", wasmPlugin),
+		`spec.filter.position.phase: Unsupported value: "AUTHN": supported values: "Authn", "Authz", "Stats"`),
+	Entry("position: phase in an EnvoyFilter", filter("position: {phase: Authn}"),
+		"spec.filter.position: Invalid value: an EnvoyFilter has no phases: say first, before or after, or set deployment.istio.output to WasmPlugin or TrafficExtension"),
+	Entry("position: first in a WasmPlugin", both("position: {first: true}", wasmPlugin),
+		"spec.filter.position: Invalid value: only an EnvoyFilter can say first, before or after: say phase, or leave deployment.istio.output out"),
+	Entry("position: before in a TrafficExtension", both("position: {before: x}", trafficExtension),
+		"only an EnvoyFilter can say first, before or after"),
+	Entry("position: after in a WasmPlugin", both("position: {after: x}", wasmPlugin),
+		"only an EnvoyFilter can say first, before or after"),
+
+	Entry("port 0", filter("ports: [0]"),
+		"spec.filter.ports[0] in body should be greater than or equal to 1"),
+	Entry("port too high", filter("ports: [65536]"),
+		"spec.filter.ports[0] in body should be less than or equal to 65535"),
+	Entry("port twice", filter("ports: [80, 80]"),
+		"spec.filter.ports[1]: Duplicate value: 80"),
+	Entry("too many ports", filter(ports(17)),
+		"spec.filter.ports: Too many: 17: must have at most 16 items"),
+	Entry("ports of any traffic", filter("ports: [80], patchContext: any"),
+		"spec.filter.ports: Invalid value: a port is another one on inbound and on outbound traffic: with ports, set patchContext to inbound, outbound or gateway"),
+
+	Entry("variable with neither", filter("vm: {env: [{name: A}]}"),
+		"spec.filter.vm.env[0]: Invalid value: a variable has either value or valueFrom"),
+	Entry("variable with both", filter("vm: {env: [{name: A, value: b, valueFrom: Host}]}"),
+		"a variable has either value or valueFrom"),
+	Entry("variable from elsewhere", filter("vm: {env: [{name: A, valueFrom: Secret}]}"),
+		`spec.filter.vm.env[0].valueFrom: Unsupported value: "Secret": supported values: "Host"`),
+	Entry("variable without name", filter("vm: {env: [{value: b}]}"),
+		"spec.filter.vm.env[0].name: Required value"),
+	Entry("variable with an empty name", filter("vm: {env: [{name: '', value: b}]}"),
+		"name consists of letters, digits and '_', and does not begin with a digit"),
+	Entry("variable with a dash", filter("vm: {env: [{name: A-B, value: b}]}"),
+		`spec.filter.vm.env[0].name: Invalid value: "A-B": name consists of letters, digits and '_'`),
+	Entry("variable that begins with a digit", filter("vm: {env: [{name: 0A, value: b}]}"),
+		"name consists of letters, digits and '_'"),
+	Entry("variable of Istio's agent", filter("vm: {env: [{name: ISTIO_META_WASM_IMAGE_PULL_SECRET, value: b}]}"),
+		`spec.filter.vm.env[0].name: Invalid value: "ISTIO_META_WASM_IMAGE_PULL_SECRET": names that begin with ISTIO_META_ are for Istio's agent`),
+	Entry("name of a variable too long", filter("vm: {env: [{name: "+long(257)+", value: b}]}"),
+		"spec.filter.vm.env[0].name: Too long: may not be more than 256"),
+	Entry("value of a variable too long", filter("vm: {env: [{name: A, value: "+long(2049)+"}]}"),
+		"spec.filter.vm.env[0].value: Too long: may not be more than 2048"),
+	Entry("variable twice", filter("vm: {env: [{name: A, value: b}, {name: A, value: c}]}"),
+		"spec.filter.vm.env[1]: Duplicate value"),
+	Entry("too many variables", filter(variables(65)),
+		"spec.filter.vm.env: Too many: 65: must have at most 64 items"),
+
+	Entry("labels and selector", istio("labels: {app: a}, selector: {}"),
+		"spec.deployment.istio.selector: Invalid value: labels and selector exclude each other: say all in selector.matchLabels"),
+	Entry("selector with a key that is none", istio("selector: {matchLabels: {'app name': a}}"),
+		"spec.deployment.istio.selector: Invalid value: the keys of matchLabels must be label keys, such as app or app.kubernetes.io/name"),
+	Entry("selector with a value that is none", istio("selector: {matchLabels: {app: 'a b'}}"),
+		"spec.deployment.istio.selector.matchLabels.app in body should match"),
+	Entry("selector with a value too long", istio("selector: {matchLabels: {app: "+long(64)+"}}"),
+		"spec.deployment.istio.selector.matchLabels.app: Too long: may not be more than 63"),
+	Entry("selector with too many labels", istio("selector: {"+strings.Replace(manyLabels(65), "labels", "matchLabels", 1)+"}"),
+		"spec.deployment.istio.selector.matchLabels: Too many: 65: must have at most 64 items"),
+	Entry("selector with too many expressions", istio(expressions(65)),
+		"spec.deployment.istio.selector.matchExpressions: Too many: 65: must have at most 64 items"),
+	Entry("expression with a key that is none", istio("selector: {matchExpressions: [{key: 'a b', operator: Exists}]}"),
+		"spec.deployment.istio.selector.matchExpressions[0].key in body should match"),
+	Entry("expression with a key too long", istio("selector: {matchExpressions: [{key: "+long(318)+", operator: Exists}]}"),
+		"spec.deployment.istio.selector.matchExpressions[0].key: Too long: may not be more than 317"),
+	Entry("expression with an unknown operator", istio("selector: {matchExpressions: [{key: a, operator: Equals, values: [b]}]}"),
+		`spec.deployment.istio.selector.matchExpressions[0].operator: Unsupported value: "Equals"`),
+	Entry("expression that needs values", istio("selector: {matchExpressions: [{key: a, operator: In}]}"),
+		"in matchExpressions the operators In and NotIn need values, Exists and DoesNotExist have none"),
+	Entry("expression that has no values", istio("selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
+		"in matchExpressions the operators In and NotIn need values, Exists and DoesNotExist have none"),
+	Entry("expression with too many values", istio("selector: {matchExpressions: [{key: a, operator: In, values: "+list(65)+"}]}"),
+		"spec.deployment.istio.selector.matchExpressions[0].values: Too many: 65: must have at most 64 items"),
+	Entry("expression with a value too long", istio("selector: {matchExpressions: [{key: a, operator: In, values: ["+long(64)+"]}]}"),
+		"spec.deployment.istio.selector.matchExpressions[0].values[0]: Too long: may not be more than 63"),
+
+	Entry("targetRefs and labels", istio(toGateway+", labels: {app: a}, "+wasmPlugin),
+		"spec.deployment.istio.targetRefs: Invalid value: targetRefs stand instead of workloads: leave kind, labels and selector out"),
+	Entry("targetRefs and selector", istio(toGateway+", selector: {}, "+wasmPlugin),
+		"targetRefs stand instead of workloads"),
+	Entry("targetRefs and kind", istio(toGateway+", kind: DaemonSet, "+wasmPlugin),
+		"targetRefs stand instead of workloads"),
+	Entry("targetRef without name", istio("targetRefs: [{kind: Service}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0].name: Required value"),
+	Entry("targetRef without kind", istio("targetRefs: [{name: a}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0].kind: Required value"),
+	Entry("targetRef: Gateway without group", istio("targetRefs: [{kind: Gateway, name: a}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0]: Invalid value: a targetRef is a Gateway of the group gateway.networking.k8s.io or a Service of the core group (leave group out)"),
+	Entry("targetRef: Istio's Gateway", istio("targetRefs: [{group: networking.istio.io, kind: Gateway, name: a}], "+wasmPlugin),
+		"a targetRef is a Gateway of the group gateway.networking.k8s.io"),
+	Entry("targetRef: Service of a group", istio("targetRefs: [{group: v1, kind: Service, name: a}], "+wasmPlugin),
+		"a Service of the core group (leave group out)"),
+	Entry("targetRef: another kind", istio("targetRefs: [{group: apps, kind: Deployment, name: a}], "+wasmPlugin),
+		"a targetRef is a Gateway"),
+	Entry("targetRef: name that is none", istio("targetRefs: [{kind: Service, name: A}], "+wasmPlugin),
+		`spec.deployment.istio.targetRefs[0].name: Invalid value: "A": name is that of an object`),
+	Entry("targetRef: name too long", istio("targetRefs: [{kind: Service, name: "+long(254)+"}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0].name: Too long: may not be more than 253"),
+	Entry("targetRef: group too long", istio("targetRefs: [{group: "+long(254)+", kind: Service, name: a}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0].group: Too long: may not be more than 253"),
+	Entry("targetRef: kind too long", istio("targetRefs: [{kind: "+long(64)+", name: a}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[0].kind: Too long: may not be more than 63"),
+	Entry("targetRef twice", istio("targetRefs: [{kind: Service, name: a}, {kind: Service, name: a}], "+wasmPlugin),
+		"spec.deployment.istio.targetRefs[1]: Duplicate value"),
+	Entry("too many targetRefs", istio(references(17)+", "+wasmPlugin),
+		"spec.deployment.istio.targetRefs: Too many: 17: must have at most 16 items"),
+	Entry("targetRef: Service in an EnvoyFilter", istio(toService),
+		"spec.deployment.istio.targetRefs: Invalid value: the proxy of a Service is a waypoint, which takes no EnvoyFilter: set output to WasmPlugin or TrafficExtension"),
+	Entry("targetRef: waypoint in an EnvoyFilter", istio(toGateway),
+		"spec.deployment.istio.targetRefs: Invalid value: an EnvoyFilter reaches gateways, not waypoints: set filter.patchContext to gateway, or deployment.istio.output to WasmPlugin or TrafficExtension"),
+	Entry("targetRef: all traffic in an EnvoyFilter", both("patchContext: any", toGateway),
+		"an EnvoyFilter reaches gateways, not waypoints"),
+	Entry("targetRef: outbound traffic", both("patchContext: outbound", toGateway+", "+wasmPlugin),
+		"spec.filter.patchContext: Invalid value: what targetRefs name has no outbound traffic: set patchContext to gateway for gateways, to inbound for waypoints"),
+	Entry("targetRef: gateway traffic of a Service", both("patchContext: gateway", toService+", "+wasmPlugin),
+		"spec.filter.patchContext: Invalid value: the proxy of a Service is a waypoint: set patchContext to inbound"),
+	Entry("targetRef: ports of a waypoint", both("ports: [80]", toGateway+", "+wasmPlugin),
+		"spec.filter.ports: Invalid value: waypoints cannot tell ports apart: leave ports out, or set patchContext to gateway for gateways"),
+
+	Entry("unknown output", istio("output: Lua"),
+		`spec.deployment.istio.output: Unsupported value: "Lua": supported values: "EnvoyFilter", "WasmPlugin", "TrafficExtension"`),
+	Entry("unknown distribution", istio("distribution: Node"),
+		`spec.deployment.istio.distribution: Unsupported value: "Node": supported values: "Served", "Registry"`),
+	Entry("distribution: Registry with a url", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Registry}}}",
+		"spec.deployment.istio.distribution: Invalid value: proxies pull nothing but images: name one in filter.image, or leave distribution out"),
+	Entry("distribution: Registry with a configMap", "{filter: {configMap: {name: c, key: k}}, deployment: {istio: {distribution: Registry, "+wasmPlugin+"}}}",
+		"proxies pull nothing but images"),
+	Entry("distribution: Registry with a secret in an EnvoyFilter", both("imagePullOptions: {pullSecret: s}", "distribution: Registry"),
+		"spec.filter.imagePullOptions.pullSecret: Invalid value: an EnvoyFilter would show the credential to all who read it"),
+
+	Entry("suspend that is no boolean", "{filter: {image: i}, suspend: 'yes'}",
+		"spec.suspend in body must be of type boolean"),
 )
 
 // manyWorkloads is a status with n workloads.
@@ -224,6 +554,9 @@ var _ = Describe("a status", func() {
 		Entry("as many ABI versions and root ids as there may be", module("abiVersions: "+list(16)+", rootIDs: "+list(64))),
 		Entry("revision", `{revision: 9f3c2a1b}`),
 		Entry("summary", `{summary: {workloads: 6, programmed: 5, workloadsReady: 5/6, workloadsOmitted: 0}}`),
+		Entry("summary with pods", `{summary: {workloads: 6, programmed: 6, workloadsReady: 6/6, pods: 12, podsLoaded: 0, podsReady: 0/12}}`),
+		Entry("module without manifest", `{module: {reference: configmap/modules/m.wasm, sha256: s, sizeBytes: 1}}`),
+		Entry("targetRefs among the workloads", `{workloads: {Gateway/waypoint: {state: Succeeded}}}`),
 		Entry("reason of the greatest length", `{reason: `+long(wasmev1.MaxMessageLength)+`}`),
 		Entry("as many workloads as there may be", manyWorkloads(wasmev1.MaxWorkloadsInStatus)),
 		Entry("each state", `{workloads: {a: {state: Pending, reason: waits}, b: {state: Succeeded}, c: {state: Failed}}}`),
@@ -249,6 +582,12 @@ var _ = Describe("a status", func() {
 			"status.revision: Too long: may not be more than 64"),
 		Entry("negative count", `{summary: {workloads: -1, programmed: 0, workloadsReady: 0/0}}`,
 			"status.summary.workloads: Invalid value: -1: summary.workloads in body should be greater than or equal to 0"),
+		Entry("negative count of pods", `{summary: {workloads: 0, programmed: 0, workloadsReady: 0/0, pods: -1}}`,
+			"summary.pods in body should be greater than or equal to 0"),
+		Entry("negative count of loaded pods", `{summary: {workloads: 0, programmed: 0, workloadsReady: 0/0, podsLoaded: -1}}`,
+			"summary.podsLoaded in body should be greater than or equal to 0"),
+		Entry("podsReady too long", `{summary: {workloads: 0, programmed: 0, workloadsReady: 0/0, podsReady: `+long(33)+`}}`,
+			"status.summary.podsReady: Too long: may not be more than 32"),
 		Entry("reason too long", `{reason: `+long(wasmev1.MaxMessageLength+1)+`}`,
 			"status.reason: Too long: may not be more than 1024"),
 		Entry("too many workloads", manyWorkloads(wasmev1.MaxWorkloadsInStatus+1),

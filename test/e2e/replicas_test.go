@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/serve"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/service"
 	"github.com/wasme-io/wasme-operator/test/registry"
@@ -68,6 +69,7 @@ func startReplicas(ctx context.Context) (r *replicas, leader, follower *mesh.Ope
 	leader = r.start(ctx, 0, mesh.OperatorOptions{})
 	Eventually(leads(ctx, leader), patience, poll).Should(BeTrue())
 	follower = r.start(ctx, 1, mesh.OperatorOptions{})
+	Expect(leads(ctx, follower)()).To(BeFalse())
 	r.serve(leader, follower)
 	return r, leader, follower
 }
@@ -151,9 +153,11 @@ func halfWritten(replica *mesh.Operator) func() []string {
 	}
 }
 
-// holds tells whether a replica serves the module that is in force.
-func holds(ctx context.Context, replica *mesh.Operator, fd *wasmev1.FilterDeployment) func() bool {
-	return func() bool { return ask(ctx, replica.ModuleServerURL+modulePath(ctx, fd)).Status == http.StatusOK }
+// holds tells whether a replica serves the module that is in force, without a
+// moment for it to come.
+func holds(ctx context.Context, replica *mesh.Operator, fd *wasmev1.FilterDeployment) bool {
+	GinkgoHelper()
+	return ask(ctx, replica.ModuleServerURL+modulePath(ctx, fd), serve.PeerHeader, serve.PeerValue).Status == http.StatusOK
 }
 
 // revive starts a replica that was killed again in its place, as a kubelet does.
@@ -271,6 +275,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		r, leader, follower := startReplicas(ctx)
 		hello := build(ctx, "hello")
 		pod, fd := filtered(ctx, pushTo(ctx, source, "hello:v1", hello))
+		Expect([]bool{holds(ctx, leader, fd), holds(ctx, follower, fd)}).To(Equal([]bool{true, true}), "the output waited until both had it")
 		load := startStream(ctx, pod.URL)
 
 		By("killing the follower while it copies the module from the leader")
@@ -286,7 +291,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		eventuallyAnswers(ctx, pod, answer{200, "second"})
 		hold.Release()
 		revive(ctx, follower)
-		Expect(holds(ctx, follower, fd)()).To(BeTrue())
+		Expect(holds(ctx, follower, fd)).To(BeTrue())
 
 		By("killing the leader while it pulls the next one from the registry")
 		source.Inject(registry.StallBlobs(part, nil))
@@ -298,7 +303,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		revive(ctx, leader)
 		eventuallyAnswers(ctx, pod, answer{200, "third"})
 		for _, replica := range []*mesh.Operator{leader, follower} {
-			Expect(holds(ctx, replica, fd)()).To(BeTrue())
+			Expect(holds(ctx, replica, fd)).To(BeTrue())
 			Expect(halfWritten(replica)()).To(BeEmpty())
 		}
 		another(ctx, 1, "third")
@@ -400,7 +405,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		r.serve(third, fourth)
 
 		for i, replica := range []*mesh.Operator{third, fourth} {
-			Expect(holds(ctx, replica, fd)()).To(BeTrue())
+			Expect(holds(ctx, replica, fd)).To(BeTrue())
 			another(ctx, 1+i, "before")
 		}
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })

@@ -158,6 +158,17 @@ var _ = Describe("Rights that are seldom needed", func() {
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonSecretNotFound))
 	})
 
+	It("reads a ConfigMap by its name", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		settings := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "settings"}, Data: map[string]string{"greeting": "from a ConfigMap"}}
+		Expect(admin.Create(ctx, settings)).To(Succeed())
+		fd := filterDeployment(namespace, push(ctx, "hello"), "")
+		fd.Spec.Filter.ConfigFrom = &wasmev1.ConfigurationSource{ConfigMapKeyRef: wasmev1.ConfigMapKey{Name: "settings", Key: "greeting"}}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, pod, answer{200, "from a ConfigMap"})
+	})
+
 	It("takes back an output and a revision that lost their labels", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))

@@ -76,7 +76,7 @@ var _ = Describe("What Envoy answers", func() {
 		}
 		By("giving the module a configuration that it refuses")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonLoading))
 		for _, w := range bookinfo {
 			Eventually(refusals(ctx, w), patience, poll).Should(BeNumerically(">", 0), "Envoy never saw the configuration")
 			Expect(ask(ctx, w.URL)).To(Equal(answer{200, "3"}), "the last good one serves")

@@ -28,6 +28,9 @@ const (
 	Loop = "loop"
 	// Import needs a function that no host offers, so it cannot be instantiated.
 	Import = "import"
+	// Environ adds the response header "hello" with the variables of its VM, as
+	// NAME=value, in order, with a space between them.
+	Environ = "environ"
 )
 
 // RootID is the root id of every module here.

@@ -172,6 +172,9 @@ func (w Workload) podLabels() map[string]string {
 		labels = map[string]string{}
 	}
 	maps.Copy(labels, w.podIdentity())
+	if w.Kind == Deployment {
+		labels["pod-template-hash"] = w.hash()
+	}
 	return labels
 }
 

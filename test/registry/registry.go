@@ -2,11 +2,12 @@
 
 // Package registry is an OCI registry for tests: a real one
 // (go-containerregistry's) behind a handler that asks for credentials, counts
-// requests and fails on demand. It listens on loopback only and keeps
+// requests and fails on demand. Beside images it serves plain files. It listens on loopback only and keeps
 // everything in memory.
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -38,6 +39,7 @@ type Registry struct {
 	auth     auth
 	fault    Fault
 	requests map[request]int
+	files    map[string][]byte
 }
 
 type request struct{ method, path string }
@@ -55,6 +57,7 @@ func Start(options ...Option) (*Registry, error) {
 		content:  NewHandler(),
 		address:  "127.0.0.1:0",
 		requests: map[request]int{},
+		files:    map[string][]byte{},
 		auth:     auth{private: map[string][]string{}, tokens: map[string]string{}},
 	}
 	for _, option := range options {
@@ -151,15 +154,30 @@ func listen(address string) (net.Listener, error) {
 	}
 }
 
-// ServeHTTP counts the request, then lets the fault, the check of credentials
-// and the registry itself answer it, in this order.
+// PutFile serves content at path (/filter.wasm), to anyone, in place of what was
+// there, and returns its URL.
+func (r *Registry) PutFile(path string, content []byte) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.files[path] = content
+	return r.URL() + path
+}
+
+// ServeHTTP counts the request, then lets the fault, the files, the check of
+// credentials and the registry itself answer it, in this order.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	r.requests[request{req.Method, req.URL.Path}]++
 	fault := r.fault
+	file, isFile := r.files[req.URL.Path]
 	r.mu.Unlock()
 
 	handler := r.authenticate(r.content)
+	if isFile {
+		handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(file))
+		})
+	}
 	if fault != nil {
 		handler = fault(handler)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"istio.io/istio/pkg/config"
 	"istio.io/istio/pkg/config/schema/collections"
+	"istio.io/istio/pkg/config/schema/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
@@ -23,46 +24,60 @@ const goldens = "../../../internal/render/testdata/*.out.yaml"
 // standingWarning is what Istio says about every EnvoyFilter.
 const standingWarning = "EnvoyFilter exposes internal implementation details"
 
+// outputs are Istio's schemas of what the operator writes.
+var outputs = map[string]resource.Schema{
+	"EnvoyFilter":      collections.EnvoyFilter,
+	"WasmPlugin":       collections.WasmPlugin,
+	"TrafficExtension": collections.TrafficExtension,
+}
+
 func TestIstioAcceptsGoldens(t *testing.T) {
 	paths, err := filepath.Glob(goldens)
 	if err != nil {
 		t.Fatal(err)
 	}
-	validated := 0
+	validated := map[string]int{}
 	for _, path := range paths {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			for _, object := range readObjects(t, path) {
-				if object.GetKind() != "EnvoyFilter" {
-					continue
-				}
-				validated++
+				validated[object.GetKind()]++
 				for _, problem := range validate(t, object) {
 					t.Errorf("%s: %s", object.GetName(), problem)
 				}
 			}
 		})
 	}
-	if validated == 0 {
-		t.Errorf("no EnvoyFilter in %s", goldens)
+	for kind := range outputs {
+		if validated[kind] == 0 {
+			t.Errorf("no %s in %s", kind, goldens)
+		}
 	}
 }
 
 // Each of these has passed a validation that looked less closely.
-func TestIstioRefusesBrokenEnvoyFilters(t *testing.T) {
-	for name, change := range map[string][2]string{
-		"unknown field of EnvoyFilter": {"workloadSelector:", "workloadSelektor:"},
-		"unknown field of Envoy":       {"root_id:", "root_idx:"},
-		"unknown type of Envoy":        {"filters.http.wasm.v3.Wasm", "filters.http.wasm.v3.Wasn"},
-		"unknown patch context":        {"context: SIDECAR_INBOUND", "context: SIDECAR_INWARD"},
+func TestIstioRefusesBrokenOutputs(t *testing.T) {
+	for name, tc := range map[string]struct{ golden, text, broken string }{
+		"unknown field of EnvoyFilter":      {"defaults", "workloadSelector:", "workloadSelektor:"},
+		"unknown field of Envoy":            {"defaults", "root_id:", "root_idx:"},
+		"unknown type of Envoy":             {"defaults", "filters.http.wasm.v3.Wasm", "filters.http.wasm.v3.Wasn"},
+		"unknown patch context":             {"defaults", "context: SIDECAR_INBOUND", "context: SIDECAR_INWARD"},
+		"unknown variable of a VM":          {"vm-env", "host_env_keys", "host_env_key"},
+		"old name of an anchor":             {"position-after", "envoy.filters.http.cors", "envoy.cors"},
+		"unknown field of WasmPlugin":       {"wasmplugin-inbound", "selector:", "workloadSelector:"},
+		"unknown phase":                     {"wasmplugin-phase-authn", "AUTHN", "AUTHM"},
+		"port out of range":                 {"wasmplugin-ports-inbound", "8080", "80800"},
+		"digest that is none":               {"wasmplugin-inbound", "sha256: a6", "sha256: g6"},
+		"unknown field of TrafficExtension": {"trafficextension-inbound", "pluginConfig:", "pluginKonfig:"},
+		"unknown kind of targetRef":         {"trafficextension-targetref-service", "kind: Service", "kind: Pod"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := os.ReadFile(filepath.Join(filepath.Dir(goldens), "defaults.out.yaml"))
+			text, err := os.ReadFile(filepath.Join(filepath.Dir(goldens), tc.golden+".out.yaml"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			broken := strings.ReplaceAll(string(text), change[0], change[1])
+			broken := strings.ReplaceAll(string(text), tc.text, tc.broken)
 			if broken == string(text) {
-				t.Fatalf("the golden has no %q", change[0])
+				t.Fatalf("the golden has no %q", tc.text)
 			}
 			for _, object := range parseObjects(t, []byte(broken)) {
 				if len(validate(t, object)) > 0 {
@@ -82,16 +97,20 @@ func validate(t *testing.T, object *unstructured.Unstructured) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, err := collections.EnvoyFilter.NewInstance()
+	schema, known := outputs[object.GetKind()]
+	if !known {
+		t.Fatalf("%s %s is no output", object.GetKind(), object.GetName())
+	}
+	spec, err := schema.NewInstance()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := config.ApplyJSONStrict(spec, string(text)); err != nil {
 		return []string{err.Error()}
 	}
-	warning, err := collections.EnvoyFilter.ValidateConfig(config.Config{
+	warning, err := schema.ValidateConfig(config.Config{
 		Meta: config.Meta{
-			GroupVersionKind: collections.EnvoyFilter.GroupVersionKind(),
+			GroupVersionKind: schema.GroupVersionKind(),
 			Name:             object.GetName(),
 			Namespace:        object.GetNamespace(),
 		},

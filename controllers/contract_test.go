@@ -1,0 +1,318 @@
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
+)
+
+// made are the outputs of all kinds in the namespace: `<kind> <name>`.
+func (w *world) made(ctx context.Context) []string {
+	GinkgoHelper()
+	made := []string{}
+	for name, kind := range istio.Kinds {
+		list := kind.NewList()
+		Expect(live.List(ctx, list, client.InNamespace(w.namespace))).To(Succeed())
+		Expect(apimeta.EachListItem(list, func(item runtime.Object) error {
+			made = append(made, string(name)+" "+item.(client.Object).GetName())
+			return nil
+		})).To(Succeed())
+	}
+	return made
+}
+
+func output(kind wasmev1.Output) func(*wasmev1.FilterDeployment) {
+	return func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+	}
+}
+
+func objectConfig(fd *wasmev1.FilterDeployment) {
+	fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"greeting":"world"}`)}
+}
+
+var _ = Describe("The kind of the outputs", func() {
+	var w *world
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		w.deployments(ctx, "a")
+	})
+
+	It("can be changed: the new one is there before the old one goes", func(ctx context.Context) {
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.made(ctx)).To(ConsistOf("EnvoyFilter a-f"))
+		former := "EnvoyFilter"
+		for _, kind := range []wasmev1.Output{wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension, wasmev1.OutputEnvoyFilter} {
+			edit(ctx, fd, output(kind))
+			w.written()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.made(ctx)).To(ConsistOf(string(kind) + " a-f"))
+			Expect(fd).To(beReady("1/1"))
+			var outputs []string
+			for _, write := range w.written() {
+				if strings.HasSuffix(write, " a-f") {
+					outputs = append(outputs, write)
+				}
+			}
+			Expect(outputs).To(Equal([]string{"create " + string(kind) + " a-f", "delete " + former + " a-f"}))
+			former = string(kind)
+		}
+	})
+
+	DescribeTable("is repaired, and costs no write while nothing changes",
+		func(ctx context.Context, kind wasmev1.Output, spoilt string) {
+			fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig, output(kind))
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			object := istio.Kinds[kind].New()
+			key := client.ObjectKey{Namespace: w.namespace, Name: "a-f"}
+			Expect(live.Get(ctx, key, object)).To(Succeed())
+			before := specHash(object.Content().Raw)
+			Expect(live.Patch(ctx, object, client.RawPatch("application/merge-patch+json", []byte(`{"spec":`+spoilt+`}`)))).To(Succeed())
+			Expect(specHash(object.Content().Raw)).NotTo(Equal(before))
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(live.Get(ctx, key, object)).To(Succeed())
+			Expect(specHash(object.Content().Raw)).To(Equal(before))
+			w.written()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.written()).To(BeEmpty())
+		},
+		Entry("WasmPlugin", wasmev1.OutputWasmPlugin, `{"priority":77}`),
+		Entry("TrafficExtension", wasmev1.OutputTrafficExtension, `{"priority":77}`),
+	)
+
+	It("is refused where it cannot carry the configuration, and the former one stays", func(ctx context.Context) {
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), config("text"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		edit(ctx, fd, output(wasmev1.OutputWasmPlugin))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, "spec.filter.config", "a WasmPlugin cannot carry it"))
+		Expect(w.made(ctx)).To(ConsistOf("EnvoyFilter a-f"))
+	})
+
+	It("is said to be denied by a policy of the cluster, and made when that is gone", Serial, func(ctx context.Context) {
+		policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
+			ObjectMeta: metav1.ObjectMeta{Name: "no-envoyfilters"},
+			Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+				MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+					Rule:       admissionregistrationv1.Rule{APIGroups: []string{"networking.istio.io"}, APIVersions: []string{"*"}, Resources: []string{"envoyfilters"}},
+				}}}},
+				Validations: []admissionregistrationv1.Validation{{Expression: "false", Message: "this platform takes no EnvoyFilter"}},
+			},
+		}
+		binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: policy.Name},
+			Spec:       admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: policy.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}},
+		}
+		Expect(user.Create(ctx, policy)).To(Succeed())
+		Expect(user.Create(ctx, binding)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) {
+			Expect(client.IgnoreNotFound(user.Delete(ctx, binding))).To(Succeed())
+			Expect(client.IgnoreNotFound(user.Delete(ctx, policy))).To(Succeed())
+		})
+		probe := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
+		Eventually(ctx, func() error {
+			probe.SetNamespace(w.namespace)
+			probe.SetName("probe")
+			return live.Create(ctx, probe, client.DryRunAll)
+		}).WithTimeout(bound).Should(MatchError(ContainSubstring("takes no EnvoyFilter")))
+
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).To(MatchError(ContainSubstring("takes no EnvoyFilter")))
+		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster may forbid it", "this platform takes no EnvoyFilter"))
+
+		Expect(user.Delete(ctx, binding)).To(Succeed())
+		Eventually(ctx, func() error { return w.settle(ctx, fd) }).WithTimeout(bound).Should(Succeed())
+		Expect(fd).To(beReady("1/1"))
+	})
+})
+
+var _ = Describe("What the filter runs on", func() {
+	var w *world
+	BeforeEach(func(ctx context.Context) { w = newWorld(ctx) })
+
+	It("can be selected by expressions", func(ctx context.Context) {
+		w.deployments(ctx, "a", "b", "c")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+				{Key: "app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b"}},
+			}}}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.made(ctx)).To(ConsistOf("EnvoyFilter a-f", "EnvoyFilter c-f"))
+		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("can be Gateways and Services, beside a workload of the same name", func(ctx context.Context) {
+		w.deployments(ctx, "edge")
+		w.filterDeployment(ctx, "other", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: wasmev1.OutputWasmPlugin, TargetRefs: []wasmev1.TargetRef{
+				{Group: "gateway.networking.k8s.io", Kind: "Gateway", Name: "edge"}, {Kind: "Service", Name: "edge"},
+			}}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("2/2"))
+		Expect(fd.Status.Workloads).To(And(HaveLen(2), HaveKey("Gateway/edge"), HaveKey("Service/edge")))
+		Expect(w.made(ctx)).To(HaveLen(2))
+	})
+})
+
+var _ = Describe("A ConfigMap", func() {
+	var w *world
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		w.deployments(ctx, "a")
+	})
+	configMap := func(ctx context.Context, change func(*corev1.ConfigMap)) *corev1.ConfigMap {
+		GinkgoHelper()
+		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "settings"}}
+		change(object)
+		Expect(user.Create(ctx, object)).To(Succeed())
+		return object
+	}
+	fromConfigMap := func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.Config = nil
+		fd.Spec.Filter.ConfigFrom = &wasmev1.ConfigurationSource{ConfigMapKeyRef: wasmev1.ConfigMapKey{Name: "settings", Key: "greeting"}}
+	}
+	configuration := func(ctx context.Context) string {
+		GinkgoHelper()
+		content, err := w.output(ctx, "a-f").Spec.MarshalJSON()
+		Expect(err).NotTo(HaveOccurred())
+		return string(content)
+	}
+
+	It("gives the configuration, is read again soon, and its loss costs nothing", func(ctx context.Context) {
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), fromConfigMap)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.configFrom.configMapKeyRef names ConfigMap settings", "create it or mend the name"))
+
+		object := configMap(ctx, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greeting": "world"} })
+		result, err := w.reconcile(ctx, fd)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(BeNumerically("<=", configMapInterval+configMapInterval/10))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(configuration(ctx)).To(ContainSubstring(`"value":"world"`))
+
+		edit(ctx, object, func(c *corev1.ConfigMap) { c.Data["greeting"] = "goodbye" })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(configuration(ctx)).To(ContainSubstring(`"value":"goodbye"`))
+
+		edit(ctx, object, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greetings": "typo"} })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapInvalid, `names key "greeting"`))
+		edit(ctx, object, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greeting": strings.Repeat("x", 300<<10)} })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapInvalid, "names a value of 307200 bytes; a configuration has at most 262144"))
+		Expect(user.Delete(ctx, object)).To(Succeed())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound))
+		Expect(configuration(ctx)).To(ContainSubstring(`"value":"goodbye"`), "the last good one stays")
+	})
+
+	It("gives the module", func(ctx context.Context) {
+		content := wasmModule("from a ConfigMap")
+		object := configMap(ctx, func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{"filter.wasm": content} })
+		fd := w.filterDeployment(ctx, "f", "", filterID("f"), func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Filter.ImagePullOptions = nil
+			fd.Spec.Filter.ConfigMap = &wasmev1.ConfigMapKey{Name: "settings", Key: "filter.wasm"}
+			fd.Spec.Filter.RootID = rootID
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		sum := sha256.Sum256(content)
+		Expect(fd.Status.Module.SHA256).To(Equal(hex.EncodeToString(sum[:])))
+		Expect(fd.Status.Module.Reference).To(Equal("configmap/settings/filter.wasm"))
+		Expect(w.Store.Has(fd.Status.Module.SHA256)).To(BeTrue())
+
+		edit(ctx, object, func(c *corev1.ConfigMap) { c.BinaryData["filter.wasm"] = []byte("no Wasm") })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidModule))
+		Expect(w.held(ctx)).To(HaveLen(1))
+	})
+})
+
+var _ = It("A URL gives the module whose digest the spec names, and no other", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	content := wasmModule("from a URL")
+	sum := sha256.Sum256(content)
+	fd := w.filterDeployment(ctx, "f", "", filterID("f"), func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.ImagePullOptions = nil
+		fd.Spec.Filter.URL = w.registry.PutFile("/filter.wasm", content)
+		fd.Spec.Filter.SHA256 = hex.EncodeToString(sum[:])
+		fd.Spec.Filter.RootID = rootID
+	})
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+	Expect(fd.Status.Module.Reference).To(Equal(fd.Spec.Filter.URL))
+	edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.SHA256 = strings.Repeat("a", 64) })
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch))
+	Expect(w.held(ctx)).To(HaveLen(1))
+})
+
+var _ = It("A module that is not the one of spec.filter.sha256 is refused", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.SHA256 = strings.Repeat("a", 64)
+	})
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch, "the module is not the one of spec.filter.sha256"))
+	Expect(w.outputs(ctx)).To(BeEmpty())
+})
+
+var _ = Describe("A FilterDeployment that is suspended", func() {
+	It("changes nothing, and goes on where it was", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		held := w.held(ctx)
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true; config("other")(fd) })
+		w.deployments(ctx, "b")
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(And(
+			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended, "spec.suspend"),
+			WithTransform(func(fd *wasmev1.FilterDeployment) bool { return *fd.Status.ObservedGeneration == fd.Generation }, BeTrue()),
+		))
+		Expect(w.held(ctx)).To(Equal(held))
+		w.written()
+		result, err := w.reconcile(ctx, fd)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(Equal(time.Duration(0)))
+		Expect(w.written()).To(BeEmpty())
+
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("stays not Ready when it was failing", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		fd := w.filterDeployment(ctx, "f", "127.0.0.1:1/none:v1", filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionFalse, wasmev1.ReasonSuspended))
+		Expect(conditionTypes(fd)).NotTo(ContainElement(wasmev1.ConditionReconciling))
+	})
+})

@@ -1,0 +1,280 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+// loadTimeout is how long pods may take to run a revision: the 20 s that a fetch
+// may take, and 10 s. So long a pod that became Ready after the others ran the
+// revision does not count unless it runs it, too.
+const loadTimeout = 30 * time.Second
+
+// podsInMessage is the number of pods that a message names.
+const podsInMessage = 3
+
+// podProof is what is known of one Ready pod.
+type podProof struct {
+	name    string
+	sidecar bool
+	// age is the time since it became Ready.
+	age time.Duration
+	// young: it is no older than its siblings' proof, and not yet expected to
+	// run the revision.
+	young   bool
+	verdict dataplane.Verdict
+}
+
+// counts tells whether Ready waits for the pod.
+func (p podProof) counts() bool {
+	return p.sidecar && (!p.young || p.verdict.Proven())
+}
+
+// provePods is the last step: it finds out which pods run the revision in force.
+func (r *FilterDeploymentReconciler) provePods(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass) error {
+	owner := client.ObjectKeyFromObject(fd)
+	if r.Prober == nil {
+		p.loaded = unproven("the operator runs with --prove-pods=false")
+		return nil
+	}
+	if p.inForce == nil {
+		r.Prober.Expect(owner, nil)
+		p.loaded = pending(wasmev1.ReasonUnproven, "there is no revision to run yet")
+		return nil
+	}
+	if p.targets == nil {
+		p.loaded = pending(wasmev1.ReasonUnproven, "the workloads are not known")
+		return nil
+	}
+	var settled bool
+	p.waited, settled = waited(fd, p.inForce.filter.Revision())
+	if err := r.askPods(ctx, owner, p, settled); err != nil {
+		return err
+	}
+	var all []podProof
+	for _, t := range p.targets {
+		all = append(all, t.pods...)
+	}
+	p.loaded = loadedVerdict(all, p.waited, p.inForce.output())
+	return nil
+}
+
+// askPods gives the targets what is known of their pods.
+func (r *FilterDeploymentReconciler) askPods(ctx context.Context, owner client.ObjectKey, p *pass, settled bool) error {
+	var wanted []dataplane.Target
+	var asked []*podProof
+	for i := range p.targets {
+		t := &p.targets[i]
+		pods, err := r.readyPods(ctx, t.workload)
+		if err != nil {
+			return err
+		}
+		t.pods = make([]podProof, len(pods))
+		for j, pod := range pods {
+			age := time.Since(readyCondition(pod).LastTransitionTime.Time)
+			young := age < loadTimeout && (settled || age < p.waited)
+			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young}
+			if t.pods[j].sidecar {
+				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: pluginName(owner, p.inForce, t), Explain: true})
+				asked = append(asked, &t.pods[j])
+			}
+		}
+	}
+	for i, verdict := range r.Prober.Expect(owner, wanted) {
+		asked[i].verdict = verdict
+	}
+	return nil
+}
+
+// pluginName is the name under which a target's proxies report the filter.
+func pluginName(owner client.ObjectKey, inForce *revision, t *target) string {
+	if inForce.output() == wasmev1.OutputEnvoyFilter {
+		return render.PluginName(owner, t.workload, inForce.filter)
+	}
+	return owner.Namespace + "." + t.output.name
+}
+
+// readyPods are the Ready pods of a target, by name. Pods of a Service's
+// waypoint are not known.
+func (r *FilterDeploymentReconciler) readyPods(ctx context.Context, of render.Target) ([]*corev1.Pod, error) {
+	var list corev1.PodList
+	options := []client.ListOption{client.InNamespace(of.Namespace), client.MatchingFields{podTargetIndex: of.Kind + "/" + of.Name}, client.UnsafeDisableDeepCopy}
+	if err := r.Client.List(ctx, &list, options...); err != nil {
+		return nil, fmt.Errorf("listing the pods of %s: %w", of.Key(), err)
+	}
+	var ready []*corev1.Pod
+	for i := range list.Items {
+		if isReady(&list.Items[i]) {
+			ready = append(ready, &list.Items[i])
+		}
+	}
+	slices.SortFunc(ready, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return ready, nil
+}
+
+// waited is how long pods have been waited for with this revision: since Loaded
+// became Loading, long enough once it is False. It is settled once Loaded is True.
+func waited(fd *wasmev1.FilterDeployment, revision string) (since time.Duration, settled bool) {
+	loaded := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionLoaded)
+	switch {
+	case loaded == nil || fd.Status.Revision != revision:
+		return 0, false
+	case loaded.Status == metav1.ConditionTrue:
+		return 0, true
+	case loaded.Status == metav1.ConditionFalse:
+		return loadTimeout, true
+	default:
+		return time.Since(loaded.LastTransitionTime.Time), false
+	}
+}
+
+// unproven does not hold Ready back: nobody can tell.
+func unproven(message string) verdict {
+	return verdict{Status: metav1.ConditionTrue, Reason: wasmev1.ReasonUnproven, Message: "not asked what pods run: " + message}
+}
+
+// loadedVerdict is the table of Loaded. In its order:
+//
+//	no Ready pod                                 True     NoPods
+//	none of them has a sidecar                   False    NoSidecar
+//	none of them counts yet                      True     NoPods
+//	one runs the revision and crashes            False    Crashing
+//	all that count run it                        True     Loaded
+//	some do not, for less than loadTimeout       Unknown  Loading
+//	some do not, and at least one says why       False    the most frequent cause
+//	some do not, and none of them answers        Unknown  Unreachable
+func loadedVerdict(pods []podProof, waited time.Duration, output wasmev1.Output) verdict {
+	if len(pods) == 0 {
+		return succeeded(wasmev1.ReasonNoPods, "the workloads have no Ready pods; those that come get the filter")
+	}
+	if !slices.ContainsFunc(pods, func(p podProof) bool { return p.sidecar }) {
+		return refused(wasmev1.ReasonNoSidecar, "none of %d Ready pods has a sidecar that could run the filter; have them injected (label istio-injection=enabled on the namespace) and restarted", len(pods))
+	}
+	counted := slices.DeleteFunc(slices.Clone(pods), func(p podProof) bool { return !p.counts() })
+	if len(counted) == 0 {
+		return succeeded(wasmev1.ReasonNoPods, "the pods have just come, and get the filter")
+	}
+	missing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return p.verdict.Proven() })
+	crashing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return !p.verdict.Crashing })
+	switch {
+	case len(crashing) > 0:
+		return refused(wasmev1.ReasonCrashing, "the module crashes on requests in %d of %d pods (%s); see their logs", len(crashing), len(counted), podNames(crashing))
+	case len(missing) == 0:
+		return succeeded(wasmev1.ReasonLoaded, "%d of %d pods run the filter%s", len(counted), len(counted), strength(output))
+	case waited < loadTimeout:
+		return pending(wasmev1.ReasonLoading, "%d of %d pods run the revision", len(counted)-len(missing), len(counted))
+	}
+	return missingVerdict(missing, len(counted))
+}
+
+// strength says what a proof is worth: only an EnvoyFilter's shows the revision
+// and, with FailReload, crashes.
+func strength(output wasmev1.Output) string {
+	if output == wasmev1.OutputEnvoyFilter {
+		return " in this revision"
+	}
+	return fmt.Sprintf("; of a %s they do not show the revision", output)
+}
+
+// missingVerdict says why pods do not run the revision.
+func missingVerdict(missing []podProof, counted int) verdict {
+	causes := map[string][]podProof{}
+	for _, p := range missing {
+		reason := causeOf(p.verdict)
+		causes[reason] = append(causes[reason], p)
+	}
+	unreachable := causes[wasmev1.ReasonUnreachable]
+	delete(causes, wasmev1.ReasonUnreachable)
+	reasons := make([]string, 0, len(causes))
+	for reason := range causes {
+		reasons = append(reasons, reason)
+	}
+	if len(reasons) == 0 {
+		return pending(wasmev1.ReasonUnreachable, "%d of %d pods do not answer at their sidecar's metrics port (%s); let the operator reach it, or run it with --prove-pods=false", len(unreachable), counted, podNames(unreachable))
+	}
+	most := slices.MaxFunc(reasons, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(causes[a]), len(causes[b])), cmp.Compare(b, a))
+	})
+	return refused(most, "%d of %d pods do not run the revision; %d of them (%s) %s", len(missing), counted, len(causes[most]), podNames(causes[most]), causeTexts[most])
+}
+
+// causeTexts say what reasons mean, and what helps.
+var causeTexts = map[string]string{
+	wasmev1.ReasonFetchFailed:   "could not fetch the module: let them reach the operator's module server (a NetworkPolicy may shut it), or the registry with distribution Registry; until then they deny requests, or with FailOpen let them pass unfiltered",
+	wasmev1.ReasonOlderRevision: "go on with an older revision: Envoy refused the new one (its configuration, root id or module); the sidecar's log says why",
+	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or has no HTTP listener that it could stand in; the sidecar's log says which",
+}
+
+// causeOf is the reason of a pod that does not run the revision.
+func causeOf(v dataplane.Verdict) string {
+	switch {
+	case v.State == dataplane.StateUnknown, v.State == dataplane.StateUnreachable:
+		return wasmev1.ReasonUnreachable
+	case v.Fetch == dataplane.FetchFailed:
+		return wasmev1.ReasonFetchFailed
+	case v.State == dataplane.StateOtherRevision:
+		return wasmev1.ReasonOlderRevision
+	case v.Fetch == dataplane.FetchFailedBefore:
+		return wasmev1.ReasonFetchFailed
+	default:
+		return wasmev1.ReasonRefused
+	}
+}
+
+func podNames(pods []podProof) string {
+	names := make([]string, 0, podsInMessage+1)
+	for _, p := range pods[:min(len(pods), podsInMessage)] {
+		names = append(names, p.name)
+	}
+	if more := len(pods) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(names, ", ")
+}
+
+// nextProof is when pods that are waited for have had their time; zero for never.
+func nextProof(p pass) time.Duration {
+	if p.loaded.Reason == wasmev1.ReasonLoading {
+		return max(loadTimeout-p.waited, time.Second)
+	}
+	var next time.Duration
+	for _, t := range p.targets {
+		for _, pod := range t.pods {
+			if pod.sidecar && pod.young {
+				next = soonest(next, max(loadTimeout-pod.age, time.Second))
+			}
+		}
+	}
+	return next
+}
+
+// countPods fills the counts of pods.
+func countPods(summary *wasmev1.WorkloadSummary, targets []target) {
+	pods, loaded := 0, 0
+	for _, t := range targets {
+		for _, pod := range t.pods {
+			if !pod.counts() {
+				continue
+			}
+			pods++
+			if pod.verdict.Proven() {
+				loaded++
+			}
+		}
+	}
+	summary.Pods, summary.PodsLoaded = new(int64(pods)), new(int64(loaded))
+	summary.PodsReady = fmt.Sprintf("%d/%d", loaded, pods)
+}

@@ -1,0 +1,183 @@
+package controllers
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+var _ = DescribeTable("Of what pods run",
+	func(pods []podProof, waited time.Duration, status metav1.ConditionStatus, reason, text string) {
+		for i := range pods {
+			pods[i].name = fmt.Sprintf("p%d", i)
+		}
+		v := loadedVerdict(pods, waited, wasmev1.OutputEnvoyFilter)
+		Expect([]any{v.Status, v.Reason}).To(Equal([]any{status, reason}))
+		Expect(v.Message).To(ContainSubstring(text))
+		Expect(v.Err).NotTo(HaveOccurred(), "the prober wakes the controller")
+	},
+	Entry("no Ready pod", proofs(), time.Duration(0), metav1.ConditionTrue, wasmev1.ReasonNoPods, "no Ready pods"),
+	Entry("no sidecar", proofs(bare, bare), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, "none of 2 Ready pods has a sidecar"),
+	Entry("only young pods", proofs(bare, young(missing)), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonNoPods, "the pods have just come"),
+	Entry("young pods that run it", proofs(young(loaded), young(missing)), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "1 of 1 pods"),
+	Entry("all run it", proofs(loaded, loaded, bare), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods run the filter in this revision"),
+	Entry("one drains an older revision", proofs(loaded, draining), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods"),
+	Entry("some do not yet", proofs(loaded, missing, unknown), loadTimeout-1, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 3 pods run the revision"),
+	Entry("one never did", proofs(loaded, missing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 2 pods do not run the revision; 1 of them (p1) do not run the filter"),
+	Entry("one goes on with an older one", proofs(older, loaded), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, "1 of them (p0) go on with an older revision"),
+	Entry("one could not fetch it", proofs(loaded, fetchFailed), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "NetworkPolicy"),
+	Entry("one could not fetch a new one and has an older", proofs(loaded, withFetch(older, dataplane.FetchFailed)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""),
+	Entry("one failed a fetch long ago and has an older one", proofs(withFetch(older, dataplane.FetchFailedBefore)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""),
+	Entry("one failed a fetch long ago and has none", proofs(withFetch(missing, dataplane.FetchFailedBefore)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""),
+	Entry("the most frequent cause", proofs(missing, fetchFailed, fetchFailed, fetchFailed, fetchFailed, fetchFailed), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "6 of 6 pods do not run the revision; 5 of them (p1, p2, p3, and 2 more)"),
+	Entry("a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"),
+	Entry("one does not answer", proofs(loaded, unreachable), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 2 pods do not answer at their sidecar's metrics port (p1)"),
+	Entry("one was never asked", proofs(unknown), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"),
+	Entry("one crashes", proofs(loaded, crashing, missing), time.Duration(0), metav1.ConditionFalse, wasmev1.ReasonCrashing, "crashes on requests in 1 of 3 pods (p1)"),
+)
+
+// The states of a pod that was Ready for long, and of one without sidecar.
+var (
+	bare        = podProof{age: time.Hour}
+	unknown     = podProof{age: time.Hour, sidecar: true}
+	loaded      = proven(dataplane.Verdict{State: dataplane.StateLoaded})
+	draining    = proven(dataplane.Verdict{State: dataplane.StateDraining})
+	crashing    = proven(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true})
+	older       = proven(dataplane.Verdict{State: dataplane.StateOtherRevision})
+	missing     = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean})
+	fetchFailed = withFetch(missing, dataplane.FetchFailed)
+	unreachable = proven(dataplane.Verdict{State: dataplane.StateUnreachable})
+)
+
+func proofs(of ...podProof) []podProof { return of }
+
+func proven(verdict dataplane.Verdict) podProof {
+	return podProof{age: time.Hour, sidecar: true, verdict: verdict}
+}
+
+func young(of podProof) podProof {
+	of.young = true
+	return of
+}
+
+func withFetch(of podProof, fetch dataplane.Fetch) podProof {
+	of.verdict.Fetch = fetch
+	return of
+}
+
+var _ = It("The message for other outputs does not claim a revision", func() {
+	v := loadedVerdict(proofs(loaded), 0, wasmev1.OutputWasmPlugin)
+	Expect(v.Message).To(Equal("1 of 1 pods run the filter; of a WasmPlugin they do not show the revision"))
+})
+
+var _ = DescribeTable("Pods are waited for",
+	func(change func(*wasmev1.FilterDeployment), want time.Duration, isSettled bool) {
+		fd := &wasmev1.FilterDeployment{Status: wasmev1.FilterDeploymentStatus{
+			Revision: "r",
+			Conditions: []metav1.Condition{{
+				Type: wasmev1.ConditionLoaded, Status: metav1.ConditionUnknown, LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Hour)),
+			}},
+		}}
+		change(fd)
+		since, settled := waited(fd, "r")
+		Expect(since).To(BeNumerically("~", want, time.Minute/2))
+		Expect(settled).To(Equal(isSettled))
+	},
+	Entry("since they load", func(*wasmev1.FilterDeployment) {}, time.Hour, false),
+	Entry("anew with a new revision", func(fd *wasmev1.FilterDeployment) { fd.Status.Revision = "q" }, time.Duration(0), false),
+	Entry("anew after all had it", func(fd *wasmev1.FilterDeployment) { fd.Status.Conditions[0].Status = metav1.ConditionTrue }, time.Duration(0), true),
+	Entry("from the start", func(fd *wasmev1.FilterDeployment) { fd.Status.Conditions = nil }, time.Duration(0), false),
+)
+
+var _ = It("Pods that failed are not waited for again", func() {
+	fd := &wasmev1.FilterDeployment{Status: wasmev1.FilterDeploymentStatus{
+		Revision:   "r",
+		Conditions: []metav1.Condition{{Type: wasmev1.ConditionLoaded, Status: metav1.ConditionFalse, LastTransitionTime: metav1.Now()}},
+	}}
+	since, settled := waited(fd, "r")
+	Expect(since).To(Equal(loadTimeout))
+	Expect(settled).To(BeTrue())
+})
+
+// injected is a Ready pod of Deployment details-v1, as injection and the kubelet leave it.
+func injected() *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "n", Name: "details-v1-5d8-x", UID: "u", ResourceVersion: "7",
+			Labels:          map[string]string{"app": "details", appsv1.DefaultDeploymentUniqueLabelKey: "5d8"},
+			Annotations:     map[string]string{agentPortAnnotation: "15000", "note": "long"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "details-v1-5d8", UID: "r", Controller: new(true)}},
+		},
+		Spec: corev1.PodSpec{
+			NodeName: "node",
+			InitContainers: []corev1.Container{
+				{Name: "istio-init"},
+				{Name: sidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}, {Name: "other", ContainerPort: 1}}},
+			},
+			Containers: []corev1.Container{{Name: "app"}},
+		},
+		Status: corev1.PodStatus{
+			PodIP: "10.0.0.7",
+			Conditions: []corev1.PodCondition{
+				{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+				{Type: corev1.PodReady, Status: corev1.ConditionTrue, Message: "long"},
+			},
+		},
+	}
+}
+
+var _ = It("The cache keeps of a pod what it takes to ask its sidecar", func() {
+	item, err := trimPod(injected())
+	Expect(err).NotTo(HaveOccurred())
+	pod := item.(*corev1.Pod)
+	Expect(pod.Labels).To(Equal(map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: "5d8"}))
+	Expect(pod.Annotations).To(Equal(map[string]string{agentPortAnnotation: "15000"}))
+	Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: sidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}}}}))
+	Expect(pod.Status.Conditions).To(Equal([]corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}))
+	Expect(podTargets(pod)).To(Equal([]render.Target{{Kind: "Deployment", Namespace: "n", Name: "details-v1"}}))
+	Expect(isReady(pod)).To(BeTrue())
+	at := probed(pod)
+	Expect([]any{at.UID, at.Address.String(), at.StatsPort, at.AgentPort}).To(Equal([]any{pod.UID, "10.0.0.7", uint16(15099), uint16(15000)}))
+	Expect(trimPod(pod)).To(Equal(pod), "a transform may be given its own result")
+	Expect(trimPod("tombstone")).To(Equal("tombstone"))
+})
+
+var _ = DescribeTable("A pod belongs",
+	func(change func(*corev1.Pod), want ...string) {
+		pod := injected()
+		change(pod)
+		var got []string
+		for _, target := range podTargets(pod) {
+			got = append(got, target.Kind+"/"+target.Name)
+		}
+		Expect(strings.Join(got, " ")).To(Equal(strings.Join(want, " ")))
+	},
+	Entry("to its Deployment", func(*corev1.Pod) {}, "Deployment/details-v1"),
+	Entry("to its StatefulSet", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "StatefulSet" }, "StatefulSet/details-v1-5d8"),
+	Entry("to its DaemonSet", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "DaemonSet" }, "DaemonSet/details-v1-5d8"),
+	Entry("to a gateway, too", func(p *corev1.Pod) { p.Labels[gatewayLabel] = "waypoint" }, "Deployment/details-v1", "Gateway/waypoint"),
+	Entry("to nobody when its ReplicaSet stands alone", func(p *corev1.Pod) { delete(p.Labels, appsv1.DefaultDeploymentUniqueLabelKey) }),
+	Entry("to nobody without owner", func(p *corev1.Pod) { p.OwnerReferences = nil }),
+	Entry("to nobody that is known as a Job's", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "Job" }),
+)
+
+var _ = It("A pod that is being deleted or is not Ready is not asked", func() {
+	pod := injected()
+	pod.DeletionTimestamp = new(metav1.Now())
+	Expect(isReady(pod)).To(BeFalse())
+	pod = injected()
+	pod.Status.Conditions[1].Status = corev1.ConditionFalse
+	Expect(isReady(pod)).To(BeFalse())
+	pod.Status.Conditions = nil
+	Expect(isReady(pod)).To(BeFalse())
+})

@@ -1,0 +1,277 @@
+// Package dataplane finds out what pods really run. It asks each sidecar for
+// its metrics, without exec, port-forward or any right in the cluster: a plugin
+// that Envoy has loaded shows a row there, under a name that carries the
+// filter's revision.
+//
+// One Prober asks for all filters. Owners, the FilterDeployments, tell it with
+// Expect which plugin each of their pods should run, get the verdicts that are
+// known, and are woken when one of them changes. A pod is asked once, however
+// many filters it should run:
+//
+//   - soon after something changed, and then less and less often, while any
+//     verdict is open;
+//   - once per period when all is proven, at a moment of its own, so that the
+//     load is even.
+//
+// Pods that do not answer must not hold up those that do. Every pod is first
+// given a moment in the quick lane, which suffices for one that is alive. One
+// that needs longer is asked again, with patience, in a lane of its own.
+package dataplane
+
+import (
+	"context"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/util/workqueue"
+)
+
+const (
+	// quickTime is many times what a sidecar needs (2 ms), and patientTime what
+	// one may need on a node that is overloaded.
+	quickTime   = 250 * time.Millisecond
+	patientTime = 2 * time.Second
+	// quickWorkers get through pods that answer faster than the machine can
+	// send requests; patientWorkers wait, which costs next to nothing: about
+	// 128 dead pods a second.
+	quickWorkers   = 64
+	patientWorkers = 256
+)
+
+// The ports at which Istio serves metrics unless a pod says otherwise.
+const (
+	// DefaultStatsPort is Envoy's, the container port named http-envoy-prom.
+	DefaultStatsPort = 15090
+	// DefaultAgentPort is pilot-agent's, which the annotation
+	// status.sidecar.istio.io/port changes.
+	DefaultAgentPort = 15020
+)
+
+// Pod says where a pod's sidecar can be asked.
+type Pod struct {
+	// UID of the pod.
+	UID types.UID
+	// Address is the pod's IP, v4 or v6: never a name.
+	Address netip.Addr
+	// StatsPort is where its Envoy serves metrics; 0: DefaultStatsPort.
+	StatsPort uint16
+	// AgentPort is where its pilot-agent serves metrics; 0: DefaultAgentPort.
+	AgentPort uint16
+}
+
+// Target is a plugin that a pod should run.
+type Target struct {
+	// Pod that should run it.
+	Pod Pod
+	// Plugin is the name of the plugin's configuration in Envoy: config.name,
+	// `wasm_filter.<…>@<revision>`; or `<namespace>.<name>` of a WasmPlugin or
+	// TrafficExtension. That has no revision: it is loaded in any revision.
+	Plugin string
+	// Explain has pilot-agent asked too, whenever the plugin is not there:
+	// Verdict.Fetch is what it says.
+	Explain bool
+}
+
+// Prober asks pods what they run. Its methods may be called concurrently.
+type Prober struct {
+	wake           func(owner types.NamespacedName)
+	scraper        *scraper
+	quick, patient *lane
+	seed           maphash.Seed
+
+	mu     sync.Mutex
+	pods   map[types.UID]*pod
+	owners map[types.NamespacedName][]types.UID
+	round  uint64
+}
+
+// lane is a queue of pods with workers of its own.
+type lane struct {
+	queue workqueue.TypedDelayingInterface[types.UID]
+	// workers is how many pods it asks at once, patience how long each has for
+	// an answer.
+	workers  int
+	patience time.Duration
+}
+
+// New returns a Prober that asks nobody before it is started. It calls wake with
+// an owner when a verdict on one of its targets has changed; wake must not block
+// for long, and may call Expect.
+func New(wake func(owner types.NamespacedName)) *Prober {
+	return &Prober{
+		wake:    wake,
+		scraper: newScraper(),
+		quick:   &lane{queue: workqueue.NewTypedDelayingQueue[types.UID](), workers: quickWorkers, patience: quickTime},
+		patient: &lane{queue: workqueue.NewTypedDelayingQueue[types.UID](), workers: patientWorkers, patience: patientTime},
+		seed:    maphash.MakeSeed(),
+		pods:    map[types.UID]*pod{},
+		owners:  map[types.NamespacedName][]types.UID{},
+	}
+}
+
+// NeedLeaderElection says that only the replica that reconciles asks pods.
+func (p *Prober) NeedLeaderElection() bool { return true }
+
+// Start asks pods until ctx ends. It implements manager.Runnable.
+func (p *Prober) Start(ctx context.Context) error {
+	var workers sync.WaitGroup
+	for _, l := range []*lane{p.quick, p.patient} {
+		for range l.workers {
+			workers.Go(func() {
+				for p.work(ctx, l) {
+				}
+			})
+		}
+	}
+	<-ctx.Done()
+	p.quick.queue.ShutDown()
+	p.patient.queue.ShutDown()
+	workers.Wait()
+	return nil
+}
+
+// Expect replaces what owner wants of its pods, at most one target for each of
+// them, and returns what is known of the targets, in their order. It asks
+// nobody itself and never blocks on anything remote. Pods that no owner names
+// any more are forgotten; nil ends an owner's wishes.
+func (p *Prober) Expect(owner types.NamespacedName, targets []Target) []Verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	former := p.owners[owner]
+	p.round++
+	now := time.Now()
+	verdicts := make([]Verdict, 0, len(targets))
+	uids := make([]types.UID, 0, len(targets))
+	for _, target := range targets {
+		w := p.expect(owner, target, now)
+		w.round = p.round
+		verdicts = append(verdicts, w.verdict)
+		uids = append(uids, target.Pod.UID)
+	}
+	for _, uid := range former {
+		p.release(owner, uid)
+	}
+	if p.owners[owner] = uids; len(uids) == 0 {
+		delete(p.owners, owner)
+	}
+	return verdicts
+}
+
+// expect takes one target over; what is new makes the pod's next probe urgent.
+func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time) *watch {
+	known := p.pods[target.Pod.UID]
+	if known == nil {
+		known = &pod{Pod: target.Pod}
+		p.pods[target.Pod.UID] = known
+	}
+	w := known.watchOf(owner)
+	if w == nil {
+		w = &watch{owner: owner}
+		known.watches = append(known.watches, w)
+	}
+	moved, news := known.moveTo(target.Pod), w.want(target)
+	if moved || news {
+		known.attempts = 0
+		w.verdict = known.verdictOn(w, now)
+		if !known.running {
+			p.plan(known, retryDelay(0))
+		}
+	}
+	return w
+}
+
+// release drops a former wish of owner that this round of Expect did not repeat.
+func (p *Prober) release(owner types.NamespacedName, uid types.UID) {
+	known := p.pods[uid]
+	if known == nil {
+		return
+	}
+	known.watches = slices.DeleteFunc(known.watches, func(w *watch) bool {
+		return w.owner == owner && w.round != p.round
+	})
+	if len(known.watches) == 0 {
+		delete(p.pods, uid)
+	}
+}
+
+// work asks one pod of a lane; false when the lane has shut down.
+func (p *Prober) work(ctx context.Context, l *lane) bool {
+	uid, shutdown := l.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer l.queue.Done(uid)
+	if j := p.begin(uid, l); j != nil {
+		p.end(ctx, j, p.scraper.look(ctx, j))
+	}
+	return true
+}
+
+// job is a pod that a worker of a lane asks.
+type job struct {
+	pod  *pod
+	lane *lane
+	// at is where the pod was when the worker began.
+	at Pod
+	// explain are the plugins whose absence pilot-agent is to explain.
+	explain []string
+}
+
+// begin returns nil when the pod is not wanted any more, or is being asked, or
+// is to be asked later or in the other lane.
+func (p *Prober) begin(uid types.UID, l *lane) *job {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.pods[uid]
+	if known == nil || known.running {
+		return nil
+	}
+	right, early := p.laneOf(known), time.Until(known.due)
+	if right != l || early > 0 {
+		// A queue keeps the earlier of two times, and a pod that was forgotten
+		// or that changed lanes leaves its own behind.
+		right.queue.AddAfter(uid, early)
+		return nil
+	}
+	known.running = true
+	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained()}
+}
+
+// end writes down what a worker saw and wakes those for whom that is news.
+func (p *Prober) end(ctx context.Context, j *job, s sight) {
+	if ctx.Err() != nil {
+		return
+	}
+	for owner := range p.record(j, s) {
+		p.wake(owner)
+	}
+}
+
+// record returns the owners to wake, and plans the pod's next probe.
+func (p *Prober) record(j *job, s sight) sets.Set[types.NamespacedName] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := j.pod
+	if p.pods[known.UID] != known {
+		return nil
+	}
+	known.running = false
+	if known.Pod != j.at {
+		p.plan(known, retryDelay(0))
+		return nil
+	}
+	known.slow = s.failure == FailureTimeout || s.took > quickTime
+	now := time.Now()
+	known.see(s, now)
+	woken := known.judge(now)
+	if s.failure == "" && woken.Len() > 0 {
+		known.attempts = 0
+	}
+	p.planNext(known)
+	return woken
+}

@@ -1,0 +1,186 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// Failure says why a pod could not be asked.
+type Failure string
+
+const (
+	// FailureAddress means: the address is none that a pod can have.
+	FailureAddress Failure = "invalid_address"
+	// FailureTimeout means: no answer within 2 s.
+	FailureTimeout Failure = "timeout"
+	// FailureRefused means: nothing listens there. The sidecar may not have started, or
+	// serves its metrics to its own pod only.
+	FailureRefused Failure = "connection_refused"
+	// FailureConnection means: there is no way to the pod, or the connection broke.
+	FailureConnection Failure = "connection_failed"
+	// FailureStatus means: the answer's status is not 200.
+	FailureStatus Failure = "bad_status"
+	// FailureMalformed means: the answer is no Prometheus text, or is compressed.
+	FailureMalformed Failure = "malformed"
+	// FailureTooLarge means: the answer is longer than any sidecar's.
+	FailureTooLarge Failure = "too_large"
+)
+
+const (
+	statsPath = "/stats/prometheus"
+	// statsQuery has Envoy answer with the rows of plugins only: 2 ms and some
+	// hundred bytes, where the page is about 40 KB. pilot-agent hands it on to
+	// Envoy.
+	statsQuery = "filter=wasm.*vm_reload"
+	// maxHeaderBytes bounds the header of an answer.
+	maxHeaderBytes = 16 << 10
+	// appScrapeSeconds is how long pilot-agent may wait for the metrics of the
+	// app, which it puts after its own.
+	appScrapeSeconds = "1"
+)
+
+var errAddress = errors.New("a pod's IP is needed")
+
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("the answer's status is %d", int(e)) }
+
+// scraper asks sidecars for their metrics.
+type scraper struct {
+	transport http.RoundTripper
+}
+
+func newScraper() *scraper {
+	return &scraper{transport: &http.Transport{
+		Proxy:       nil,
+		DialContext: (&net.Dialer{KeepAlive: -1}).DialContext,
+		// One connection for each look: thousands of open ones would cost more.
+		DisableKeepAlives: true,
+		// What unpacks to more than was sent is not accepted.
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		WriteBufferSize:        1 << 10,
+	}}
+}
+
+// look asks a pod what it runs, and its pilot-agent if that is to explain why a
+// plugin is not there. Each of the two has the time that the lane gives.
+func (s *scraper) look(ctx context.Context, j *job) sight {
+	var seen sight
+	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
+		seen.plugins, err = parsePlugins(body)
+		return err
+	})
+	if seen.took = took; err != nil {
+		log.FromContext(ctx).V(1).Info("Asking a sidecar what it runs failed", "endpoint", j.at.statsEndpoint(), "reason", err.Error())
+		return sight{failure: failureOf(err), took: took}
+	}
+	if !slices.ContainsFunc(j.explain, seen.lacks) {
+		return seen
+	}
+	_, err = s.get(ctx, agentProbes, j.at.agentEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
+		seen.agent, err = parseAgent(body)
+		return err
+	})
+	if err != nil {
+		log.FromContext(ctx).V(1).Info("Asking a pilot-agent about its fetches failed", "endpoint", j.at.agentEndpoint(), "reason", err.Error())
+	}
+	return seen
+}
+
+func (s sight) lacks(plugin string) bool {
+	return !runs(plugin, rowsOf(plugin, s.plugins))
+}
+
+func (p Pod) statsEndpoint() netip.AddrPort {
+	return endpoint(p.Address, p.StatsPort, DefaultStatsPort)
+}
+
+func (p Pod) agentEndpoint() netip.AddrPort {
+	return endpoint(p.Address, p.AgentPort, DefaultAgentPort)
+}
+
+func endpoint(address netip.Addr, port, fallback uint16) netip.AddrPort {
+	if port == 0 {
+		port = fallback
+	}
+	return netip.AddrPortFrom(address.Unmap(), port)
+}
+
+// get has an answer read, and says how long that took. Redirects are not
+// followed, proxies not used, names not looked up.
+func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, patience time.Duration, read func(io.Reader) error) (took time.Duration, err error) {
+	begin := time.Now()
+	defer func() {
+		if cause := recover(); cause != nil {
+			// What one pod answers must not end the operator.
+			err = fmt.Errorf("%w: %v", errMalformed, cause)
+			log.FromContext(ctx).Error(err, "reading a sidecar's answer", "endpoint", at, "stack", string(debug.Stack()))
+		}
+		took = time.Since(begin)
+		counted.observe(failureOf(err), took)
+	}()
+	if !podAddress(at.Addr()) {
+		return 0, errAddress
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+statsPath+"?"+statsQuery, http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	request.Header.Set("User-Agent", "wasme-operator")
+	request.Header.Set("X-Prometheus-Scrape-Timeout-Seconds", appScrapeSeconds)
+	response, err := s.transport.RoundTrip(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return 0, statusError(response.StatusCode)
+	}
+	if encoding := response.Header.Get("Content-Encoding"); encoding != "" {
+		return 0, fmt.Errorf("%w: it is encoded (%.20q)", errMalformed, encoding)
+	}
+	return 0, read(response.Body)
+}
+
+// podAddress keeps the operator from asking what is no pod. Loopback is where
+// the pods of a test are.
+func podAddress(address netip.Addr) bool {
+	return address.IsValid() && address.Zone() == "" &&
+		!address.IsUnspecified() && !address.IsMulticast() && !address.IsLinkLocalUnicast()
+}
+
+func failureOf(err error) Failure {
+	var status statusError
+	var network net.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, errAddress):
+		return FailureAddress
+	case errors.Is(err, errTooLarge):
+		return FailureTooLarge
+	case errors.Is(err, errMalformed):
+		return FailureMalformed
+	case errors.As(err, &status):
+		return FailureStatus
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return FailureTimeout
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return FailureRefused
+	}
+	return FailureConnection
+}

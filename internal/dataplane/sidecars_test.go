@@ -1,0 +1,204 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// sidecars is one server that answers at every address of 127.0.0.0/8 as the
+// sidecar of the pod that has this address.
+type sidecars struct {
+	port uint16
+
+	mu      sync.Mutex
+	answers map[netip.Addr]http.HandlerFunc
+	asked   map[netip.Addr]int
+}
+
+func startSidecars(tb testing.TB) *sidecars {
+	tb.Helper()
+	s := &sidecars{answers: map[netip.Addr]http.HandlerFunc{}, asked: map[netip.Addr]int{}}
+	listener, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.port = uint16(listener.Addr().(*net.TCPAddr).Port)
+	server := httptest.NewUnstartedServer(s)
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	tb.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return s
+}
+
+func (s *sidecars) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	local := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).AddrPort().Addr().Unmap()
+	s.mu.Lock()
+	s.asked[local]++
+	answer := s.answers[local]
+	s.mu.Unlock()
+	answer(w, r)
+}
+
+// pod returns the pod with this number, which answers in that way from now on.
+func (s *sidecars) pod(number int, answer http.HandlerFunc) Pod {
+	address := netip.AddrFrom4([4]byte{127, 1 + byte(number>>16), byte(number >> 8), byte(number)})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[address] = answer
+	return Pod{UID: types.UID(fmt.Sprintf("00000000-0000-0000-0000-%012d", number)), Address: address, StatsPort: s.port, AgentPort: s.port}
+}
+
+// requests that came for a pod.
+func (s *sidecars) requests(pod Pod) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[pod.Address]
+}
+
+// startOn starts a server at one address.
+func startOn(tb testing.TB, address string, answer http.HandlerFunc) netip.AddrPort {
+	tb.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(answer)
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	tb.Cleanup(server.Close)
+	return listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// text answers with a page.
+func text(page string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+		_, _ = io.WriteString(w, page)
+	}
+}
+
+// plugins answers as Envoy does when it has loaded these.
+func plugins(names ...string) http.HandlerFunc { return text(rows(reloads{}, names...)) }
+
+func rows(counts reloads, names ...string) string {
+	var page strings.Builder
+	for _, name := range names {
+		label := strings.TrimPrefix(name, "wasm_filter.")
+		fmt.Fprintf(&page, "# TYPE envoy_wasm_vm_reload counter\nenvoy_wasm_vm_reload{wasm_filter=%q} 0\n", label)
+		fmt.Fprintf(&page, "# TYPE envoy_wasm_vm_reload_backoff counter\nenvoy_wasm_vm_reload_backoff{wasm_filter=%q} %d\n", label, counts.backoff)
+		fmt.Fprintf(&page, "# TYPE envoy_wasm_vm_reload_failure counter\nenvoy_wasm_vm_reload_failure{wasm_filter=%q} %d\n", label, counts.failure)
+		fmt.Fprintf(&page, "# TYPE envoy_wasm_vm_reload_success counter\nenvoy_wasm_vm_reload_success{wasm_filter=%q} %d\n", label, counts.success)
+	}
+	return page.String()
+}
+
+// until waits for something in real time.
+func until(tb testing.TB, what string, done func() bool) {
+	tb.Helper()
+	const patience = 30 * time.Second
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(patience); !done(); {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			tb.Fatalf("%s: did not happen", what)
+		}
+	}
+}
+
+// silence accepts a request and never answers it.
+func silence(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// proberTest is a running prober in a bubble of its own time. Time passes there
+// only while no pod is being asked.
+type proberTest struct {
+	*testing.T
+	*Prober
+	mu    sync.Mutex
+	wakes map[types.NamespacedName]bool
+}
+
+// inBubble runs a test whose prober asks sidecars outside of the bubble. They
+// must answer: what waits for the network stops the time.
+func inBubble(t *testing.T, test func(s *sidecars, f *proberTest)) {
+	t.Helper()
+	s := startSidecars(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := &proberTest{T: t, wakes: map[types.NamespacedName]bool{}}
+		f.Prober = New(func(owner types.NamespacedName) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.wakes[owner] = true
+		})
+		start(t, f.Prober)
+		test(s, f)
+	})
+}
+
+// start runs a prober until it is stopped, or the test ends.
+func start(tb testing.TB, p *Prober) (stop func()) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- p.Start(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			tb.Error(err)
+		}
+	})
+	tb.Cleanup(stop)
+	return stop
+}
+
+func owner(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "bookinfo", Name: name}
+}
+
+// pass lets time pass in the bubble.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// becomes waits until a target has this verdict.
+func (f *proberTest) becomes(owner types.NamespacedName, target Target, want Verdict) {
+	f.Helper()
+	var got Verdict
+	for range 10 * maxPeriod / minRetry {
+		if got = f.Expect(owner, []Target{target})[0]; got == want {
+			return
+		}
+		pass(minRetry)
+	}
+	f.Fatalf("the verdict stays %+v and does not become %+v", got, want)
+}
+
+// woken are the owners that were woken since the last call.
+func (f *proberTest) woken() []types.NamespacedName {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	owners := slices.Collect(maps.Keys(f.wakes))
+	clear(f.wakes)
+	return owners
+}

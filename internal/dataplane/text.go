@@ -1,0 +1,232 @@
+package dataplane
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// Bounds of a page: the text comes from whoever listens at a pod's address.
+const (
+	maxPage = 1 << 20
+	// maxLine is many times the longest row of a plugin, about 1 KB.
+	maxLine = 16 << 10
+	// maxLines is four metrics for each of 256 plugins, each with its type.
+	maxLines = 4 * 2 * 256
+)
+
+var (
+	errTooLarge  = fmt.Errorf("the answer is longer than %d bytes or %d lines", maxPage, maxLines)
+	errMalformed = errors.New("the answer is no Prometheus text")
+)
+
+// reloads count, since a plugin was loaded, how its VM was created anew after
+// crashes (FAIL_RELOAD): done, failed, or put off because the last one was a
+// moment ago.
+type reloads struct {
+	success, failure, backoff uint64
+}
+
+// roseFrom says whether there was a crash between two looks at a plugin.
+// Counters that fell began anew.
+func (r reloads) roseFrom(before reloads) bool {
+	if r.success < before.success || r.failure < before.failure || r.backoff < before.backoff {
+		before = reloads{}
+	}
+	return r != before
+}
+
+// parsePlugins reads what Envoy answers when it is asked for statsQuery: the
+// plugins that it has loaded. The format is Prometheus' text format 0.0.4, in
+// which a plugin shows four counters:
+//
+//	envoy_wasm_vm_reload{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
+//	envoy_wasm_vm_reload_success{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
+//	envoy_wasm_bookinfo_hello_vm_reload{} 0
+//
+// The first two are of a plugin named wasm_filter.bookinfo/details-v1/hello@14643ae8,
+// by a rule of Istio's bootstrap; the third, of one named bookinfo.hello, comes
+// out sanitised. Text that is anything else is an error.
+func parsePlugins(body io.Reader) (map[string]reloads, error) {
+	plugins := map[string]reloads{}
+	var parser sampleParser
+	lines := newLines(body)
+	for lines.Scan() {
+		line := lines.Text()
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		s, err := parser.parse(line)
+		if err != nil {
+			return nil, err
+		}
+		if name, counter := pluginOf(s); name != "" {
+			counts := plugins[name]
+			counts.set(counter, s.value)
+			plugins[name] = counts
+		}
+	}
+	return plugins, lines.err()
+}
+
+func (r *reloads) set(counter string, value uint64) {
+	switch counter {
+	case "_success":
+		r.success = value
+	case "_failure":
+		r.failure = value
+	case "_backoff":
+		r.backoff = value
+	}
+}
+
+// pluginOf says which plugin a sample is about, and which of its counters it is.
+func pluginOf(s sample) (name, counter string) {
+	rest, found := strings.CutPrefix(s.metric, "envoy_wasm_")
+	if !found {
+		return "", ""
+	}
+	for _, counter = range []string{"_success", "_failure", "_backoff", ""} {
+		if name, found = strings.CutSuffix(rest, "vm_reload"+counter); found {
+			break
+		}
+	}
+	if !found || name != "" && !strings.HasSuffix(name, "_") {
+		return "", ""
+	}
+	name = strings.TrimSuffix(name, "_")
+	label := s.labels["wasm_filter"]
+	switch {
+	case label == "":
+		return name, counter
+	case name == "":
+		return "wasm_filter." + label, counter
+	}
+	return "wasm_filter." + label + "." + name, counter
+}
+
+// agentCounts is what pilot-agent counts, since it started and over all plugins
+// of its pod.
+type agentCounts struct {
+	// failedFetches are plugins that were replaced by one that allows or denies
+	// everything because their module could not be fetched.
+	failedFetches uint64
+}
+
+// parseAgent reads what pilot-agent answers. Its own metrics come first; what
+// follows, Envoy's and the app's, may be of any form and length.
+func parseAgent(body io.Reader) (*agentCounts, error) {
+	const conversions = "istio_agent_wasm_config_conversion_count{"
+	var counts agentCounts
+	var parser sampleParser
+	answered := false
+	lines := newLines(body)
+	for lines.Scan() {
+		line := lines.Text()
+		answered = answered || strings.HasPrefix(line, "istio_agent_")
+		if !strings.HasPrefix(line, conversions) {
+			continue
+		}
+		s, err := parser.parse(line)
+		if err != nil {
+			return nil, err
+		}
+		if s.labels["result"] == "fetch_failure" {
+			counts.failedFetches = s.value
+		}
+	}
+	if answered {
+		return &counts, nil
+	}
+	if err := lines.err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w of a pilot-agent", errMalformed)
+}
+
+// lines is a Scanner that ends at the bounds of a page.
+type lines struct {
+	*bufio.Scanner
+	body  *io.LimitedReader
+	count int
+}
+
+func newLines(body io.Reader) *lines {
+	limited := &io.LimitedReader{R: body, N: maxPage}
+	scanner := bufio.NewScanner(limited)
+	scanner.Buffer(nil, maxLine)
+	return &lines{Scanner: scanner, body: limited}
+}
+
+// Scan is false at the end of the page or of what is read of it.
+func (l *lines) Scan() bool {
+	if !l.Scanner.Scan() {
+		return false
+	}
+	l.count++
+	return l.count <= maxLines
+}
+
+// err says why the lines ended before the page.
+func (l *lines) err() error {
+	switch err := l.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return fmt.Errorf("%w: a line is longer than %d bytes", errMalformed, maxLine)
+	case err != nil:
+		return err
+	case l.count > maxLines || l.body.N == 0:
+		return errTooLarge
+	}
+	return nil
+}
+
+// sample is one line of Prometheus text whose value is a count.
+type sample struct {
+	metric string
+	labels map[string]string
+	value  uint64
+}
+
+// sampleParser reads single lines, so that the memory that it takes does not
+// depend on the page.
+type sampleParser struct {
+	parser *expfmt.TextParser
+}
+
+func (p *sampleParser) parse(line string) (sample, error) {
+	if p.parser == nil {
+		parser := expfmt.NewTextParser(model.LegacyValidation)
+		p.parser = &parser
+	}
+	families, err := p.parser.TextToMetricFamilies(strings.NewReader(line + "\n"))
+	if err != nil {
+		return sample{}, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	for name, family := range families {
+		for _, metric := range family.GetMetric() {
+			return sampleOf(name, metric)
+		}
+	}
+	return sample{}, fmt.Errorf("%w: %.100q", errMalformed, line)
+}
+
+func sampleOf(name string, metric *dto.Metric) (sample, error) {
+	// The largest count that a float64 holds exactly.
+	const maxCount = 1 << 53
+	value := metric.GetUntyped().GetValue()
+	if !(value >= 0 && value <= maxCount) || value != math.Trunc(value) {
+		return sample{}, fmt.Errorf("%w: %g is no count", errMalformed, value)
+	}
+	labels := make(map[string]string, len(metric.GetLabel()))
+	for _, label := range metric.GetLabel() {
+		labels[label.GetName()] = label.GetValue()
+	}
+	return sample{metric: name, labels: labels, value: uint64(value)}, nil
+}

@@ -1,0 +1,199 @@
+package dataplane
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// page reads what a real Envoy or pilot-agent of Istio 1.31 has answered.
+// envoy-untagged is of an Envoy without Istio's rules for the names of metrics.
+func page(tb testing.TB, name string) string {
+	tb.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name+".txt"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestPluginsOfRealEnvoys(t *testing.T) {
+	for name, want := range map[string]map[string]reloads{
+		"envoy-empty":   {},
+		"envoy-loaded":  {"wasm_filter.bookinfo/details-v1/greeting@14643ae8": {}},
+		"envoy-changed": {"wasm_filter.bookinfo/details-v1/greeting@febce647": {}},
+		"envoy-two": {
+			"wasm_filter.bookinfo/details-v1/crashing@5fdb6d06": {},
+			"wasm_filter.bookinfo/details-v1/greeting@febce647": {},
+		},
+		"envoy-crashed": {
+			"wasm_filter.bookinfo/details-v1/crashing@5fdb6d06": {success: 4},
+			"wasm_filter.bookinfo/details-v1/greeting@febce647": {},
+		},
+		"envoy-crashed-more": {
+			"wasm_filter.bookinfo/details-v1/crashing@5fdb6d06": {success: 5, backoff: 18},
+			"wasm_filter.bookinfo/details-v1/greeting@febce647": {},
+		},
+		"envoy-plugins": {
+			"wasm_filter.bookinfo/details-v1/crashing@5fdb6d06": {success: 5, backoff: 18},
+			"wasm_filter.bookinfo/details-v1/greeting@febce647": {},
+			"bookinfo_te": {},
+			"bookinfo_wp_with_dots_istio_translated_wasmplugin": {},
+		},
+		"envoy-untagged": {"wasm_filter_bookinfo_details_v1_greeting_14643ae8": {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parsePlugins(strings.NewReader(page(t, name)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(reloads{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestPluginsOfOtherTexts(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		want map[string]reloads
+		err  error
+	}{
+		"no plugin's metrics":      {"envoy_wasm_envoy_wasm_runtime_v8_created{} 22\nup 1\n", map[string]reloads{}, nil},
+		"no name":                  {"envoy_wasm_vm_reload{} 0\n", map[string]reloads{}, nil},
+		"another metric's end":     {"envoy_wasm_xvm_reload{} 0\n", map[string]reloads{}, nil},
+		"no newline at the end":    {"envoy_wasm_x_vm_reload 0", map[string]reloads{"x": {}}, nil},
+		"a timestamp":              {"envoy_wasm_x_vm_reload_failure 3 1700000000000\n", map[string]reloads{"x": {failure: 3}}, nil},
+		"other labels":             {`envoy_wasm_vm_reload{pod="p",wasm_filter="a@1"} 0` + "\n", map[string]reloads{"wasm_filter.a@1": {}}, nil},
+		"quotes in a label":        {`envoy_wasm_vm_reload{wasm_filter="a\"b\\c"} 0` + "\n", map[string]reloads{`wasm_filter.a"b\c`: {}}, nil},
+		"a name that goes on":      {`envoy_wasm_b_vm_reload{wasm_filter="a"} 0` + "\n", map[string]reloads{"wasm_filter.a.b": {}}, nil},
+		"a name like a counter's":  {"envoy_wasm_vm_reload_vm_reload_success 1\n", map[string]reloads{"vm_reload": {success: 1}}, nil},
+		"HTML":                     {"<html><body>hello</body></html>\n", nil, errMalformed},
+		"JSON":                     {`{"app": "details"}` + "\n", nil, errMalformed},
+		"prose":                    {"Hello world\n", nil, errMalformed},
+		"zeros":                    {strings.Repeat("\x00", 100), nil, errMalformed},
+		"an open label":            {`envoy_wasm_vm_reload{wasm_filter="a` + "\n", nil, errMalformed},
+		"no value":                 {"envoy_wasm_x_vm_reload\n", nil, errMalformed},
+		"a negative count":         {"envoy_wasm_x_vm_reload_success -1\n", nil, errMalformed},
+		"a fraction":               {"envoy_wasm_x_vm_reload_success 0.5\n", nil, errMalformed},
+		"not a number":             {"envoy_wasm_x_vm_reload_success NaN\n", nil, errMalformed},
+		"infinity":                 {"envoy_wasm_x_vm_reload_success +Inf\n", nil, errMalformed},
+		"an inexact count":         {"envoy_wasm_x_vm_reload_success 1e300\n", nil, errMalformed},
+		"a long line":              {strings.Repeat("x", maxLine+1), nil, errMalformed},
+		"many lines":               {strings.Repeat("up 1\n", maxLines+1), nil, errTooLarge},
+		"as many lines as allowed": {strings.Repeat("up 1\n", maxLines), map[string]reloads{}, nil},
+		"many bytes":               {strings.Repeat("# "+strings.Repeat("x", maxLine-3)+"\n", maxPage/maxLine+1), nil, errTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parsePlugins(strings.NewReader(c.text))
+			if !errors.Is(err, c.err) {
+				t.Fatalf("got error %v, want %v", err, c.err)
+			}
+			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(reloads{})); err == nil && diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestAgentsAnswers(t *testing.T) {
+	// What an app may have pilot-agent add to its own page.
+	appEnds := "app_requests{path=\"" + strings.Repeat("x", maxLine) + "\"} 1\n# EOF\n" + strings.Repeat("app 1\n", 1e6)
+	for name, c := range map[string]struct {
+		text string
+		want uint64
+		err  error
+	}{
+		"no fetch yet":                {page(t, "agent-empty"), 0, nil},
+		"a fetch":                     {page(t, "agent-loaded"), 0, nil},
+		"a fetch that failed":         {page(t, "agent-failed"), 1, nil},
+		"an app's metrics after that": {page(t, "agent-failed") + appEnds, 1, nil},
+		"an app's metrics only":       {"app_requests 1\n", 0, errMalformed},
+		"an endless line":             {strings.Repeat("x", 2*maxPage), 0, errMalformed},
+		"nothing":                     {"", 0, errMalformed},
+		"no count":                    {"istio_agent_wasm_config_conversion_count{result=\"fetch_failure\"} x\n", 0, errMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseAgent(strings.NewReader(c.text))
+			if !errors.Is(err, c.err) {
+				t.Fatalf("got error %v, want %v", err, c.err)
+			}
+			if err == nil && got.failedFetches != c.want {
+				t.Errorf("%d failed fetches, not %d", got.failedFetches, c.want)
+			}
+		})
+	}
+}
+
+func TestACrashIsARiseOfACounter(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after reloads
+		want          bool
+	}{
+		"nothing yet":                  {reloads{}, reloads{}, false},
+		"no change":                    {reloads{4, 1, 18}, reloads{4, 1, 18}, false},
+		"reloaded":                     {reloads{4, 1, 18}, reloads{5, 1, 18}, true},
+		"failed to reload":             {reloads{4, 1, 18}, reloads{4, 2, 18}, true},
+		"put off":                      {reloads{4, 1, 18}, reloads{4, 1, 19}, true},
+		"started again":                {reloads{4, 1, 18}, reloads{}, false},
+		"started again and crashed":    {reloads{4, 1, 18}, reloads{1, 0, 0}, true},
+		"started again, crashed worse": {reloads{4, 1, 18}, reloads{9, 0, 0}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.after.roseFrom(c.before); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func FuzzPlugins(f *testing.F) {
+	for _, name := range []string{"envoy-loaded", "envoy-crashed-more", "envoy-plugins", "envoy-untagged", "agent-failed"} {
+		f.Add(page(f, name))
+	}
+	f.Add(`envoy_wasm_vm_reload{wasm_filter="a\"b"} 1e3` + "\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		plugins, err := parsePlugins(strings.NewReader(text))
+		if err != nil {
+			if failure := failureOf(err); failure != FailureMalformed && failure != FailureTooLarge {
+				t.Errorf("%s: %v", failure, err)
+			}
+			return
+		}
+		if len(plugins) > maxLines {
+			t.Errorf("%d plugins", len(plugins))
+		}
+		for name, counts := range plugins {
+			if name == "" || len(name) > maxLine || max(counts.success, counts.failure, counts.backoff) > 1<<53 {
+				t.Errorf("%q %+v", name, counts)
+			}
+			if relate(name, name) != same {
+				t.Errorf("%q is not itself", name)
+			}
+			if rows := rowsOf(name, plugins); len(rows) > maxRows || !runs(name, rows) {
+				t.Errorf("%q: %d rows", name, len(rows))
+			}
+		}
+	})
+}
+
+func FuzzAgent(f *testing.F) {
+	for _, name := range []string{"agent-empty", "agent-loaded", "agent-failed", "envoy-loaded"} {
+		f.Add(page(f, name))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		counts, err := parseAgent(strings.NewReader(text))
+		if (counts == nil) != (err != nil) {
+			t.Fatalf("%v, %v", counts, err)
+		}
+		if err == nil && counts.failedFetches > 1<<53 || counts != nil && counts.failedFetches == math.MaxUint64 {
+			t.Errorf("%d failed fetches", counts.failedFetches)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package dataplane
+
+import (
+	"testing"
+	"time"
+)
+
+const (
+	greeting    = "wasm_filter.bookinfo/details-v1/greeting@14643ae8"
+	greetingOld = "wasm_filter.bookinfo/details-v1/greeting@febce647"
+)
+
+func TestWhichRowsBelongToAPlugin(t *testing.T) {
+	for name, c := range map[string]struct {
+		wanted, shown string
+		want          relation
+	}{
+		"itself":                                 {greeting, greeting, same},
+		"itself, sanitised":                      {greeting, "wasm_filter_bookinfo_details_v1_greeting_14643ae8", same},
+		"another revision":                       {greeting, greetingOld, otherRevision},
+		"another revision, sanitised":            {greeting, "wasm_filter_bookinfo_details_v1_greeting_febce647", otherRevision},
+		"another filter":                         {greeting, "wasm_filter.bookinfo/details-v1/other@14643ae8", unrelated},
+		"another workload":                       {greeting, "wasm_filter.bookinfo/details-v2/greeting@14643ae8", unrelated},
+		"another namespace":                      {greeting, "wasm_filter.shop/details-v1/greeting@14643ae8", unrelated},
+		"a filter whose name goes on":            {greeting, "wasm_filter.bookinfo/details-v1/greeting-two@febce647", unrelated},
+		"a filter whose name goes on, sanitised": {greeting, "wasm_filter_bookinfo_details_v1_greeting_two_febce647", unrelated},
+		"what is no revision":                    {greeting, "wasm_filter.bookinfo/details-v1/greeting@New", unrelated},
+		"no revision at all":                     {greeting, "wasm_filter.bookinfo/details-v1/greeting@", unrelated},
+		"a revision without end":                 {greeting, "wasm_filter.bookinfo/details-v1/greeting@" + string(make([]byte, 100)), unrelated},
+		"a TrafficExtension":                     {"bookinfo.te", "bookinfo_te", same},
+		"a WasmPlugin":                           {"bookinfo.wp.with-dots", "bookinfo_wp_with_dots", same},
+		"a WasmPlugin that Istio translated":     {"bookinfo.wp.with-dots", "bookinfo_wp_with_dots_istio_translated_wasmplugin", same},
+		"another WasmPlugin":                     {"bookinfo.wp", "bookinfo_wp_with_dots", unrelated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := relate(c.wanted, c.shown); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestStatesOfRows(t *testing.T) {
+	other := "wasm_filter.bookinfo/details-v1/other@14643ae8"
+	untagged := "wasm_filter_bookinfo_details_v1_greeting_14643ae8"
+	for name, c := range map[string]struct {
+		shown []string
+		want  State
+	}{
+		"nothing":                  {nil, StateNotLoaded},
+		"other filters":            {[]string{other}, StateNotLoaded},
+		"the plugin":               {[]string{greeting, other}, StateLoaded},
+		"the plugin, sanitised":    {[]string{untagged}, StateLoaded},
+		"the plugin under both":    {[]string{untagged, greeting}, StateLoaded},
+		"another revision":         {[]string{greetingOld}, StateOtherRevision},
+		"both":                     {[]string{greetingOld, greeting}, StateDraining},
+		"more than can be":         {[]string{greeting, greeting + "0", greeting + "1", greeting + "2", greeting + "3"}, StateDraining},
+		"many of another revision": {[]string{greeting + "0", greeting + "1", greeting + "2", greeting + "3", greeting + "4"}, StateOtherRevision},
+		"the plugin after many":    {[]string{"wasm_filter.bookinfo/details-v1/greeting@0", "wasm_filter.bookinfo/details-v1/greeting@00", "wasm_filter.bookinfo/details-v1/greeting@01", "wasm_filter.bookinfo/details-v1/greeting@02", greeting}, StateDraining},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plugins := map[string]reloads{}
+			for _, plugin := range c.shown {
+				plugins[plugin] = reloads{}
+			}
+			if got := classify(greeting, rowsOf(greeting, plugins)); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCrashesCountForAWhile(t *testing.T) {
+	now := time.Now()
+	just, longAgo := now.Add(-maxPeriod), now.Add(-crashMemory)
+	for name, c := range map[string]struct {
+		rows []row
+		want bool
+	}{
+		"never":                                 {[]row{{plugin: greeting}}, false},
+		"just now":                              {[]row{{plugin: greeting, crashed: just}}, true},
+		"long ago":                              {[]row{{plugin: greeting, crashed: longAgo}}, false},
+		"what drains":                           {[]row{{plugin: greeting}, {plugin: greetingOld, crashed: just}}, false},
+		"what still runs instead of the plugin": {[]row{{plugin: greetingOld, crashed: just}}, true},
+		"nothing runs":                          {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := crashing(greeting, c.rows, now); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func TestWhatFailedFetchesMean(t *testing.T) {
+	for name, c := range map[string]struct {
+		counts []uint64
+		want   Fetch
+	}{
+		"not asked":                    {nil, FetchUnknown},
+		"none ever":                    {[]uint64{0, 0}, FetchClean},
+		"before":                       {[]uint64{2, 2}, FetchFailedBefore},
+		"the first since":              {[]uint64{0, 1}, FetchFailed},
+		"another since":                {[]uint64{2, 2, 3}, FetchFailed},
+		"one since, then quiet":        {[]uint64{2, 3, 3}, FetchFailed},
+		"pilot-agent anew":             {[]uint64{2, 0}, FetchClean},
+		"pilot-agent anew and failing": {[]uint64{2, 1}, FetchFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f fetches
+			for _, count := range c.counts {
+				f.see(&agentCounts{failedFetches: count})
+				f.see(nil)
+			}
+			if got := f.verdict(); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}

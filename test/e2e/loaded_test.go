@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+)
+
+// loadTime is more than pods may take before Loaded is False.
+const loadTime = 90 * time.Second
+
+// loaded is the reason of Loaded, and the counts of pods, for the newest spec.
+func loaded(ctx context.Context, fd *wasmev1.FilterDeployment) func() string {
+	return func() string {
+		var live wasmev1.FilterDeployment
+		if err := admin.Get(ctx, client.ObjectKeyFromObject(fd), &live); err != nil {
+			return err.Error()
+		}
+		found := apimeta.FindStatusCondition(live.Status.Conditions, wasmev1.ConditionLoaded)
+		if found == nil || found.ObservedGeneration != live.Generation || live.Status.Summary == nil {
+			return ""
+		}
+		return found.Reason + " " + live.Status.Summary.PodsReady
+	}
+}
+
+var _ = Describe("Proof from the pods", func() {
+	It("comes with the filter, and goes with a configuration that it refuses", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		first := workload(namespace, "app", map[string]string{"app": "app"})
+		second := first
+		second.Replica = 1
+		pods := []*mesh.Running{run(ctx, first), run(ctx, second)}
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 2/2"))
+		for _, pod := range pods {
+			eventuallyAnswers(ctx, pod, answer{200, "before"}) // an open connection goes on as before for a while
+		}
+
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
+		Eventually(loaded(ctx, fd), loadTime, poll).Should(Equal("OlderRevision 0/2"))
+		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonOlderRevision))
+		for _, pod := range pods {
+			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "before"}))
+		}
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 2/2"))
+		for _, pod := range pods {
+			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "after"}))
+		}
+	})
+
+	It("is missing without sidecars", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		var injected corev1.Pod
+		key := client.ObjectKey{Namespace: namespace, Name: running.Pod}
+		Expect(admin.Get(ctx, key, &injected)).To(Succeed())
+		bare := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bare", Labels: injected.Labels, OwnerReferences: injected.OwnerReferences},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "example.invalid/app:v1"}}},
+		}
+		Expect(admin.Delete(ctx, &injected, client.GracePeriodSeconds(0))).To(Succeed())
+		Expect(admin.Create(ctx, bare)).To(Succeed())
+		bare.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+		Expect(admin.Status().Update(ctx, bare)).To(Succeed())
+
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonNoSidecar))
+	})
+})
+
+var _ = Describe("A fetch that failed", Serial, func() {
+	It("is renewed once the module can be had", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+
+		address := operator.ModuleServerURL[len("http://"):]
+		Expect(operator.Stop()).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) {
+			Expect(operator.Stop()).To(Succeed())
+			startOperator(ctx)
+		})
+		Expect(pod.StopSidecar()).To(Succeed())
+		started := make(chan error, 1)
+		go func() { started <- pod.StartSidecar(ctx) }()
+		eventuallyAnswers(ctx, pod, answer{403, ""}) // its agent gave up
+
+		var err error
+		operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: address, Args: []string{"--image-poll-interval=2s"}})
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func() answer { return ask(ctx, pod.URL) }, 2*loadTime, poll).Should(Equal(answer{200, "before"}))
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+		Eventually(started, patience).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
+	})
+})
+
+var _ = Describe("Each kind of output", func() {
+	for _, kind := range []wasmev1.Output{wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension} {
+		It(fmt.Sprintf("runs the filter: %s", kind), func(ctx SpecContext) {
+			namespace := newNamespace(ctx)
+			pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+			fd := filterDeployment(namespace, push(ctx, "hello"), "")
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+			fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"a":1}`)}
+			Expect(admin.Create(ctx, fd)).To(Succeed())
+			eventuallyAnswers(ctx, pod, answer{200, `{"a":1}`})
+			Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+
+			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = &wasmev1.Configuration{Raw: []byte(`{"a":2}`)} })
+			eventuallyAnswers(ctx, pod, answer{200, `{"a":2}`})
+
+			By("taking it back when it lost its labels")
+			object := &metav1.PartialObjectMetadata{}
+			object.SetGroupVersionKind(schema.GroupVersionKind{Group: "extensions.istio.io", Version: "v1alpha1", Kind: string(kind)})
+			object.Namespace, object.Name = namespace, "app-hello."+namespace
+			Expect(admin.Patch(ctx, object, client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": null}}`)))).To(Succeed())
+			Eventually(func() map[string]string {
+				Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+				return object.Labels
+			}, patience, poll).ShouldNot(BeEmpty())
+
+			By("changing to another kind")
+			Eventually(func() error {
+				if err := admin.Get(ctx, client.ObjectKeyFromObject(fd), fd); err != nil {
+					return err
+				}
+				fd.Spec.Deployment.Istio.Output = wasmev1.OutputEnvoyFilter
+				return admin.Update(ctx, fd)
+			}, patience, poll).Should(Succeed())
+			Eventually(func() []string { return outputsOf(ctx, namespace) }, patience, poll).Should(HaveLen(1))
+			eventuallyAnswers(ctx, pod, answer{200, `{"a":2}`})
+		})
+	}
+})

@@ -1,0 +1,275 @@
+package outputs
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+var all = []wasmev1.Output{wasmev1.OutputEnvoyFilter, wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension}
+
+// each is a table with a row for each output.
+func each(text string, body func(SpecContext, wasmev1.Output)) {
+	var rows []any
+	for _, output := range all {
+		rows = append(rows, Entry(nil, output))
+	}
+	DescribeTable(text, append([]any{body}, rows...)...)
+}
+
+func object(text string) *wasmev1.Configuration {
+	return &wasmev1.Configuration{Raw: json.RawMessage(text)}
+}
+
+// named is a configuration by which a filter's header can be told from others'.
+func named(name string) (*wasmev1.Configuration, string) {
+	text := fmt.Sprintf(`{"name":%q}`, name)
+	return object(text), text
+}
+
+var _ = Describe("Every output", func() {
+	each("adds the header, and takes it away when it is deleted", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
+		d.apply(ctx)
+		eventuallySays(ctx, app, "world")
+		Expect(admin.Delete(ctx, d.object())).To(Succeed())
+		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+	})
+
+	each("gives the module the same configuration", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		const config = `{"a":null,"b":[1,-2.5e-7,"<&>ü\"",{"c":{}}],"d":9007199254740992,"e":true}`
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
+		d.spec.Config = object(config)
+		d.apply(ctx)
+		Eventually(func() string {
+			if got := asking(ctx, app.URL)(); len(got.Hello) == 1 {
+				return got.Hello[0]
+			}
+			return "{}"
+		}, patience, poll).Should(MatchJSON(config))
+	})
+
+	each("filters outbound traffic only, where that is asked for", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
+		d.spec.PatchContext = wasmev1.PatchContextOutbound
+		d.apply(ctx)
+		Eventually(asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost), patience, poll).Should(Equal(answer{http.StatusOK, []string{"world"}}))
+		Expect(asking(ctx, app.URL)()).To(Equal(answer{http.StatusOK, nil}))
+	})
+
+	each("filters a gateway by its labels", func(ctx SpecContext, output wasmev1.Output) {
+		w := sidecar()
+		w.Gateway, w.Labels = true, map[string]string{"istio": "ingressgateway"}
+		gateway := run(ctx, w)
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(gateway)}
+		d.spec.PatchContext = wasmev1.PatchContextGateway
+		d.apply(ctx)
+		eventuallySays(ctx, gateway, "world")
+	})
+
+	each("filters a gateway by its Gateway", func(ctx SpecContext, output wasmev1.Output) {
+		w := sidecar()
+		w.Gateway, w.Labels = true, map[string]string{"gateway.networking.k8s.io/gateway-name": "shop"}
+		gateway := run(ctx, w)
+		shop := render.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: shop}
+		d.spec.PatchContext = wasmev1.PatchContextGateway
+		d.spec.Ports = []int32{int32(w.Port)}
+		d.apply(ctx)
+		eventuallySays(ctx, gateway, "world")
+	})
+
+	each("runs filters in the order of their priorities", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		var want []string
+		// The header that comes first is of the filter that runs last.
+		for _, f := range []struct {
+			name     string
+			priority int32
+		}{{"m", -5}, {"a", 0}, {"z", 7}} {
+			config, text := named(f.name)
+			want = append(want, text)
+			deployment{name: f.name, output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: config, Priority: &f.priority}}.apply(ctx)
+		}
+		eventuallySays(ctx, app, want...)
+	})
+
+	each("limits a filter to ports", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		here, text := named("here")
+		elsewhere, _ := named("elsewhere")
+		other := int32(app.Workload.Port + 1)
+		// What is created later is there no earlier.
+		deployment{name: "elsewhere", output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: elsewhere, Ports: []int32{other}}}.apply(ctx)
+		deployment{name: "here", output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: here, Ports: []int32{other, int32(app.Workload.Port)}}}.apply(ctx)
+		eventuallySays(ctx, app, text)
+	})
+
+	each("limits a filter to ports of outbound traffic", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		here, text := named("here")
+		elsewhere, _ := named("elsewhere")
+		spec := func(config *wasmev1.Configuration, port int32) wasmev1.FilterSpec {
+			return wasmev1.FilterSpec{Config: config, Ports: []int32{port}, PatchContext: wasmev1.PatchContextOutbound}
+		}
+		deployment{name: "elsewhere", output: output, module: module, target: target(app), spec: spec(elsewhere, mesh.OutboundPort+1)}.apply(ctx)
+		deployment{name: "here", output: output, module: module, target: target(app), spec: spec(here, mesh.OutboundPort)}.apply(ctx)
+		Eventually(asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost), patience, poll).Should(Equal(answer{http.StatusOK, []string{text}}))
+	})
+
+	each("gives the module its variables, its proxy's own among them", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		d := deployment{name: "environ", output: output, module: served(ctx, filters.Environ), target: target(app)}
+		d.spec.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{
+			{Name: "POD_NAME", ValueFrom: wasmev1.EnvFromHost},
+			{Name: "COLOUR", Value: new("blue and green")},
+			{Name: "EMPTY", Value: new("")},
+			{Name: "NOT_THERE", ValueFrom: wasmev1.EnvFromHost},
+		}}
+		d.renewal = "1"
+		d.apply(ctx)
+		eventuallySays(ctx, app, "COLOUR=blue and green EMPTY= POD_NAME="+app.Pod)
+	})
+
+	each("lets proxies pull the image themselves", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		content, status := build(ctx, filters.Hello)
+		image, err := registry.Image(registry.CompatOCI, registry.Module{Bytes: content})
+		Expect(err).NotTo(HaveOccurred())
+		reference := fmt.Sprintf("%s/outputs/%s:v1", theMesh.Registry(), strings.ToLower(string(output)))
+		Expect(registry.Push(ctx, reference, registry.Index(image))).To(Succeed())
+		status.ManifestDigest, err = registry.Digest(image)
+		Expect(err).NotTo(HaveOccurred())
+		d := deployment{name: "hello", output: output, module: status, target: target(app), distribution: wasmev1.DistributionRegistry}
+		d.spec.Image = reference
+		d.apply(ctx)
+		eventuallySays(ctx, app, "world")
+	})
+})
+
+var _ = Describe("An EnvoyFilter", func() {
+	It("stands where its position says", func(ctx SpecContext) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		var want []string
+		for _, p := range []struct {
+			name     string
+			position *wasmev1.Position
+			priority int32
+		}{
+			{"last", nil, 0},
+			{"after", &wasmev1.Position{After: "envoy.filters.http.cors"}, 0},
+			{"after-earlier", &wasmev1.Position{After: "envoy.filters.http.cors"}, 3},
+			{"before", &wasmev1.Position{Before: "envoy.filters.http.fault"}, 0},
+			{"before-earlier", &wasmev1.Position{Before: "envoy.filters.http.fault"}, 3},
+			{"first", &wasmev1.Position{First: true}, 0},
+			{"first-of-all", &wasmev1.Position{First: true}, 3},
+		} {
+			config, text := named(p.name)
+			want = append(want, text)
+			spec := wasmev1.FilterSpec{Config: config, Position: p.position, Priority: &p.priority}
+			deployment{name: p.name, output: wasmev1.OutputEnvoyFilter, module: module, target: target(app), spec: spec}.apply(ctx)
+		}
+		eventuallySays(ctx, app, want...)
+
+		names, err := httpFilters(ctx, app)()
+		Expect(err).NotTo(HaveOccurred())
+		for i, name := range names {
+			// <namespace>/<deployment>/…
+			if parts := strings.Split(name, "/"); len(parts) > 1 {
+				names[i] = parts[1]
+			}
+		}
+		Expect(names[:2]).To(Equal([]string{"first-of-all", "first"}))
+		fault, cors := slices.Index(names, "envoy.filters.http.fault"), slices.Index(names, "envoy.filters.http.cors")
+		Expect(names[fault-2 : fault]).To(Equal([]string{"before-earlier", "before"}))
+		Expect(names[cors+1 : cors+3]).To(Equal([]string{"after-earlier", "after"}))
+		Expect(names[len(names)-2:]).To(Equal([]string{"last", "envoy.filters.http.router"}))
+	})
+
+	It("makes an agent fetch again what it could not have", func(ctx SpecContext) {
+		app := run(ctx, sidecar())
+		content, status := build(ctx, filters.Trap) // which no other spec serves
+		d := deployment{name: "hello", output: wasmev1.OutputEnvoyFilter, module: status, target: target(app)}
+		d.apply(ctx)
+		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusForbidden, nil}))
+
+		modules.serve(content)
+		d.renewal = "1"
+		d.apply(ctx)
+		eventuallySays(ctx, app, "world")
+	})
+
+	It("leaves another workload with the same labels alone", func(ctx SpecContext) {
+		app := run(ctx, sidecar())
+		other := app.Workload
+		other.Name = "details-v2"
+		neighbour := run(ctx, other)
+		deployment{name: "hello", output: wasmev1.OutputEnvoyFilter, module: served(ctx, filters.Hello), target: target(app)}.apply(ctx)
+		eventuallySays(ctx, app, "world")
+		Expect(asking(ctx, neighbour.URL)()).To(Equal(answer{http.StatusOK, nil}))
+	})
+})
+
+var _ = Describe("A WasmPlugin or TrafficExtension", func() {
+	DescribeTable("runs earlier the earlier its phase is", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		var want []string
+		for _, phase := range []wasmev1.Phase{"", wasmev1.PhaseStats, wasmev1.PhaseAuthz, wasmev1.PhaseAuthn} {
+			config, text := named("in-" + string(phase))
+			want = append(want, text)
+			spec := wasmev1.FilterSpec{Config: config}
+			if phase != "" {
+				spec.Position = &wasmev1.Position{Phase: phase}
+			}
+			deployment{name: "in-" + strings.ToLower(string(phase)) + "x", output: output, module: module, target: target(app), spec: spec}.apply(ctx)
+		}
+		eventuallySays(ctx, app, want...)
+	},
+		Entry(nil, wasmev1.OutputWasmPlugin), Entry(nil, wasmev1.OutputTrafficExtension),
+	)
+})
+
+// Istio's CRDs have rules that its validation does not know.
+var _ = It("is accepted by the API server, golden by golden", func(ctx SpecContext) {
+	namespace := &unstructured.Unstructured{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	namespace.SetName("bookinfo")
+	Expect(admin.Create(ctx, namespace)).To(Succeed())
+	paths, err := filepath.Glob("../../internal/render/testdata/*.out.yaml")
+	Expect(err).NotTo(HaveOccurred())
+	Expect(paths).NotTo(BeEmpty())
+	strict := client.WithFieldValidation(admin, metav1.FieldValidationStrict)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		Expect(err).NotTo(HaveOccurred())
+		var object unstructured.Unstructured
+		Expect(yaml.Unmarshal(text, &object.Object)).To(Succeed())
+		Expect(strict.Create(ctx, &object, client.DryRunAll)).To(Succeed(), path)
+	}
+})
