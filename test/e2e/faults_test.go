@@ -87,9 +87,16 @@ var _ = Describe("Faults", Serial, func() {
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
 		Eventually(func() answer { return ask(ctx, pod.URL) }, recovery, poll).Should(Equal(answer{200, "after"}))
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
-		Expect(writesTo(namespace)[known:]).To(Equal([]string{
-			"apps controllerrevisions create", "networking.istio.io envoyfilters update", "wasme.io filterdeployments/status patch",
-		}), "those of the change alone")
+		counts := map[string]int{}
+		for _, write := range writesTo(namespace)[known:] {
+			counts[write]++
+		}
+		Expect(counts).To(HaveKeyWithValue("apps controllerrevisions create", 1), "that of the change alone")
+		// istiod's watches come back as late as a minute after: pods that do not run
+		// the change by then are told to fetch it again.
+		Expect(counts["networking.istio.io envoyfilters update"]).To(BeNumerically("<=", 3))
+		Expect(counts["wasme.io filterdeployments/status patch"]).To(BeNumerically("<=", 6), "%v", counts)
+		Expect(counts).To(HaveLen(3), "%v", counts)
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
