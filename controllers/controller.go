@@ -255,8 +255,10 @@ func (r *FilterDeploymentReconciler) next(fd *wasmev1.FilterDeployment, p pass) 
 
 // SetupWithManager registers the controller and its watches.
 func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, waker *Waker, workers int) error {
-	if err := indexPredecessor(context.Background(), manager.GetFieldIndexer()); err != nil {
-		return err
+	for _, index := range []func(context.Context, client.FieldIndexer) error{indexPredecessor, indexPods} {
+		if err := index(context.Background(), manager.GetFieldIndexer()); err != nil {
+			return err
+		}
 	}
 	changed := predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, statusLost())
 	target := predicate.Funcs{UpdateFunc: targetChanged}
@@ -281,9 +283,6 @@ func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, wake
 		Build(r)
 	if err != nil {
 		return fmt.Errorf("setting up the FilterDeployment controller: %w", err)
-	}
-	if err := IndexPods(context.Background(), manager.GetFieldIndexer()); err != nil {
-		return fmt.Errorf("indexing the pods: %w", err)
 	}
 	return r.Outputs.setup(manager, built, waker)
 }

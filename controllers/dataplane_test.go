@@ -46,6 +46,26 @@ var _ = DescribeTable("Of what pods run",
 	Entry("one crashes", proofs(loaded, crashing, missing), time.Duration(0), metav1.ConditionFalse, wasmev1.ReasonCrashing, "crashes on requests in 1 of 3 pods (p1)"),
 )
 
+var _ = DescribeTable("The state of a workload whose output is in place is that of its pods:",
+	func(pods []podProof, waited time.Duration, want wasmev1.WorkloadState, text string) {
+		p := pass{waited: waited, inForce: &revision{}, targets: []target{
+			{workload: render.Target{Kind: "Deployment", Name: "fine"}, pods: proofs(loaded)},
+			{workload: render.Target{Kind: "Deployment", Name: "asked"}, pods: pods},
+		}}
+		var status wasmev1.FilterDeploymentStatus
+		setWorkloads(&status, p)
+		Expect(status.Workloads["fine"]).To(Equal(wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}))
+		Expect(status.Workloads["asked"].State).To(Equal(want))
+		Expect(status.Workloads["asked"].Reason).To(ContainSubstring(text))
+		Expect(status.Summary.WorkloadsReady).To(Equal("2/2"), "both are programmed")
+	},
+	Entry("they run it", proofs(loaded, loaded), time.Duration(0), wasmev1.WorkloadSucceeded, ""),
+	Entry("there are none", proofs(), loadTimeout, wasmev1.WorkloadSucceeded, ""),
+	Entry("they load it", proofs(missing), time.Duration(0), wasmev1.WorkloadPending, "0 of 1 pods run the revision"),
+	Entry("they could not fetch it", proofs(fetchFailed), loadTimeout, wasmev1.WorkloadFailed, "could not fetch the module"),
+	Entry("they have no sidecar", proofs(bare), loadTimeout, wasmev1.WorkloadFailed, "has a sidecar"),
+)
+
 // The states of a pod that was Ready for long, and of one without sidecar.
 var (
 	bare        = podProof{age: time.Hour}

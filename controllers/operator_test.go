@@ -128,7 +128,7 @@ func (o *operator) startCache(ctx, running context.Context, namespaces []string)
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(IndexPods(ctx, o.cache)).To(Succeed())
+	Expect(indexPods(ctx, o.cache)).To(Succeed())
 	Expect(indexPredecessor(ctx, o.cache)).To(Succeed())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -37,15 +38,19 @@ const (
 	gatewayLabel = "gateway.networking.k8s.io/gateway-name"
 )
 
-// IndexPods makes the pods of a target be found in the cache.
-func IndexPods(ctx context.Context, indexer client.FieldIndexer) error {
-	return indexer.IndexField(ctx, &corev1.Pod{}, podTargetIndex, func(object client.Object) []string {
+// indexPods makes the pods of a target be found in the cache.
+func indexPods(ctx context.Context, indexer client.FieldIndexer) error {
+	err := indexer.IndexField(ctx, &corev1.Pod{}, podTargetIndex, func(object client.Object) []string {
 		var keys []string
 		for _, target := range podTargets(object.(*corev1.Pod)) {
 			keys = append(keys, target.Kind+"/"+target.Name)
 		}
 		return keys
 	})
+	if err != nil {
+		return fmt.Errorf("indexing pods: %w", err)
+	}
+	return nil
 }
 
 // podTargets are what a pod belongs to: its workload, as injection derives it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,8 +107,9 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 		return nil
 	}
 	now := r.Clock.Now()
-	var due []int
-	for i, t := range p.targets {
+	due := map[*target]renewal{}
+	for i := range p.targets {
+		t := &p.targets[i]
 		last := renewalOf(p.existing[t.output], p.inForce.filter.Revision())
 		if t.err != nil || !renewable(t.pods, last) {
 			continue
@@ -116,14 +118,14 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 			p.renewAgain = soonest(p.renewAgain, left)
 			continue
 		}
-		due = append(due, i)
+		due[t] = renewal{count: last.count + 1, at: now}
 	}
-	workqueue.ParallelizeUntil(ctx, writers, len(due), func(i int) {
-		t := &p.targets[due[i]]
-		next := renewal{count: renewalOf(p.existing[t.output], p.inForce.filter.Revision()).count + 1, at: now}
-		renewed := r.programWorkload(ctx, fd, p.inForce, t.workload, p.existing, next)
+	targets := slices.Collect(maps.Keys(due))
+	workqueue.ParallelizeUntil(ctx, writers, len(targets), func(i int) {
+		t := targets[i]
+		renewed := r.programWorkload(ctx, fd, p.inForce, t.workload, p.existing, due[t])
 		if t.reason, t.err = renewed.reason, renewed.err; t.err == nil {
-			r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s: its pods do not run the revision; they are told to fetch the module again (%d)", t.workload.Key(), next.count)
+			r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s: its pods do not run the revision; they are told to fetch the module again (%d)", t.workload.Key(), due[t].count)
 		}
 	})
 	if len(due) > 0 {

@@ -203,35 +203,53 @@ func describeFailures(failures []target, all int) error {
 
 // setWorkloads fills the predecessor's map and the counts over it.
 func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
-	sorted := slices.Clone(p.targets)
-	slices.SortStableFunc(sorted, func(a, b target) int { return cmp.Compare(rank(a), rank(b)) })
-	programmed := 0
-	status.Workloads = map[string]wasmev1.WorkloadStatus{}
-	for i, t := range sorted {
+	type entry struct {
+		key   string
+		state wasmev1.WorkloadStatus
+	}
+	programmed, entries := 0, make([]entry, 0, len(p.targets))
+	for _, t := range p.targets {
 		state := workloadStatus(t, p.inForce, p.standing)
 		if state.State == wasmev1.WorkloadSucceeded {
 			programmed++
+			state = podsStatus(t, p)
 		}
-		if i < wasmev1.MaxWorkloadsInStatus {
-			status.Workloads[t.workload.Key()] = state
-		}
+		entries = append(entries, entry{t.workload.Key(), state})
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(rank(a.state), rank(b.state)) })
+	status.Workloads = map[string]wasmev1.WorkloadStatus{}
+	for _, e := range entries[:min(len(entries), wasmev1.MaxWorkloadsInStatus)] {
+		status.Workloads[e.key] = e.state
 	}
 	status.Summary = &wasmev1.WorkloadSummary{
-		Workloads:      new(int64(len(sorted))),
+		Workloads:      new(int64(len(p.targets))),
 		Programmed:     new(int64(programmed)),
-		WorkloadsReady: fmt.Sprintf("%d/%d", programmed, len(sorted)),
+		WorkloadsReady: fmt.Sprintf("%d/%d", programmed, len(p.targets)),
 	}
 	countPods(status.Summary, p.targets)
-	if omitted := len(sorted) - len(status.Workloads); omitted > 0 {
+	if omitted := len(p.targets) - len(status.Workloads); omitted > 0 {
 		status.Summary.WorkloadsOmitted = new(int64(omitted))
 	}
 }
 
-func rank(t target) int {
-	if t.err != nil {
+func rank(state wasmev1.WorkloadStatus) int {
+	if state.State == wasmev1.WorkloadFailed {
 		return 0
 	}
 	return 1
+}
+
+// podsStatus is the state of a workload whose output is in place: what Loaded
+// would be if it were the only one.
+func podsStatus(t target, p pass) wasmev1.WorkloadStatus {
+	switch v := loadedVerdict(t.pods, p.waited, p.inForce.output()); v.Status {
+	case metav1.ConditionTrue:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
+	case metav1.ConditionFalse:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: cut(v.Message)}
+	default:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: cut(v.Message)}
+	}
 }
 
 func workloadStatus(t target, inForce *revision, standing standing) wasmev1.WorkloadStatus {

@@ -546,9 +546,10 @@ type WorkloadState string
 
 // The states of a workload.
 const (
-	// WorkloadPending: not yet attempted.
+	// WorkloadPending: not yet attempted, or its pods load the filter.
 	WorkloadPending WorkloadState = "Pending"
-	// WorkloadSucceeded: the output is as the spec asks.
+	// WorkloadSucceeded: the output is as the spec asks, and its pods run it, as
+	// far as they can be asked.
 	WorkloadSucceeded WorkloadState = "Succeeded"
 	// WorkloadFailed: see reason.
 	WorkloadFailed WorkloadState = "Failed"

@@ -334,7 +334,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("lose a module's transfer when one is killed in the middle of it, which costs that pod its answers until the filter changes", func(ctx SpecContext) {
+	It("lose a module's transfer when one is killed in the middle of it, which costs that pod its answers until the fetch is renewed or the filter changes", func(ctx SpecContext) {
 		// pilot-agent asks again when it gets no answer, not when it gets half of one.
 		r, leader, follower := startReplicas(ctx)
 		pod, fd := filtered(ctx, push(ctx, "hello"))
