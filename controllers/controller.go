@@ -145,10 +145,10 @@ type pass struct {
 	standing standing
 	// existing are the outputs that were there before.
 	existing outputs
-	// waited is how long pods have been waited for.
-	waited time.Duration
-	// renewAgain is when to renew the next time; 0 for never.
-	renewAgain time.Duration
+	// wave is what pods may still be asked to load.
+	wave wave
+	// again is the time after which there is more to do; 0 for never.
+	again time.Duration
 	// targets are the outcomes by workload, in the order of their names; nil
 	// when the workloads are not known.
 	targets []target
@@ -170,29 +170,30 @@ func (r *FilterDeploymentReconciler) walk(ctx context.Context, fd *wasmev1.Filte
 	p.module = verdict
 	workloads, verdict := r.selectTargets(ctx, fd)
 	p.selection = verdict
+	if p.targets, err = r.targetsOf(ctx, workloads); err != nil {
+		return p, err
+	}
 	switch {
 	case workloads == nil:
 		p.programmed = refused(p.selection.Reason, "outputs stay as they are: %s", p.selection.Message)
 	case r.Outputs.State(outputKind(fd)) == OutputKindMissing:
 		missing := r.Outputs[outputKind(fd)].missing()
 		p.programmed = refused(wasmev1.ReasonOutputKindMissing, "%v", missing)
-		p.targets = unwritten(workloads, wasmev1.ReasonOutputKindMissing, missing)
+		fail(p.targets, wasmev1.ReasonOutputKindMissing, missing)
 	default:
-		err = r.emit(ctx, fd, &p, candidate, history, workloads)
+		err = r.emit(ctx, fd, &p, candidate, history)
 	}
 	p.contest = r.contested(ctx, fd)
 	if err != nil {
 		return p, err
 	}
-	if err := r.provePods(ctx, fd, &p); err != nil {
-		return p, err
-	}
+	r.provePods(fd, &p)
 	return p, r.renew(ctx, fd, &p)
 }
 
 // emit keeps the revision, then makes the outputs hold it, then drops what
 // nothing holds any more.
-func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, candidate *revision, history []revision, workloads []render.Target) error {
+func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, candidate *revision, history []revision) error {
 	kept, err := r.keepRevision(ctx, fd, history, candidate)
 	if apierrors.IsConflict(err) {
 		return err
@@ -200,21 +201,22 @@ func (r *FilterDeploymentReconciler) emit(ctx context.Context, fd *wasmev1.Filte
 	if err != nil {
 		err = fmt.Errorf("keeping the revision: %w", err)
 		p.programmed = failed(wasmev1.ReasonWriteFailed, err)
-		p.targets = unwritten(workloads, wasmev1.ReasonWriteFailed, err)
+		fail(p.targets, wasmev1.ReasonWriteFailed, err)
 		return nil
 	}
-	existing, err := r.listOutputs(ctx, fd)
-	if err != nil {
+	if p.existing, err = r.listOutputs(ctx, fd); err != nil {
 		return err
 	}
-	p.existing = existing
-	p.inForce, p.standing = r.revisionInForce(fd, kept, candidate != nil, history, existing)
-	p.targets = r.program(ctx, fd, p.inForce, workloads, existing)
+	p.inForce, p.standing = r.revisionInForce(fd, kept, candidate != nil, history, p.existing)
+	if p.inForce != nil {
+		r.plan(client.ObjectKeyFromObject(fd), p, history)
+		r.program(ctx, fd, p)
+	}
 	if behind := errors.Join(ctx.Err(), conflict(p.targets)); behind != nil {
 		return behind
 	}
 	p.programmed = programmedVerdict(p.targets, p.inForce, p.standing)
-	err = errors.Join(r.pruneOutputs(ctx, p.inForce, existing, p.targets), r.pruneRevisions(ctx, history, existing))
+	err = errors.Join(r.pruneOutputs(ctx, p), r.pruneRevisions(ctx, history, p.existing))
 	if apierrors.IsConflict(err) {
 		return err
 	}
@@ -245,7 +247,7 @@ func (r *FilterDeploymentReconciler) next(fd *wasmev1.FilterDeployment, p pass) 
 		interval = min(interval, configMapInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)
-	for _, sooner := range []time.Duration{p.contest.again, p.renewAgain, nextProof(p)} {
+	for _, sooner := range []time.Duration{p.contest.again, p.again, nextProof(p)} {
 		if sooner > 0 {
 			again = min(again, sooner)
 		}

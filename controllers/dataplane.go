@@ -34,61 +34,71 @@ type podProof struct {
 	age time.Duration
 	// young: it is no older than its siblings' proof, and not yet expected to
 	// run the revision.
-	young   bool
+	young bool
+	// waiting: its output waits, and verdict is on the revision before.
+	waiting bool
+	// waited is how long it has been waited for.
+	waited  time.Duration
 	verdict dataplane.Verdict
 }
 
+// proven tells whether the pod runs the revision in force.
+func (p podProof) proven() bool { return !p.waiting && p.verdict.Proven() }
+
+// overdue tells whether the pod has had its time.
+func (p podProof) overdue() bool { return !p.waiting && p.waited >= loadTimeout }
+
 // counts tells whether Ready waits for the pod.
 func (p podProof) counts() bool {
-	return p.sidecar && (!p.young || p.verdict.Proven())
+	return p.sidecar && (!p.young || p.proven())
 }
 
 // provePods is the last step: it finds out which pods run the revision in force.
-func (r *FilterDeploymentReconciler) provePods(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass) error {
+func (r *FilterDeploymentReconciler) provePods(fd *wasmev1.FilterDeployment, p *pass) {
 	owner := client.ObjectKeyFromObject(fd)
-	if r.Prober == nil {
+	switch {
+	case r.Prober == nil:
 		p.loaded = unproven("the operator runs with --prove-pods=false")
-		return nil
-	}
-	if p.inForce == nil {
+	case p.inForce == nil:
 		r.Prober.Expect(owner, nil)
 		p.loaded = pending(wasmev1.ReasonUnproven, "there is no revision to run yet")
-		return nil
-	}
-	if p.targets == nil {
+	case p.targets == nil:
 		p.loaded = pending(wasmev1.ReasonUnproven, "the workloads are not known")
-		return nil
+	default:
+		r.askPods(owner, fd, p)
+		p.loaded = loadedVerdict(p.pods(), p.inForce.output())
 	}
-	var settled bool
-	p.waited, settled = waited(fd, p.inForce.filter.Revision())
-	if err := r.askPods(ctx, owner, p, settled); err != nil {
-		return err
-	}
+}
+
+// pods are those of all targets.
+func (p *pass) pods() []podProof {
 	var all []podProof
 	for _, t := range p.targets {
 		all = append(all, t.pods...)
 	}
-	p.loaded = loadedVerdict(all, p.waited, p.inForce.output())
-	return nil
+	return all
 }
 
 // askPods gives the targets what is known of their pods.
-func (r *FilterDeploymentReconciler) askPods(ctx context.Context, owner client.ObjectKey, p *pass, settled bool) error {
+func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, fd *wasmev1.FilterDeployment, p *pass) {
+	content := p.inForce.filter.Revision()
+	since, settled := waited(fd, content)
 	var wanted []dataplane.Target
 	var asked []*podProof
 	for i := range p.targets {
 		t := &p.targets[i]
-		pods, err := r.readyPods(ctx, t.workload)
-		if err != nil {
-			return err
+		own := t.waitedFor(content, since, r.Clock.Now())
+		expected := p.inForce
+		if t.waits != "" {
+			expected = t.holds
 		}
-		t.pods = make([]podProof, len(pods))
-		for j, pod := range pods {
+		t.pods = make([]podProof, len(t.ready))
+		for j, pod := range t.ready {
 			age := time.Since(readyCondition(pod).LastTransitionTime.Time)
-			young := age < loadTimeout && (settled || age < p.waited)
-			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young}
-			if t.pods[j].sidecar {
-				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: pluginName(owner, p.inForce, t), Explain: true})
+			young := age < loadTimeout && (settled || age < since)
+			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young, waiting: t.waits != "", waited: own}
+			if t.pods[j].sidecar && expected != nil {
+				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: pluginName(owner, expected, t), Explain: true})
 				asked = append(asked, &t.pods[j])
 			}
 		}
@@ -96,13 +106,25 @@ func (r *FilterDeploymentReconciler) askPods(ctx context.Context, owner client.O
 	for i, verdict := range r.Prober.Expect(owner, wanted) {
 		asked[i].verdict = verdict
 	}
-	return nil
+}
+
+// waitedFor is how long the target's pods have been waited for, where all have
+// been for the time since: less when its output was written later.
+func (t *target) waitedFor(revision string, since time.Duration, now time.Time) time.Duration {
+	switch {
+	case t.fetch.revision != revision:
+		return since
+	case t.fetch.renewals > 0:
+		return loadTimeout
+	default:
+		return min(since, max(0, now.Sub(t.fetch.at)))
+	}
 }
 
 // pluginName is the name under which a target's proxies report the filter.
-func pluginName(owner client.ObjectKey, inForce *revision, t *target) string {
-	if inForce.output() == wasmev1.OutputEnvoyFilter {
-		return render.PluginName(owner, t.workload, inForce.filter)
+func pluginName(owner client.ObjectKey, expected *revision, t *target) string {
+	if cmp.Or(t.output.kind, expected.output()) == wasmev1.OutputEnvoyFilter {
+		return render.PluginName(owner, t.workload, expected.filter)
 	}
 	return owner.Namespace + "." + t.output.name
 }
@@ -153,10 +175,10 @@ func unproven(message string) verdict {
 //	none of them counts yet                      True     NoPods
 //	one runs the revision and crashes            False    Crashing
 //	all that count run it                        True     Loaded
-//	some do not, for less than loadTimeout       Unknown  Loading
+//	some do not, none of them for loadTimeout    Unknown  Loading
 //	some do not, and at least one says why       False    the most frequent cause
 //	some do not, and none of them answers        Unknown  Unreachable
-func loadedVerdict(pods []podProof, waited time.Duration, output wasmev1.Output) verdict {
+func loadedVerdict(pods []podProof, output wasmev1.Output) verdict {
 	if len(pods) == 0 {
 		return succeeded(wasmev1.ReasonNoPods, "the workloads have no Ready pods; those that come get the filter")
 	}
@@ -167,17 +189,18 @@ func loadedVerdict(pods []podProof, waited time.Duration, output wasmev1.Output)
 	if len(counted) == 0 {
 		return succeeded(wasmev1.ReasonNoPods, "the pods have just come, and get the filter")
 	}
-	missing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return p.verdict.Proven() })
+	missing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return p.proven() })
+	overdue := slices.DeleteFunc(slices.Clone(missing), func(p podProof) bool { return !p.overdue() })
 	crashing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return !p.verdict.Crashing })
 	switch {
 	case len(crashing) > 0:
 		return refused(wasmev1.ReasonCrashing, "the module crashes on requests in %d of %d pods (%s); see their logs", len(crashing), len(counted), podNames(crashing))
 	case len(missing) == 0:
 		return succeeded(wasmev1.ReasonLoaded, "%d of %d pods run the filter%s", len(counted), len(counted), strength(output))
-	case waited < loadTimeout:
+	case len(overdue) == 0:
 		return pending(wasmev1.ReasonLoading, "%d of %d pods run the revision", len(counted)-len(missing), len(counted))
 	}
-	return missingVerdict(missing, len(counted))
+	return missingVerdict(overdue, len(counted))
 }
 
 // strength says what a proof is worth: only an EnvoyFilter's shows the revision
@@ -245,16 +268,18 @@ func podNames(pods []podProof) string {
 	return strings.Join(names, ", ")
 }
 
-// nextProof is when pods that are waited for have had their time; zero for never.
+// nextProof is when the next of the pods that are waited for has had its time;
+// zero for never.
 func nextProof(p pass) time.Duration {
-	if p.loaded.Reason == wasmev1.ReasonLoading {
-		return max(loadTimeout-p.waited, time.Second)
-	}
 	var next time.Duration
 	for _, t := range p.targets {
 		for _, pod := range t.pods {
-			if pod.sidecar && pod.young {
+			switch {
+			case !pod.sidecar || pod.proven() || pod.waiting:
+			case pod.young:
 				next = soonest(next, max(loadTimeout-pod.age, time.Second))
+			case !pod.overdue():
+				next = soonest(next, max(loadTimeout-pod.waited, time.Second))
 			}
 		}
 	}
@@ -270,7 +295,7 @@ func countPods(summary *wasmev1.WorkloadSummary, targets []target) {
 				continue
 			}
 			pods++
-			if pod.verdict.Proven() {
+			if pod.proven() {
 				loaded++
 			}
 		}

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ var _ = DescribeTable("Of what pods run",
 		for i := range pods {
 			pods[i].name = fmt.Sprintf("p%d", i)
 		}
-		v := loadedVerdict(pods, waited, wasmev1.OutputEnvoyFilter)
+		v := loadedVerdict(waitedFor(waited, pods), wasmev1.OutputEnvoyFilter)
 		Expect([]any{v.Status, v.Reason}).To(Equal([]any{status, reason}))
 		Expect(v.Message).To(ContainSubstring(text))
 		Expect(v.Err).NotTo(HaveOccurred(), "the prober wakes the controller")
@@ -33,6 +34,8 @@ var _ = DescribeTable("Of what pods run",
 	Entry("all run it", proofs(loaded, loaded, bare), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods run the filter in this revision"),
 	Entry("one drains an older revision", proofs(loaded, draining), loadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods"),
 	Entry("some do not yet", proofs(loaded, missing, unknown), loadTimeout-1, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 3 pods run the revision"),
+	Entry("some wait for their turn", proofs(loaded, isWaiting(loaded)), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 2 pods run the revision"),
+	Entry("one never did while others wait", proofs(missing, isWaiting(loaded)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 2 pods do not run the revision; 1 of them (p0)"),
 	Entry("one never did", proofs(loaded, missing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 2 pods do not run the revision; 1 of them (p1) do not run the filter"),
 	Entry("one goes on with an older one", proofs(older, loaded), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, "1 of them (p0) go on with an older revision"),
 	Entry("one could not fetch it", proofs(loaded, fetchFailed), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "NetworkPolicy"),
@@ -48,9 +51,9 @@ var _ = DescribeTable("Of what pods run",
 
 var _ = DescribeTable("The state of a workload whose output is in place is that of its pods:",
 	func(pods []podProof, waited time.Duration, want wasmev1.WorkloadState, text string) {
-		p := pass{waited: waited, inForce: &revision{}, targets: []target{
+		p := pass{inForce: &revision{}, targets: []target{
 			{workload: render.Target{Kind: "Deployment", Name: "fine"}, pods: proofs(loaded)},
-			{workload: render.Target{Kind: "Deployment", Name: "asked"}, pods: pods},
+			{workload: render.Target{Kind: "Deployment", Name: "asked"}, pods: waitedFor(waited, pods)},
 		}}
 		var status wasmev1.FilterDeploymentStatus
 		setWorkloads(&status, p)
@@ -90,13 +93,27 @@ func young(of podProof) podProof {
 	return of
 }
 
+func isWaiting(of podProof) podProof {
+	of.waiting = true
+	return of
+}
+
+// waitedFor are the pods after they were waited for so long.
+func waitedFor(waited time.Duration, pods []podProof) []podProof {
+	out := slices.Clone(pods)
+	for i := range out {
+		out[i].waited = waited
+	}
+	return out
+}
+
 func withFetch(of podProof, fetch dataplane.Fetch) podProof {
 	of.verdict.Fetch = fetch
 	return of
 }
 
 var _ = It("The message for other outputs does not claim a revision", func() {
-	v := loadedVerdict(proofs(loaded), 0, wasmev1.OutputWasmPlugin)
+	v := loadedVerdict(proofs(loaded), wasmev1.OutputWasmPlugin)
 	Expect(v.Message).To(Equal("1 of 1 pods run the filter; of a WasmPlugin they do not show the revision"))
 })
 

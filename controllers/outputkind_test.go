@@ -166,7 +166,8 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 			edit(ctx, before.DeepCopy(), change)
 			Eventually(ctx, output(ctx)).WithTimeout(patience).Should(And(
 				HaveField("UID", before.UID), HaveField("Spec.Priority", BeZero()), HaveField("Labels", before.Labels),
-				HaveField("OwnerReferences", before.OwnerReferences), HaveField("Annotations", before.Annotations)))
+				HaveField("OwnerReferences", before.OwnerReferences),
+				HaveField("Annotations", HaveKeyWithValue(revisionAnnotation, before.Annotations[revisionAnnotation]))))
 		}
 		Expect(user.Delete(ctx, before)).To(Succeed())
 		Eventually(ctx, output(ctx)).WithTimeout(patience).Should(HaveField("UID", Not(Equal(before.UID))))

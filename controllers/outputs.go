@@ -45,8 +45,21 @@ type target struct {
 	// and nil when the output is in place.
 	reason string
 	err    error
-	// pods are the target's Ready pods.
-	pods []podProof
+	// ready are its Ready pods, and pods what is known of them.
+	ready []*corev1.Pod
+	pods  []podProof
+	// holds is the revision that the output held before the pass, if it is
+	// known, and fetch the last fetch that it asked of the pods.
+	holds *revision
+	fetch fetch
+	// provable: a pod that runs what the output held shows it. One that shows no
+	// revision shows the first one only.
+	provable bool
+	// asksFetch: the revision in force makes its pods fetch, or drain.
+	asksFetch bool
+	// waits says for what the output has to wait before it may hold the revision
+	// in force; empty for nothing.
+	waits string
 }
 
 // outputKey is the kind and name of an output.
@@ -97,62 +110,64 @@ func (r *FilterDeploymentReconciler) listOutputs(ctx context.Context, fd *wasmev
 	return existing, nil
 }
 
-// program makes each workload's output hold the revision in force.
-func (r *FilterDeploymentReconciler) program(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workloads []render.Target, existing outputs) []target {
-	targets := unwritten(workloads, "", nil)
-	if inForce == nil {
-		return targets
-	}
-	workqueue.ParallelizeUntil(ctx, writers, len(workloads), func(i int) {
-		targets[i] = r.programWorkload(ctx, fd, inForce, workloads[i], existing, renewal{})
+// program makes each target's output hold the revision in force, unless it has
+// to wait.
+func (r *FilterDeploymentReconciler) program(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass) {
+	workqueue.ParallelizeUntil(ctx, writers, len(p.targets), func(i int) {
+		if t := &p.targets[i]; t.waits == "" {
+			r.programTarget(ctx, fd, p, t, t.nextFetch(p.inForce, r.Clock.Now()))
+		}
 	})
-	return targets
 }
 
-// unwritten are the outcomes of workloads for which nothing was tried, and why.
-func unwritten(workloads []render.Target, reason string, err error) []target {
-	targets := make([]target, len(workloads))
-	for i, workload := range workloads {
-		targets[i] = target{workload: workload, reason: reason, err: err}
+// fail says of all targets why nothing was tried.
+func fail(targets []target, reason string, err error) {
+	for i := range targets {
+		targets[i].reason, targets[i].err = reason, err
 	}
-	return targets
 }
 
-func (r *FilterDeploymentReconciler) programWorkload(ctx context.Context, fd *wasmev1.FilterDeployment, inForce *revision, workload render.Target, existing outputs, renewed renewal) target {
-	owner := client.ObjectKeyFromObject(fd)
-	hashed := outputKey{inForce.output(), render.HashedName(owner, workload, inForce.filter.ID)}
-	done := target{workload: workload, output: outputKey{inForce.output(), render.Name(workload, inForce.filter.ID)}}
-	if existing[hashed] != nil || !render.FitsName(done.output.name) {
-		done.output = hashed
+// outputOf is the kind and name of the output that is to hold a revision for a workload.
+func outputOf(owner client.ObjectKey, inForce *revision, workload render.Target, existing outputs) outputKey {
+	hashed := hashedOutput(owner, inForce, workload)
+	plain := outputKey{inForce.output(), render.Name(workload, inForce.filter.ID)}
+	if existing[hashed] != nil || !render.FitsName(plain.name) {
+		return hashed
 	}
-	content := inForce.filter.Revision()
-	if renewed.count == 0 {
-		renewed = renewalOf(existing[done.output], content)
-	}
-	spec, err := outputSpec(r.Mesh, owner, inForce, workload, renewed)
+	return plain
+}
+
+// hashedOutput is the output of a workload whose plain name is taken, or too long.
+func hashedOutput(owner client.ObjectKey, inForce *revision, workload render.Target) outputKey {
+	return outputKey{inForce.output(), render.HashedName(owner, workload, inForce.filter.ID)}
+}
+
+// programTarget makes the target's output hold the revision in force and ask
+// for a fetch, and notes the outcome in the target.
+func (r *FilterDeploymentReconciler) programTarget(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, t *target, asked fetch) {
+	owner, content := client.ObjectKeyFromObject(fd), p.inForce.filter.Revision()
+	spec, err := outputSpec(r.Mesh, owner, p.inForce, t.workload, asked.renewal(content))
 	if err != nil {
-		done.reason, done.err = wasmev1.ReasonWorkloadUnsupported, err
-		return done
+		t.reason, t.err = wasmev1.ReasonWorkloadUnsupported, err
+		return
 	}
-	notes := map[string]string{workloadAnnotation: workloadNote(workload), revisionAnnotation: content}
-	if renewed.count > 0 {
-		notes[renewalAnnotation] = renewed.annotation(content)
+	notes := map[string]string{workloadAnnotation: workloadNote(t.workload), revisionAnnotation: content}
+	if asked != (fetch{}) {
+		notes[fetchAnnotation] = asked.annotation()
 	}
-	write := func(key outputKey) error {
-		return r.writeOutput(ctx, fd, key, spec, existing, notes)
+	err = r.writeOutput(ctx, fd, t.output, spec, p.existing, notes)
+	if hashed := hashedOutput(owner, p.inForce, t.workload); errors.Is(err, errNameTaken) && t.output != hashed {
+		t.output = hashed
+		err = r.writeOutput(ctx, fd, hashed, spec, p.existing, notes)
 	}
-	err = write(done.output)
-	if errors.Is(err, errNameTaken) && done.output != hashed {
-		done.output = hashed
-		err = write(hashed)
+	if t.reason, t.err = writeFailure(t.output, err); t.err == nil {
+		t.fetch = asked
 	}
-	done.reason, done.err = writeFailure(done.output, err)
-	return done
 }
 
 // outputSpec is the JSON of the spec of a target's output. Of a WasmPlugin or a
 // TrafficExtension any write is a renewal.
-func outputSpec(mesh render.Mesh, owner client.ObjectKey, inForce *revision, workload render.Target, renewed renewal) ([]byte, error) {
+func outputSpec(mesh render.Mesh, owner client.ObjectKey, inForce *revision, workload render.Target, renewal string) ([]byte, error) {
 	var spec json.Marshaler
 	var err error
 	switch inForce.output() {
@@ -161,7 +176,7 @@ func outputSpec(mesh render.Mesh, owner client.ObjectKey, inForce *revision, wor
 	case wasmev1.OutputTrafficExtension:
 		spec, err = render.TrafficExtension(mesh, inForce.filter, workload)
 	default:
-		spec, err = render.EnvoyFilter(mesh, owner, inForce.filter, workload, renewed.key())
+		spec, err = render.EnvoyFilter(mesh, owner, inForce.filter, workload, renewal)
 	}
 	if err != nil {
 		return nil, err
@@ -256,22 +271,22 @@ func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasme
 }
 
 // pruneOutputs deletes the outputs that no selected workload has any more, those
-// of another kind included. A workload whose new output could not be written
-// keeps its old one.
-func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, inForce *revision, existing outputs, targets []target) error {
-	if inForce == nil {
+// of another kind included. A workload whose new output is not written keeps its
+// old one.
+func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, p *pass) error {
+	if p.inForce == nil {
 		return nil
 	}
-	wanted, failing := sets.New[outputKey](), sets.New[string]()
-	for _, t := range targets {
+	wanted, unwritten := sets.New[outputKey](), sets.New[string]()
+	for _, t := range p.targets {
 		wanted.Insert(t.output)
-		if t.err != nil {
-			failing.Insert(workloadNote(t.workload))
+		if t.err != nil || t.waits != "" {
+			unwritten.Insert(workloadNote(t.workload))
 		}
 	}
 	var failures []error
-	for key, object := range existing {
-		if wanted.Has(key) || failing.Has(object.GetAnnotations()[workloadAnnotation]) {
+	for key, object := range p.existing {
+		if wanted.Has(key) || unwritten.Has(object.GetAnnotations()[workloadAnnotation]) {
 			continue
 		}
 		failures = append(failures, r.deleteOutput(ctx, key, object))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,9 +22,9 @@ import (
 // output and of no revision.
 
 const (
-	// renewalAnnotation is `<revision> <count> <RFC 3339 time>` of an output's
-	// last renewal.
-	renewalAnnotation = "wasme.io/renewal"
+	// fetchAnnotation is `<revision> <renewals> <RFC 3339 time>` of the last fetch
+	// that an output asked for.
+	fetchAnnotation = "wasme.io/fetch"
 
 	// reasonRenewed is that of the event about a renewal.
 	reasonRenewed = "Renewed"
@@ -39,97 +38,110 @@ const (
 	maxRefused = 3
 )
 
-// renewal of an output in a revision; the zero value is none.
-type renewal struct {
-	count int
-	at    time.Time
+// fetch is what an output last had its pods fetch; the zero value is nothing.
+type fetch struct {
+	// revision that needed it, and how often it was renewed since.
+	revision string
+	renewals int
+	at       time.Time
 }
 
-// renewalOf reads the renewal that an output holds of a revision.
-func renewalOf(object istio.Output, revision string) renewal {
-	if object == nil {
-		return renewal{}
+// fetchOf reads what an output keeps.
+func fetchOf(object istio.Output) fetch {
+	parts := strings.Fields(object.GetAnnotations()[fetchAnnotation])
+	if len(parts) != 3 {
+		return fetch{}
 	}
-	parts := strings.Fields(object.GetAnnotations()[renewalAnnotation])
-	if len(parts) != 3 || parts[0] != revision {
-		return renewal{}
-	}
-	count, err := strconv.Atoi(parts[1])
+	renewals, err := strconv.Atoi(parts[1])
 	at, timeErr := time.Parse(time.RFC3339, parts[2])
 	if err != nil || timeErr != nil {
-		return renewal{}
+		return fetch{}
 	}
-	return renewal{count: count, at: at}
+	return fetch{revision: parts[0], renewals: renewals, at: at}
 }
 
-// annotation is the renewal as an output keeps it.
-func (n renewal) annotation(revision string) string {
-	return fmt.Sprintf("%s %d %s", revision, n.count, n.at.UTC().Format(time.RFC3339))
+// annotation is the fetch as an output keeps it.
+func (f fetch) annotation() string {
+	return fmt.Sprintf("%s %d %s", f.revision, f.renewals, f.at.UTC().Format(time.RFC3339))
 }
 
-// key is what a proxy's agent sees of the renewal; empty for none.
-func (n renewal) key() string {
-	if n.count == 0 {
-		return ""
+// renewedFor is how often the fetch of a revision was renewed.
+func (f fetch) renewedFor(revision string) int {
+	if f.revision != revision {
+		return 0
 	}
-	return strconv.Itoa(n.count)
+	return f.renewals
 }
 
-// due is when the next renewal may come.
-func (n renewal) due() time.Time {
-	if n.count == 0 {
-		return n.at
+// renewal is what a proxy's agent sees of the renewals; empty for none.
+func (f fetch) renewal(revision string) string {
+	if renewals := f.renewedFor(revision); renewals > 0 {
+		return strconv.Itoa(renewals)
 	}
-	return n.at.Add(min(minRenewal<<min(n.count-1, 10), maxRenewal))
+	return ""
 }
 
-// renewable tells whether another renewal may help a target's pods.
-func renewable(pods []podProof, last renewal) bool {
-	return slices.ContainsFunc(pods, func(p podProof) bool {
-		if !p.counts() || p.verdict.Proven() {
-			return false
+// renewalWait is the time from so many renewals to the next.
+func renewalWait(renewals int) time.Duration {
+	if renewals == 0 {
+		return 0
+	}
+	return min(minRenewal<<min(renewals-1, 10), maxRenewal)
+}
+
+// stuck are the pods of a target that had their time and that another renewal
+// may help.
+func stuck(pods []podProof, renewals int) []podProof {
+	return slices.DeleteFunc(slices.Clone(pods), func(p podProof) bool {
+		if !p.counts() || p.proven() || !p.overdue() {
+			return true
 		}
 		switch causeOf(p.verdict) {
 		case wasmev1.ReasonFetchFailed:
-			return true
-		case wasmev1.ReasonOlderRevision, wasmev1.ReasonRefused:
-			return last.count < maxRefused
-		default:
 			return false
+		case wasmev1.ReasonOlderRevision, wasmev1.ReasonRefused:
+			return renewals >= maxRefused
+		default:
+			return true
 		}
 	})
 }
 
 // renew has the proxies of targets whose pods had their time fetch the module
-// again, and says when to come for the next ones.
+// again, as many at once as may load, and says when to come for the next ones.
 func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass) error {
-	if p.waited < loadTimeout {
+	if p.inForce == nil {
 		return nil
 	}
-	now := r.Clock.Now()
-	due := map[*target]renewal{}
+	now, content := r.Clock.Now(), p.inForce.filter.Revision()
+	var due []*target
 	for i := range p.targets {
 		t := &p.targets[i]
-		last := renewalOf(p.existing[t.output], p.inForce.filter.Revision())
-		if t.err != nil || !renewable(t.pods, last) {
+		renewals := t.fetch.renewedFor(content)
+		pods := stuck(t.pods, renewals)
+		if t.err != nil || len(pods) == 0 {
 			continue
 		}
-		if left := last.due().Sub(now); left > 0 {
-			p.renewAgain = soonest(p.renewAgain, left)
-			continue
+		left := t.fetch.at.Add(renewalWait(renewals)).Sub(now)
+		switch {
+		case left > 0 && left <= maxRenewal: // else a clock was wrong
+			p.again = soonest(p.again, left)
+		case p.wave.admit(len(pods)):
+			due = append(due, t)
+		default:
+			p.again = soonest(p.again, minRenewal)
 		}
-		due[t] = renewal{count: last.count + 1, at: now}
 	}
-	targets := slices.Collect(maps.Keys(due))
-	workqueue.ParallelizeUntil(ctx, writers, len(targets), func(i int) {
-		t := targets[i]
-		renewed := r.programWorkload(ctx, fd, p.inForce, t.workload, p.existing, due[t])
-		if t.reason, t.err = renewed.reason, renewed.err; t.err == nil {
-			r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s: its pods do not run the revision; they are told to fetch the module again (%d)", t.workload.Key(), due[t].count)
+	workqueue.ParallelizeUntil(ctx, writers, len(due), func(i int) {
+		t := due[i]
+		renewed := fetch{revision: content, renewals: t.fetch.renewedFor(content) + 1, at: now}
+		r.programTarget(ctx, fd, p, t, renewed)
+		if t.err == nil {
+			r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s: its pods do not run the revision; they are told to fetch the module again (%d)", t.workload.Key(), renewed.renewals)
 		}
 	})
 	if len(due) > 0 {
-		p.renewAgain = soonest(p.renewAgain, minRenewal)
+		p.again = soonest(p.again, minRenewal)
 	}
 	return errors.Join(ctx.Err(), conflict(p.targets))
 }

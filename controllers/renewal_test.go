@@ -10,28 +10,24 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/istio"
 )
 
-var _ = It("A renewal is kept on an output, of its revision only", func() {
+var _ = It("An output keeps the last fetch that it asked for", func() {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	last := renewal{count: 3, at: at}
+	last := fetch{revision: "r", renewals: 3, at: at}
 	object := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
-	Expect(renewalOf(nil, "r")).To(BeZero())
-	Expect(renewalOf(object, "r")).To(BeZero())
-	object.SetAnnotations(map[string]string{renewalAnnotation: last.annotation("r")})
-	Expect(renewalOf(object, "r")).To(Equal(last))
-	Expect(renewalOf(object, "other")).To(BeZero())
+	Expect(fetchOf(object)).To(BeZero())
+	object.SetAnnotations(map[string]string{fetchAnnotation: last.annotation()})
+	Expect(fetchOf(object)).To(Equal(last))
 	for _, spoilt := range []string{"r", "r x 2026-11-21T12:00:00Z", "r 3 noon", "r 3 2026-11-21T12:00:00Z more"} {
-		object.SetAnnotations(map[string]string{renewalAnnotation: spoilt})
-		Expect(renewalOf(object, "r")).To(BeZero())
+		object.SetAnnotations(map[string]string{fetchAnnotation: spoilt})
+		Expect(fetchOf(object)).To(BeZero())
 	}
-	Expect(last.key()).To(Equal("3"))
-	Expect(renewal{}.key()).To(BeEmpty())
+	Expect(last.renewal("r")).To(Equal("3"))
+	Expect(last.renewal("other")).To(BeEmpty())
+	Expect(fetch{revision: "r"}.renewal("r")).To(BeEmpty())
 })
 
 var _ = DescribeTable("The next renewal comes",
-	func(count int, after time.Duration) {
-		at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-		Expect(renewal{count: count, at: at}.due().Sub(at)).To(Equal(after))
-	},
+	func(renewals int, after time.Duration) { Expect(renewalWait(renewals)).To(Equal(after)) },
 	Entry("at once", 0, time.Duration(0)),
 	Entry("after the first", 1, 30*time.Second),
 	Entry("after the second", 2, time.Minute),
@@ -41,8 +37,9 @@ var _ = DescribeTable("The next renewal comes",
 )
 
 var _ = DescribeTable("A renewal can help",
-	func(pods []podProof, count int, want bool) {
-		Expect(renewable(pods, renewal{count: count})).To(Equal(want))
+	func(pods []podProof, renewals int, want bool) {
+		Expect(stuck(waitedFor(loadTimeout, pods), renewals)).To(HaveLen(map[bool]int{true: 1, false: 0}[want]))
+		Expect(stuck(waitedFor(loadTimeout-1, pods), renewals)).To(BeEmpty(), "they have time left")
 	},
 	Entry("no pod", proofs(), 0, false),
 	Entry("not pods that run it", proofs(loaded, draining), 0, false),

@@ -175,9 +175,22 @@ func programmedVerdict(targets []target, inForce *revision, standing standing) v
 		return refused(wasmev1.ReasonNothingResolved, "there is no module to run yet")
 	case standing == lastGood:
 		return refused(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", inForce.filter.Revision(), len(targets))
+	case waiting(targets) > 0:
+		return pending(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow as pods have loaded it", inForce.filter.Revision(), len(targets)-waiting(targets), len(targets))
 	default:
 		return succeeded(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", inForce.filter.Revision(), len(targets), len(targets))
 	}
+}
+
+// waiting is the number of targets whose output has to wait.
+func waiting(targets []target) int {
+	count := 0
+	for _, t := range targets {
+		if t.waits != "" {
+			count++
+		}
+	}
+	return count
 }
 
 func failing(targets []target) []target {
@@ -212,7 +225,7 @@ func setWorkloads(status *wasmev1.FilterDeploymentStatus, p pass) {
 		state := workloadStatus(t, p.inForce, p.standing)
 		if state.State == wasmev1.WorkloadSucceeded {
 			programmed++
-			state = podsStatus(t, p)
+			state = podsStatus(t, p.inForce)
 		}
 		entries = append(entries, entry{t.workload.Key(), state})
 	}
@@ -241,8 +254,8 @@ func rank(state wasmev1.WorkloadStatus) int {
 
 // podsStatus is the state of a workload whose output is in place: what Loaded
 // would be if it were the only one.
-func podsStatus(t target, p pass) wasmev1.WorkloadStatus {
-	switch v := loadedVerdict(t.pods, p.waited, p.inForce.output()); v.Status {
+func podsStatus(t target, inForce *revision) wasmev1.WorkloadStatus {
+	switch v := loadedVerdict(t.pods, inForce.output()); v.Status {
 	case metav1.ConditionTrue:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
 	case metav1.ConditionFalse:
@@ -262,6 +275,8 @@ func workloadStatus(t target, inForce *revision, standing standing) wasmev1.Work
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "there is no module to run yet"}
 	case standing == lastGood:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.filter.Revision())}
+	case t.waits != "":
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: t.waits}
 	default:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
 	}

@@ -144,12 +144,15 @@ var _ = Describe("The workloads", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		history, err := w.listRevisions(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		workloads := []render.Target{
+		p := pass{inForce: newest(history)}
+		p.targets, err = w.targetsOf(ctx, []render.Target{
 			{Kind: "Deployment", Namespace: w.namespace, Name: "bare"},
 			{Kind: "Deployment", Namespace: w.namespace, Name: "b", PodLabels: map[string]string{"app": "b"}},
-		}
-		targets := w.program(ctx, fd, newest(history), workloads, outputs{})
-		verdict := programmedVerdict(targets, newest(history), asked)
+		})
+		Expect(err).NotTo(HaveOccurred())
+		w.plan(client.ObjectKeyFromObject(fd), &p, history)
+		w.program(ctx, fd, &p)
+		verdict := programmedVerdict(p.targets, newest(history), asked)
 		Expect(verdict.Reason).To(Equal(wasmev1.ReasonWorkloadUnsupported))
 		Expect(verdict.Message).To(ContainSubstring("1 of 2 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by; add one"))
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))

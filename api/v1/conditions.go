@@ -81,6 +81,8 @@ const (
 	ReasonProgrammed = "Programmed"
 	// ReasonDistributing: the replicas of the operator are copying the module.
 	ReasonDistributing = "Distributing"
+	// ReasonSpreading: a module goes from workload to workload, as pods load it.
+	ReasonSpreading = "Spreading"
 	// ReasonNothingResolved: there is no revision to program yet.
 	ReasonNothingResolved = "NothingResolved"
 	// ReasonLastGoodRevision: the spec cannot be resolved; an earlier revision stays in force.

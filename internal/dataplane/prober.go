@@ -162,6 +162,18 @@ func (p *Prober) Expect(owner types.NamespacedName, targets []Target) []Verdict 
 	return verdicts
 }
 
+// Proven tells whether a pod was seen to run the plugin that owner expects of it.
+func (p *Prober) Proven(owner types.NamespacedName, target Target) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.pods[target.Pod.UID]
+	if known == nil {
+		return false
+	}
+	w := known.watchOf(owner)
+	return w != nil && w.plugin == target.Plugin && w.verdict.Proven()
+}
+
 // expect takes one target over; what is new makes the pod's next probe urgent.
 func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time) *watch {
 	known := p.pods[target.Pod.UID]
