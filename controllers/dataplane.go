@@ -237,7 +237,7 @@ func missingVerdict(missing []podProof, counted int) verdict {
 // causeTexts say what reasons mean, and what helps.
 var causeTexts = map[string]string{
 	wasmev1.ReasonFetchFailed:   "could not fetch the module: let them reach the operator's module server (a NetworkPolicy may shut it), or the registry with distribution Registry; until then they deny requests, or with FailOpen let them pass unfiltered",
-	wasmev1.ReasonOlderRevision: "go on with an older revision: Envoy refused the new one (its configuration, root id or module); the sidecar's log says why",
+	wasmev1.ReasonOlderRevision: "go on with an older revision: Envoy refused the new one (its configuration, root id or module), or istiod has not sent it; the sidecar's log says which",
 	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or has no HTTP listener that it could stand in; the sidecar's log says which",
 }
 

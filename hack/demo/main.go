@@ -1,6 +1,6 @@
 // Command demo shows what the operator is for, on a real mesh that it starts
 // itself: a FilterDeployment changes what Envoy answers, a broken update costs
-// no request, and a deletion leaves nothing behind.
+// no request and is told, as a crashing module is, and a deletion leaves nothing behind.
 //
 // With KEEP=1 in the environment everything stays up at the end.
 package main

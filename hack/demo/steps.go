@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
@@ -25,6 +26,11 @@ const (
 	watched = 3 * time.Second
 
 	name = "bookinfo-custom-filter"
+
+	// requestsToTrap are sent to a module that crashes on one in crashEvery of them.
+	requestsToTrap, crashEvery = 20, 5
+	// pause between them is more than Envoy takes for a new VM.
+	pause = 50 * time.Millisecond
 )
 
 // demo is the state that the steps share.
@@ -33,7 +39,9 @@ type demo struct {
 	mesh     *mesh.Mesh
 	bookinfo []*mesh.Running
 	httpbin  *mesh.Running
-	image    string
+	// hello and trap are images: of a filter that works, and of one that crashes
+	// on requests with the header x-crash.
+	hello, trap string
 }
 
 type step struct {
@@ -44,13 +52,16 @@ type step struct {
 func (d *demo) steps() []step {
 	return []step{
 		{"Start a mesh: API server, istiod, a registry, bookinfo and httpbin behind real sidecars", d.startMesh},
-		{"Push the hello filter to the registry", d.pushFilter},
+		{"Push two filters to the registry: hello, and one that crashes", d.pushFilters},
 		{"Install and run the operator", d.startOperator},
 		{"Apply a FilterDeployment: every Deployment of bookinfo answers `hello: world`", d.apply("world", "world")},
 		{"Change its configuration to goodbye", d.apply("goodbye", "goodbye")},
 		{"Break it: a configuration that the module refuses; traffic still gets goodbye", d.breakIt},
-		{"Mend it", d.apply("mended", "mended")},
-		{"The same filter without configuration on httpbin", d.applyHTTPBin},
+		{"Meanwhile, the same filter without configuration on httpbin", d.mendHTTPBin},
+		{"Update httpbin to the filter that crashes on some requests: READY is False", d.crash},
+		{"Mend httpbin: READY is True again", d.mendHTTPBin},
+		{"By now bookinfo says, too, what became of its configuration", d.tellRefusal},
+		{"Mend bookinfo", d.apply("mended", "mended")},
 		{"Delete both: the header is gone, and so is all that was made", d.delete},
 	}
 }
@@ -78,18 +89,26 @@ func (d *demo) startMesh(ctx context.Context) (err error) {
 	return nil
 }
 
-func (d *demo) pushFilter(ctx context.Context) error {
-	module, err := filters.Build(ctx, "hello")
-	if err != nil {
+func (d *demo) pushFilters(ctx context.Context) (err error) {
+	if d.hello, err = d.push(ctx, filters.Hello); err != nil {
 		return err
+	}
+	d.trap, err = d.push(ctx, filters.Trap)
+	return err
+}
+
+func (d *demo) push(ctx context.Context, filter string) (string, error) {
+	module, err := filters.Build(ctx, filter)
+	if err != nil {
+		return "", err
 	}
 	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
 	if err != nil {
-		return err
+		return "", err
 	}
-	d.image = d.mesh.Registry() + "/demo/hello:v1"
-	fmt.Printf("   %s, %d bytes\n", d.image, len(module))
-	return registry.Push(ctx, d.image, image)
+	reference := fmt.Sprintf("%s/demo/%s:v1", d.mesh.Registry(), filter)
+	fmt.Printf("   %s, %d bytes\n", reference, len(module))
+	return reference, registry.Push(ctx, reference, image)
 }
 
 func (d *demo) startOperator(ctx context.Context) error {
@@ -140,7 +159,7 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
-`, name, d.image, configuration)
+`, name, d.hello, configuration)
 }
 
 // breakIt gives the module a configuration that it refuses. The proxies go on
@@ -157,7 +176,7 @@ func (d *demo) breakIt(ctx context.Context) error {
 	requests := 0
 	for end := time.Now().Add(watched); time.Now().Before(end); requests++ {
 		workload := d.bookinfo[requests%len(d.bookinfo)]
-		status, header, err := get(ctx, workload.URL)
+		status, header, err := get(ctx, workload.URL, nil)
 		if err != nil {
 			return err
 		}
@@ -180,7 +199,15 @@ func awaitRefusal(ctx context.Context, workload *mesh.Running) error {
 	return nil
 }
 
-func (d *demo) applyHTTPBin(ctx context.Context) error {
+func (d *demo) mendHTTPBin(ctx context.Context) error {
+	if err := d.applyHTTPBin(ctx, d.hello); err != nil {
+		return err
+	}
+	return d.show(ctx, "httpbin")
+}
+
+// applyHTTPBin gives httpbin a filter and waits for its header.
+func (d *demo) applyHTTPBin(ctx context.Context, image string) error {
 	err := d.applyYAML(ctx, fmt.Sprintf(`
 apiVersion: wasme.io/v1
 kind: FilterDeployment
@@ -191,15 +218,50 @@ spec:
   filter:
     image: %s
     imagePullOptions: {plainHttp: true}
-`, d.image))
+`, image))
 	if err != nil {
+		return err
+	}
+	if err := d.awaitReady(ctx, "httpbin"); err != nil {
 		return err
 	}
 	if err := awaitHeader(ctx, d.httpbin, "world"); err != nil {
 		return err
 	}
 	fmt.Printf("   %-16s hello: world\n", "httpbin")
-	return d.show(ctx, "httpbin")
+	return nil
+}
+
+// crash has httpbin run a module that works until a request comes that it
+// crashes on.
+func (d *demo) crash(ctx context.Context) error {
+	if err := d.applyHTTPBin(ctx, d.trap); err != nil {
+		return err
+	}
+	answers := map[int]int{}
+	for i := range requestsToTrap {
+		time.Sleep(pause)
+		header := http.Header{}
+		if i%crashEvery == 0 {
+			header.Set("x-crash", "yes")
+		}
+		status, _, err := get(ctx, d.httpbin.URL, header)
+		if err != nil {
+			return err
+		}
+		answers[status]++
+	}
+	const crashing = requestsToTrap / crashEvery
+	if answers[http.StatusServiceUnavailable] < crashing {
+		return fmt.Errorf("the module does not crash: answers by status: %v", answers)
+	}
+	fmt.Printf("   %d requests, %d of which crash the module: %d × 200, %d × 503\n",
+		requestsToTrap, crashing, answers[http.StatusOK], answers[http.StatusServiceUnavailable])
+	return d.tell(ctx, "httpbin", "hello", wasmev1.ReasonCrashing)
+}
+
+func (d *demo) tellRefusal(ctx context.Context) error {
+	return d.tell(ctx, "bookinfo", name, wasmev1.ReasonOlderRevision)
 }
 
 func (d *demo) delete(ctx context.Context) error {
@@ -250,9 +312,39 @@ func (d *demo) applyYAML(ctx context.Context, yaml string) error {
 
 // show prints what a user sees, once the operator has said that it is ready.
 func (d *demo) show(ctx context.Context, namespace string) error {
-	if _, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--for=condition=Ready", "--timeout=30s", "filterdeployments", "--all"); err != nil {
+	if err := d.awaitReady(ctx, namespace); err != nil {
 		return err
 	}
+	return d.print(ctx, namespace)
+}
+
+func (d *demo) awaitReady(ctx context.Context, namespace string) error {
+	_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--for=condition=Ready", "--timeout=30s", "filterdeployments", "--all")
+	return err
+}
+
+// tell prints what a user sees, once READY is False for a reason, and the
+// operator's words for it.
+func (d *demo) tell(ctx context.Context, namespace, filterDeployment, reason string) error {
+	const ready = `.status.conditions[?(@.type=="Ready")]`
+	_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--timeout=60s",
+		fmt.Sprintf("--for=jsonpath={%s.reason}=%s", ready, reason), "filterdeployment/"+filterDeployment)
+	if err != nil {
+		return err
+	}
+	if err := d.print(ctx, namespace); err != nil {
+		return err
+	}
+	words, err := d.mesh.Kubectl(ctx, "get", "--namespace="+namespace, "filterdeployment/"+filterDeployment,
+		fmt.Sprintf("--output=jsonpath={%[1]s.reason}: {%[1]s.message}", ready))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("   %s\n", words)
+	return nil
+}
+
+func (d *demo) print(ctx context.Context, namespace string) error {
 	out, err := d.mesh.Kubectl(ctx, "get", "filterdeployments", "--namespace="+namespace)
 	if err != nil {
 		return err
@@ -290,7 +382,7 @@ To end it all:
 func awaitHeader(ctx context.Context, workload *mesh.Running, want string) error {
 	var last string
 	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		status, header, err := get(ctx, workload.URL)
+		status, header, err := get(ctx, workload.URL, nil)
 		last = fmt.Sprintf("%d with hello: %q, %v", status, header, err)
 		return err == nil && status == http.StatusOK && header == want, nil
 	})
@@ -300,11 +392,12 @@ func awaitHeader(ctx context.Context, workload *mesh.Running, want string) error
 	return nil
 }
 
-func get(ctx context.Context, url string) (status int, header string, err error) {
+func get(ctx context.Context, url string, headers http.Header) (status int, header string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return 0, "", err
 	}
+	request.Header = headers
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return 0, "", err

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"path/filepath"
 	"sync"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -116,18 +115,6 @@ var _ = Describe("the predecessor's users", func() {
 })
 
 var _ = Describe("the resource", func() {
-	It("accepts every sample strictly", func(ctx context.Context) {
-		paths, err := filepath.Glob("../../config/samples/wasme_*.yaml")
-		Expect(err).NotTo(HaveOccurred())
-		Expect(paths).NotTo(BeEmpty())
-		strict := client.WithFieldValidation(k8s, metav1.FieldValidationStrict)
-		for _, path := range paths {
-			fd := read[wasmev1.FilterDeployment](path)
-			fd.Namespace = "default"
-			Expect(strict.Create(ctx, &fd, client.DryRunAll)).To(Succeed(), path)
-		}
-	})
-
 	It("sets defaults", func(ctx context.Context) {
 		fd := filterDeployment(`{filter: {image: i}, deployment: {istio: {}}}`)
 		Expect(k8s.Create(ctx, fd, client.DryRunAll)).To(Succeed())

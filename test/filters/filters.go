@@ -31,6 +31,9 @@ const (
 	// Environ adds the response header "hello" with the variables of its VM, as
 	// NAME=value, in order, with a space between them.
 	Environ = "environ"
+	// Tracking adds the request header that the field tracking_header of its
+	// configuration, an object, names, with the value "tracked".
+	Tracking = "tracking"
 )
 
 // RootID is the root id of every module here.

@@ -17,7 +17,7 @@ import (
 )
 
 func TestEveryFilterSpeaksTheABI(t *testing.T) {
-	for _, name := range []string{filters.Hello, filters.Refuse, filters.Trap, filters.Loop, filters.Import, filters.Environ} {
+	for _, name := range []string{filters.Hello, filters.Refuse, filters.Trap, filters.Loop, filters.Import, filters.Environ, filters.Tracking} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
 			runtime := newHost(ctx, t)

@@ -50,9 +50,14 @@ const (
 	logLevelError             int32 = 4
 )
 
+// AddRequestHeader adds a header to the request of the current stream.
+func AddRequestHeader(name, value string) { add(mapRequestHeaders, name, value) }
+
 // AddResponseHeader adds a header to the response of the current stream.
-func AddResponseHeader(name, value string) {
-	if status := addHeader(mapResponseHeaders, name, value); status != statusOK {
+func AddResponseHeader(name, value string) { add(mapResponseHeaders, name, value) }
+
+func add(headers int32, name, value string) {
+	if status := addHeader(headers, name, value); status != statusOK {
 		Log("the host did not add the header " + name)
 	}
 }

@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+)
+
+// ingressGateway is Istio's own.
+func ingressGateway(namespace string) mesh.Workload {
+	return mesh.Workload{
+		Namespace: namespace, Name: "istio-ingressgateway", Port: 8080, Gateway: true,
+		Labels: map[string]string{"app": "istio-ingressgateway", "istio": "ingressgateway"},
+	}
+}
+
+// gatewaySample is the sample for Istio's gateway, with the filter of the tests.
+func gatewaySample(ctx context.Context) *wasmev1.FilterDeployment {
+	GinkgoHelper()
+	text, err := os.ReadFile("../../config/samples/wasme_v1_filterdeployment_gateway.yaml")
+	Expect(err).NotTo(HaveOccurred())
+	fd := &wasmev1.FilterDeployment{}
+	Expect(yaml.UnmarshalStrict(text, fd)).To(Succeed())
+	fd.Spec.Filter.Image = push(ctx, filters.Tracking)
+	fd.Spec.Filter.ImagePullOptions = &wasmev1.ImagePullOptions{PlainHTTP: true}
+	return fd
+}
+
+// received is what the app behind a gateway got as a header of a request.
+func received(ctx context.Context, url, header string) func() []string {
+	return func() []string {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		Expect(err).NotTo(HaveOccurred())
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return nil
+		}
+		defer func() { _ = response.Body.Close() }()
+		var seen struct {
+			Headers http.Header `json:"headers"`
+		}
+		if json.NewDecoder(response.Body).Decode(&seen) != nil {
+			return nil
+		}
+		return seen.Headers.Values(header)
+	}
+}
+
+var _ = Describe("Istio's ingress gateway", func() {
+	It("tracks requests from the sample's filter, and no other gateway does", func(ctx SpecContext) {
+		gateway := run(ctx, ingressGateway(mesh.RootNamespace))
+		DeferCleanup(func(ctx SpecContext) {
+			deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.RootNamespace, Name: gateway.Workload.Name}}
+			Expect(admin.Delete(ctx, deployment)).To(Succeed())
+		})
+		elsewhere := run(ctx, ingressGateway(newNamespace(ctx))) // the root namespace's selectors reach it, too
+		fd := gatewaySample(ctx)
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(admin.Delete(ctx, fd))).To(Succeed()) })
+
+		tracked := ContainElement(ContainSubstring("tracked"))
+		Eventually(received(ctx, gateway.URL, "X-Request-Id"), patience, poll).Should(tracked)
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonReady))
+		Expect(received(ctx, elsewhere.URL, "X-Request-Id")()).To(And(Not(BeEmpty()), Not(tracked)))
+
+		By("naming another header")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) {
+			f.Config = &wasmev1.Configuration{Raw: []byte(`{"tracking_header":"X-Tracking"}`)}
+		})
+		Eventually(received(ctx, gateway.URL, "X-Tracking"), patience, poll).Should(Equal([]string{"tracked"}))
+		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+
+		By("deleting it")
+		Expect(admin.Delete(ctx, fd)).To(Succeed())
+		Eventually(received(ctx, gateway.URL, "X-Request-Id"), patience, poll).Should(And(Not(BeEmpty()), Not(tracked)))
+	})
+})
