@@ -39,9 +39,9 @@ type contest struct {
 	again time.Duration
 }
 
-// contested looks for others that act on the FilterDeployment.
-func (r *FilterDeploymentReconciler) contested(ctx context.Context, fd *wasmev1.FilterDeployment) contest {
-	predecessor := r.predecessor(ctx)
+// contested looks for others that act on the FilterDeployment or its outputs.
+func (r *FilterDeploymentReconciler) contested(ctx context.Context, fd *wasmev1.FilterDeployment, existing outputs) contest {
+	predecessor, labelled := r.predecessor(ctx), existing.revisionLabelled()
 	overwritten, repaired := r.statuses.look(fd)
 	since := r.Clock.Since(repaired)
 	found := contest{overwritten: overwritten, told: since < contestMemory, postponed: overwritten && since < repairInterval}
@@ -54,6 +54,8 @@ func (r *FilterDeploymentReconciler) contested(ctx context.Context, fd *wasmev1.
 	switch {
 	case found.overwritten || found.told:
 		found.verdict = refused(wasmev1.ReasonStatusOverwritten, "something else overwrites the status; it is written again once a minute at most. kubectl get -o yaml --show-managed-fields names who; if that is wasme: %s", predecessor.stopCommand())
+	case len(labelled) > 0:
+		found.verdict = existing.revisionLabelVerdict(labelled)
 	case predecessor != nil:
 		found.verdict = succeeded(wasmev1.ReasonPredecessorRunning, "the operator of wasme is still installed; stop it: %s", predecessor.stopCommand())
 	}

@@ -45,6 +45,42 @@ func objectConfig(fd *wasmev1.FilterDeployment) {
 	fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"greeting":"world"}`)}
 }
 
+// denyEnvoyFilters has a policy of the cluster refuse new EnvoyFilters, until the
+// spec ends or the function that it returns is called.
+func denyEnvoyFilters(ctx context.Context, namespace string) func() {
+	GinkgoHelper()
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "no-envoyfilters"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{"networking.istio.io"}, APIVersions: []string{"*"}, Resources: []string{"envoyfilters"}},
+			}}}},
+			Validations: []admissionregistrationv1.Validation{{Expression: "false", Message: "this platform takes no EnvoyFilter"}},
+		},
+	}
+	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: policy.Name},
+		Spec:       admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: policy.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}},
+	}
+	Expect(user.Create(ctx, policy)).To(Succeed())
+	Expect(user.Create(ctx, binding)).To(Succeed())
+	DeferCleanup(func(ctx context.Context) {
+		Expect(client.IgnoreNotFound(user.Delete(ctx, binding))).To(Succeed())
+		Expect(client.IgnoreNotFound(user.Delete(ctx, policy))).To(Succeed())
+	})
+	probe := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
+	Eventually(ctx, func() error {
+		probe.SetNamespace(namespace)
+		probe.SetName("probe")
+		return live.Create(ctx, probe, client.DryRunAll)
+	}).WithTimeout(bound).Should(MatchError(ContainSubstring("takes no EnvoyFilter")))
+	return func() {
+		GinkgoHelper()
+		Expect(user.Delete(ctx, binding)).To(Succeed())
+	}
+}
+
 var _ = Describe("The kind of the outputs", func() {
 	var w *world
 	BeforeEach(func(ctx context.Context) {
@@ -105,38 +141,12 @@ var _ = Describe("The kind of the outputs", func() {
 	})
 
 	It("is said to be denied by a policy of the cluster, and made when that is gone", Serial, func(ctx context.Context) {
-		policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
-			ObjectMeta: metav1.ObjectMeta{Name: "no-envoyfilters"},
-			Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
-				MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-					Rule:       admissionregistrationv1.Rule{APIGroups: []string{"networking.istio.io"}, APIVersions: []string{"*"}, Resources: []string{"envoyfilters"}},
-				}}}},
-				Validations: []admissionregistrationv1.Validation{{Expression: "false", Message: "this platform takes no EnvoyFilter"}},
-			},
-		}
-		binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: policy.Name},
-			Spec:       admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: policy.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}},
-		}
-		Expect(user.Create(ctx, policy)).To(Succeed())
-		Expect(user.Create(ctx, binding)).To(Succeed())
-		DeferCleanup(func(ctx context.Context) {
-			Expect(client.IgnoreNotFound(user.Delete(ctx, binding))).To(Succeed())
-			Expect(client.IgnoreNotFound(user.Delete(ctx, policy))).To(Succeed())
-		})
-		probe := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
-		Eventually(ctx, func() error {
-			probe.SetNamespace(w.namespace)
-			probe.SetName("probe")
-			return live.Create(ctx, probe, client.DryRunAll)
-		}).WithTimeout(bound).Should(MatchError(ContainSubstring("takes no EnvoyFilter")))
-
+		allow := denyEnvoyFilters(ctx, w.namespace)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(MatchError(ContainSubstring("takes no EnvoyFilter")))
 		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster may forbid it", "this platform takes no EnvoyFilter"))
 
-		Expect(user.Delete(ctx, binding)).To(Succeed())
+		allow()
 		Eventually(ctx, func() error { return w.settle(ctx, fd) }).WithTimeout(bound).Should(Succeed())
 		Expect(fd).To(beReady("1/1"))
 	})

@@ -154,6 +154,8 @@ type pass struct {
 	targets []target
 	// contest is about others that act on the FilterDeployment.
 	contest contest
+	// overlap is the content of Overlapping; without a reason there is none.
+	overlap verdict
 }
 
 // walk goes through the steps in their order. A step that fails leaves the
@@ -183,8 +185,11 @@ func (r *FilterDeploymentReconciler) walk(ctx context.Context, fd *wasmev1.Filte
 	default:
 		err = r.emit(ctx, fd, &p, candidate, history)
 	}
-	p.contest = r.contested(ctx, fd)
+	p.contest = r.contested(ctx, fd, p.existing)
 	if err != nil {
+		return p, err
+	}
+	if err := r.seekOverlaps(ctx, fd, &p); err != nil {
 		return p, err
 	}
 	r.provePods(fd, &p)
@@ -267,10 +272,10 @@ func (r *FilterDeploymentReconciler) SetupWithManager(manager ctrl.Manager, wake
 	built, err := ctrl.NewControllerManagedBy(manager).
 		Named("filterdeployment").
 		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(changed)).
-		// A new workload, or one whose labels changed, joins or leaves.
-		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
-		Watches(&appsv1.DaemonSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
-		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.selecting), builder.WithPredicates(target)).
+		// A new workload, or one whose labels changed, joins, leaves or overlaps.
+		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.reaching), builder.WithPredicates(target)).
+		Watches(&appsv1.DaemonSet{}, handler.EnqueueRequestsFromMapFunc(r.reaching), builder.WithPredicates(target)).
+		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(r.reaching), builder.WithPredicates(target)).
 		// A pod that becomes Ready is to run the filter.
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.selectingPod), builder.WithPredicates(podChanged())).
 		// The predecessor's operator comes or goes.

@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,10 +32,14 @@ import (
 const patience = 30 * time.Second
 
 // startManager runs both controllers as cmd/manager does, with a resolver by
-// the wall clock.
-func startManager(folder string) *FilterDeploymentReconciler {
+// the wall clock. Its requests to the API server go through the wrappers.
+func startManager(folder string, wrappers ...transport.WrapperFunc) *FilterDeploymentReconciler {
 	GinkgoHelper()
-	manager, err := ctrl.NewManager(operatorConfig, ctrl.Options{
+	config := rest.CopyConfig(operatorConfig)
+	for _, wrapper := range wrappers {
+		config.Wrap(wrapper)
+	}
+	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         operatorScheme,
 		MapperProvider: NamespacedMapper(operatorScheme),
 		Cache:          CacheOptions(nil),

@@ -23,7 +23,7 @@ import (
 const failuresInMessage = 3
 
 // writeStatus writes the status that a pass amounts to, if it is another one,
-// and records the transition of Ready and of a contest. Where something else
+// and records the transition of Ready, of a contest and of overlaps. Where something else
 // answers each status with its own, it lets some time pass.
 func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, found contest, set func(*wasmev1.FilterDeploymentStatus, int64)) error {
 	if found.postponed {
@@ -47,6 +47,7 @@ func (r *FilterDeploymentReconciler) writeStatus(ctx context.Context, fd *wasmev
 	r.recordContest(fd, before.Status.Conditions, found)
 	if !found.overwritten { // else what Ready was before is not known
 		r.recordTransition(fd, before.Status.Conditions)
+		r.recordOverlap(fd, before.Status.Conditions)
 	}
 	return nil
 }
@@ -104,6 +105,7 @@ func (p pass) setStatus(status *wasmev1.FilterDeploymentStatus, generation int64
 		setAbnormal(kind, reason, ready.Message)
 	}
 	setAbnormal(wasmev1.ConditionContested, p.contest.Reason, p.contest.Message)
+	setAbnormal(wasmev1.ConditionOverlapping, p.overlap.Reason, p.overlap.Message)
 	status.Reason = ""
 	if ready.Status == metav1.ConditionFalse {
 		status.Reason = cut(ready.Message)

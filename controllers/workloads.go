@@ -126,6 +126,8 @@ func (r *FilterDeploymentReconciler) checkNamespace(fd *wasmev1.FilterDeployment
 	return fmt.Errorf("namespace %s is the mesh's root namespace; there spec.filter.patchContext must be gateway and spec.deployment.istio.labels must select the gateways, unless the operator runs with --allow-root-namespace", fd.Namespace)
 }
 
+// listWorkloads finds the workloads of a kind in a namespace, or in all when it
+// is empty, in the order of their names.
 func (r *FilterDeploymentReconciler) listWorkloads(ctx context.Context, kind, namespace string, selector labels.Selector) ([]render.Target, error) {
 	list := workloadLists[kind]()
 	options := []client.ListOption{client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy}
@@ -137,7 +139,7 @@ func (r *FilterDeploymentReconciler) listWorkloads(ctx context.Context, kind, na
 		object := item.(client.Object)
 		workloads = append(workloads, render.Target{
 			Kind:      kind,
-			Namespace: namespace,
+			Namespace: object.GetNamespace(),
 			Name:      object.GetName(),
 			PodLabels: maps.Clone(podLabels(object)),
 		})

@@ -22,8 +22,11 @@ const (
 	// help (kstatus).
 	ConditionStalled = "Stalled"
 	// ConditionContested: present and True while something else acts, or is
-	// there to act, on the FilterDeployment.
+	// there to act, on the FilterDeployment or its outputs.
 	ConditionContested = "Contested"
+	// ConditionOverlapping: present and True while an output, which selects by
+	// pod labels, reaches pods of a workload that it was not made for.
+	ConditionOverlapping = "Overlapping"
 )
 
 // Reasons of conditions.
@@ -137,6 +140,16 @@ const (
 	// ReasonStatusOverwritten: something else wrote its own status over this
 	// operator's within the last five minutes; Ready is False.
 	ReasonStatusOverwritten = "StatusOverwritten"
+	// ReasonRevisionLabel: someone put Istio's label istio.io/rev on an output;
+	// the istiods of other revisions do not read it. Ready stays what it is.
+	ReasonRevisionLabel = "RevisionLabel"
+
+	// ReasonRunsRepeatedly: the filter runs more than once on each request to a
+	// workload; Ready stays what it is (Overlapping).
+	ReasonRunsRepeatedly = "RunsRepeatedly"
+	// ReasonOtherWorkloads: the filter runs on workloads that are not selected;
+	// Ready stays what it is.
+	ReasonOtherWorkloads = "OtherWorkloads"
 )
 
 // MaxMessageLength is the number of characters that the messages of

@@ -196,8 +196,9 @@ type FilterSpec struct {
 	FailStrategy FailStrategy `json:"failStrategy,omitempty"`
 
 	// priority orders the filters of one output kind that stand in the same
-	// position: a higher one runs earlier. Default: 0. Between equal ones the
-	// age of their Istio objects decides.
+	// position: a higher one runs earlier. Default: 0. Of equal ones, that runs
+	// earlier whose Istio object is older (with position first or after: younger);
+	// of objects of the same second, the order of their names decides.
 	// +optional
 	// +kubebuilder:validation:Minimum=-1000
 	// +kubebuilder:validation:Maximum=1000
@@ -426,7 +427,8 @@ type FilterDeploymentStatus struct {
 
 	// conditions: ModuleResolved, WorkloadsSelected, Programmed and Loaded for the
 	// steps; Ready, Reconciling and Stalled over them, as kstatus reads them;
-	// Contested while something else acts on the object.
+	// Contested while something else acts on the object or its outputs;
+	// Overlapping while an output reaches pods of a workload that is not its own.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

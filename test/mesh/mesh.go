@@ -33,6 +33,10 @@ const RootNamespace = "istio-system"
 // Istio's default.
 const ClusterID = "Kubernetes"
 
+// Revision is that of istiod, which Istio's charts give to every istiod that has
+// no other.
+const Revision = "default"
+
 // meshConfig keeps istiod from what an Envoy without Istio's own extensions,
 // or without certificates, cannot do.
 const meshConfig = `enableAutoMtls: false
@@ -233,7 +237,7 @@ func (m *Mesh) prepareIstiod(ctx context.Context) error {
 			"--secureGRPCAddr=", "--httpsAddr=", "--ctrlz_port=0",
 		},
 		Env: []string{
-			"POD_NAMESPACE=" + RootNamespace, "CLUSTER_ID=" + ClusterID,
+			"POD_NAMESPACE=" + RootNamespace, "CLUSTER_ID=" + ClusterID, "REVISION=" + Revision,
 			"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false", "PILOT_CERT_PROVIDER=none",
 			"ENABLE_CA_SERVER=false", "INJECT_ENABLED=false",
 		},

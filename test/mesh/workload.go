@@ -79,6 +79,9 @@ type Workload struct {
 	Gateway bool
 	// Replica tells the pods of one workload apart: 0 for the first.
 	Replica int
+	// Metadata replaces what the proxy reports of itself, such as its OWNER; an
+	// empty value leaves it out.
+	Metadata map[string]string
 }
 
 // Running is one pod of a workload: its app and its sidecar.
@@ -256,15 +259,31 @@ func (r *Running) sidecarEnv(folder, envoy string) ([]string, error) {
 		`"concurrency": 1, "controlPlaneAuthPolicy": "NONE", "interceptionMode": "NONE", `+
 		`"proxyStatsMatcher": {"inclusionRegexps": [".*extension_config_discovery.*"]}}`,
 		envoy, filepath.Join(folder, "envoy"), r.mesh.xds, adminPort)
-	return []string{
+	env := []string{
 		"PROXY_CONFIG=" + config,
 		"POD_NAME=" + r.Pod, "POD_NAMESPACE=" + w.Namespace, "SERVICE_ACCOUNT=default",
 		"INSTANCE_IP=10" + strings.TrimPrefix(r.Address, "127"), "HOST_IP=10.0.0.1",
 		fmt.Sprintf("ENVOY_STATUS_PORT=%d", statusPort), fmt.Sprintf("ENVOY_PROMETHEUS_PORT=%d", metricsPort),
-		"ISTIO_META_WORKLOAD_NAME=" + w.Name, "ISTIO_META_OWNER=" + w.owner(), "ISTIO_META_CLUSTER_ID=" + ClusterID,
 		"ISTIO_META_INTERCEPTION_MODE=NONE", "ISTIO_METAJSON_LABELS=" + string(labels),
 		"PILOT_CERT_PROVIDER=none", fmt.Sprintf("CA_ADDR=%s:%d", r.Address, plaintextCAPort),
-	}, nil
+	}
+	for key, value := range w.metadata() {
+		env = append(env, "ISTIO_META_"+key+"="+value)
+	}
+	return env, nil
+}
+
+// metadata is what a proxy reports of whose it is.
+func (w Workload) metadata() map[string]string {
+	metadata := map[string]string{"WORKLOAD_NAME": w.Name, "OWNER": w.owner(), "CLUSTER_ID": ClusterID}
+	for key, value := range w.Metadata {
+		if value == "" {
+			delete(metadata, key)
+			continue
+		}
+		metadata[key] = value
+	}
+	return metadata
 }
 
 // StartSidecar starts pilot-agent and Envoy again after StopSidecar and waits

@@ -1,6 +1,7 @@
 package outputs
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -114,6 +116,74 @@ var _ = Describe("Every output", func() {
 			deployment{name: f.name, output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: config, Priority: &f.priority}}.apply(ctx)
 		}
 		eventuallySays(ctx, app, want...)
+	})
+
+	each("runs filters of one priority in the order of their objects' ages, whatever changes in them", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		var applied []deployment
+		for _, name := range []string{"m", "z", "a"} {
+			config, _ := named(name)
+			d := deployment{name: name, output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: config}}
+			d.apply(ctx)
+			applied = append(applied, d)
+		}
+		// What is created within one second goes by the names.
+		age := func(d deployment) (int64, string) {
+			object := d.object()
+			Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+			return object.GetCreationTimestamp().Unix(), object.GetName()
+		}
+		slices.SortFunc(applied, func(a, b deployment) int {
+			ageA, nameA := age(a)
+			ageB, nameB := age(b)
+			return cmp.Or(cmp.Compare(ageB, ageA), cmp.Compare(nameB, nameA))
+		})
+		var want []string
+		for _, d := range applied { // the youngest runs last, and its header comes first
+			_, text := named(d.name)
+			want = append(want, text)
+		}
+		eventuallySays(ctx, app, want...)
+
+		oldest := len(applied) - 1
+		applied[oldest].spec.Config, want[oldest] = named("changed")
+		applied[oldest].apply(ctx)
+		eventuallySays(ctx, app, want...)
+	})
+
+	each("runs two filters of one id on one workload, and one goes on without the other", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		module := served(ctx, filters.Hello)
+		holder, holds := named("holder")
+		other, says := named("other")
+		first := deployment{name: "holder", output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{ID: "same", Config: holder, Priority: new(int32(1))}}
+		second := deployment{name: "other", output: output, module: module, target: target(app), hashed: true, spec: wasmev1.FilterSpec{ID: "same", Config: other}}
+		first.apply(ctx)
+		second.apply(ctx)
+		eventuallySays(ctx, app, says, holds)
+		Expect(admin.Delete(ctx, first.object())).To(Succeed())
+		eventuallySays(ctx, app, says)
+	})
+
+	each("is hidden from istiod by the label of another revision, and not without one", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
+		d.apply(ctx)
+		eventuallySays(ctx, app, "world")
+		labelled := func(value string) {
+			GinkgoHelper()
+			patch := fmt.Sprintf(`{"metadata":{"labels":{"istio.io/rev":%s}}}`, value)
+			Expect(admin.Patch(ctx, d.object(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
+		}
+		labelled(`"canary"`)
+		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+		labelled(`"` + mesh.Revision + `"`)
+		eventuallySays(ctx, app, "world")
+		labelled(`"canary"`)
+		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+		labelled("null")
+		eventuallySays(ctx, app, "world")
 	})
 
 	each("limits a filter to ports", func(ctx SpecContext, output wasmev1.Output) {
@@ -235,7 +305,42 @@ var _ = Describe("An EnvoyFilter", func() {
 	})
 })
 
+var _ = DescribeTable("With the labels of a workload's pods",
+	func(ctx SpecContext, key, value string) {
+		app := run(ctx, sidecar())
+		w := app.Workload
+		w.Name = "elsewhere"
+		w.Metadata = map[string]string{"OWNER": "kubernetes://apis/apps/v1/namespaces/" + w.Namespace + "/deployments/" + app.Workload.Name}
+		w.Metadata[key] = value
+		elsewhere := run(ctx, w)
+		module := served(ctx, filters.Hello)
+		deployment{name: "bound", output: wasmev1.OutputEnvoyFilter, module: module, target: target(app)}.apply(ctx)
+		eventuallySays(ctx, app, "world")
+		Expect(asking(ctx, elsewhere.URL)()).To(Equal(answer{http.StatusOK, nil}), "an EnvoyFilter leaves it alone")
+		deployment{name: "unbound", output: wasmev1.OutputWasmPlugin, module: module, target: target(app)}.apply(ctx)
+		eventuallySays(ctx, elsewhere, "world")
+	},
+	Entry("a virtual machine gets WasmPlugins only", "OWNER", ""),
+	Entry("another cluster's workload of the same name gets WasmPlugins only", "CLUSTER_ID", "east"),
+)
+
 var _ = Describe("A WasmPlugin or TrafficExtension", func() {
+	DescribeTable("reaches a workload with more labels, twice where that has its own", func(ctx SpecContext, output wasmev1.Output) {
+		app := run(ctx, sidecar())
+		w := app.Workload
+		w.Name, w.Labels = "details-canary", map[string]string{"app": "details", "track": "canary"}
+		canary := run(ctx, w)
+		module := served(ctx, filters.Hello)
+		deployment{name: "hello", output: output, module: module, target: target(app)}.apply(ctx)
+		eventuallySays(ctx, app, "world")
+		eventuallySays(ctx, canary, "world")
+		deployment{name: "hello", output: output, module: module, target: target(canary)}.apply(ctx)
+		eventuallySays(ctx, canary, "world", "world")
+		Expect(asking(ctx, app.URL)()).To(Equal(answer{http.StatusOK, []string{"world"}}))
+	},
+		Entry(nil, wasmev1.OutputWasmPlugin), Entry(nil, wasmev1.OutputTrafficExtension),
+	)
+
 	DescribeTable("runs earlier the earlier its phase is", func(ctx SpecContext, output wasmev1.Output) {
 		app := run(ctx, sidecar())
 		module := served(ctx, filters.Hello)

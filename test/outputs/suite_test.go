@@ -121,6 +121,8 @@ type deployment struct {
 	module       wasmev1.ModuleStatus
 	target       render.Target
 	renewal      string
+	// hashed: the usual name is another FilterDeployment's.
+	hashed bool
 }
 
 // apply writes the output and removes it with the spec.
@@ -144,6 +146,9 @@ func (d deployment) object() client.Object {
 	filter, err := render.NewFilter(owner, d.spec, d.distribution, d.module)
 	Expect(err).NotTo(HaveOccurred())
 	meta := metav1.ObjectMeta{Namespace: d.target.Namespace, Name: render.Name(d.target, filter.ID)}
+	if d.hashed {
+		meta.Name = render.HashedName(owner, d.target, filter.ID)
+	}
 	switch d.output {
 	case wasmev1.OutputEnvoyFilter:
 		spec, err := render.EnvoyFilter(servers, owner, filter, d.target, d.renewal)
