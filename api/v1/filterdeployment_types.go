@@ -420,9 +420,10 @@ type TargetRef struct {
 
 // FilterDeploymentStatus is what the operator found and did.
 type FilterDeploymentStatus struct {
-	// observedGeneration is the metadata.generation that this status describes.
+	// observedGeneration is the metadata.generation that this status describes;
+	// -1 before the operator has looked.
 	// +optional
-	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Minimum=-1
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 
 	// conditions: ModuleResolved, WorkloadsSelected, Programmed and Loaded for the
@@ -593,7 +594,11 @@ type FilterDeployment struct {
 	Spec FilterDeploymentSpec `json:"spec"`
 
 	// status is what the operator found and did.
+	//
+	// The default keeps a new object, which has no conditions yet, from looking
+	// finished: kstatus takes an object without observedGeneration for current.
 	// +optional
+	// +kubebuilder:default={"observedGeneration":-1}
 	Status FilterDeploymentStatus `json:"status,omitempty"`
 }
 

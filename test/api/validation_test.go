@@ -548,7 +548,7 @@ var _ = Describe("a status", func() {
 		func(ctx context.Context, status string) {
 			Expect(update(ctx, status)).To(Succeed())
 		},
-		Entry("observedGeneration", `{observedGeneration: 0}`),
+		Entry("observedGeneration", `{observedGeneration: -1}`),
 		Entry("conditions", "{conditions: ["+condition("Ready", "")+", "+condition("Programmed", "done")+"]}"),
 		Entry("module", module(`abiVersions: [0.2.1], rootIDs: [add_header_root_id]`)),
 		Entry("as many ABI versions and root ids as there may be", module("abiVersions: "+list(16)+", rootIDs: "+list(64))),
@@ -566,8 +566,8 @@ var _ = Describe("a status", func() {
 		func(ctx context.Context, status, message string) {
 			Expect(update(ctx, status)).To(MatchError(ContainSubstring(message)))
 		},
-		Entry("negative observedGeneration", `{observedGeneration: -1}`,
-			"status.observedGeneration: Invalid value: -1: observedGeneration in body should be greater than or equal to 0"),
+		Entry("negative observedGeneration", `{observedGeneration: -2}`,
+			"status.observedGeneration: Invalid value: -2: observedGeneration in body should be greater than or equal to -1"),
 		Entry("two conditions of one type", "{conditions: ["+condition("Ready", "")+", "+condition("Ready", "")+"]}",
 			"status.conditions[1]: Duplicate value"),
 		Entry("module without digest", `{module: {reference: r, manifestDigest: d, sizeBytes: 1}}`,

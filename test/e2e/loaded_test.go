@@ -62,6 +62,20 @@ var _ = Describe("Proof from the pods", func() {
 		}
 	})
 
+	It("is what kubectl wait waits for", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		for _, configuration := range []string{"before", "after"} {
+			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(configuration) })
+			_, err := theMesh.Kubectl(ctx, "wait", "filterdeployment/hello", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(loaded(ctx, fd)()).To(Equal("Loaded 1/1"), "of this generation")
+			eventuallyAnswers(ctx, pod, answer{200, configuration})
+		}
+	})
+
 	It("is missing without sidecars", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))

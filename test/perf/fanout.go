@@ -128,7 +128,7 @@ func (r *race) prepare(ctx context.Context) (err error) {
 func (r *race) awaitBegun(ctx context.Context) error {
 	err := poll(ctx, "a first status", patience, func(ctx context.Context) (bool, error) {
 		err := r.admin.Get(ctx, client.ObjectKeyFromObject(r.owner), r.owner)
-		return r.owner.Status.ObservedGeneration != nil, err
+		return len(r.owner.Status.Conditions) > 0, err
 	})
 	if err != nil {
 		return err
