@@ -126,7 +126,7 @@ func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, p
 		if cause := recover(); cause != nil {
 			// What one pod answers must not end the operator.
 			err = fmt.Errorf("%w: %v", errMalformed, cause)
-			log.FromContext(ctx).Error(err, "reading a sidecar's answer", "endpoint", at, "stack", string(debug.Stack()))
+			log.FromContext(ctx).Error(err, "Reading a sidecar's answer panicked", "endpoint", at, "stack", string(debug.Stack()))
 		}
 		took = time.Since(begin)
 		counted.observe(failureOf(err), took)
