@@ -146,7 +146,7 @@ func descs(collector prometheus.Collector) []*prometheus.Desc {
 }
 
 // ownFamilies gathers the metrics with our prefix, as a scrape does.
-func ownFamilies(t testing.TB, collectors []prometheus.Collector) []*dto.MetricFamily {
+func ownFamilies(t *testing.T, collectors []prometheus.Collector) []*dto.MetricFamily {
 	t.Helper()
 	gatherers := prometheus.Gatherers{metrics.Registry}
 	for _, collector := range collectors[1:] {

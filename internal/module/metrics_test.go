@@ -28,9 +28,11 @@ func TestLookupsAndPullsAreCountedByResult(t *testing.T) {
 	f.clock.Step(pollInterval)
 	f.Resolve(holder("image"), image)
 	f.settled(image)
-	f.failed(holder("none"), none)
-	f.failed(holder("broken"), broken)
-	f.failed(holder("invalid"), invalid)
+	for name, req := range map[string]Request{"none": none, "broken": broken, "invalid": invalid} {
+		if err := f.failed(holder(name), req); err.Message == "" {
+			t.Errorf("%s fails without a message", name)
+		}
+	}
 
 	after := counts(t)
 	for series, want := range map[string]float64{

@@ -12,7 +12,6 @@ import (
 	"text/template"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v3"
 )
@@ -159,7 +158,7 @@ func unknownMetrics(t *testing.T, expr string, known map[string][]string) []stri
 			problems = append(problems, fmt.Sprintf("there is no metric %q", selector.Name))
 		}
 		for _, matcher := range selector.LabelMatchers {
-			if matcher.Name != labels.MetricName && !slices.Contains(has, matcher.Name) {
+			if matcher.Name != model.MetricNameLabel && !slices.Contains(has, matcher.Name) {
 				problems = append(problems, fmt.Sprintf("%s has no label %s", selector.Name, matcher.Name))
 			}
 		}
