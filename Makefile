@@ -67,9 +67,10 @@ check-generated: ## Fail when generated files are not what the sources give.
 	fi
 
 .PHONY: test-unit
-test-unit: ## Unit and golden tests, and Istio's own judgement of the goldens.
+test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
 	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e))(/|$$)')
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
+	cd hack/build/prometheus && CGO_ENABLED=0 go test -trimpath ./...
 
 # The suites below start processes of their own: one package at a time.
 

@@ -67,7 +67,7 @@ type FilterDeploymentReconciler struct {
 	Prober *dataplane.Prober
 	// Outputs tells which kinds of outputs the API server serves.
 	Outputs OutputKinds
-	// Recorder records the transitions of Ready.
+	// Recorder records the transitions of Ready, and what changes at workloads.
 	Recorder events.EventRecorder
 	// Mesh is what rendering must know of the mesh.
 	Mesh render.Mesh
@@ -82,6 +82,7 @@ type FilterDeploymentReconciler struct {
 	Clock clock.PassiveClock
 
 	statuses statuses
+	loads    loads
 }
 
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
@@ -115,6 +116,7 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 	if !r.Outputs.known() {
 		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
 	}
+	r.loads.know(&fd)
 	found, err := r.walk(ctx, &fd)
 	if err == nil {
 		err = r.writeStatus(ctx, &fd, found.contest, found.setStatus)
@@ -125,6 +127,7 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.tellLoads(&fd, found)
 	return r.next(&fd, found)
 }
 
@@ -132,6 +135,7 @@ func (r *FilterDeploymentReconciler) Reconcile(ctx context.Context, request ctrl
 func (r *FilterDeploymentReconciler) forget(name types.NamespacedName) {
 	r.Modules.Forget(name)
 	r.statuses.forget(name)
+	r.loads.forget(name)
 	if r.Prober != nil {
 		r.Prober.Expect(name, nil)
 	}

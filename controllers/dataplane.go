@@ -23,9 +23,6 @@ import (
 // revision does not count unless it runs it, too.
 const loadTimeout = 30 * time.Second
 
-// podsInMessage is the number of pods that a message names.
-const podsInMessage = 3
-
 // podProof is what is known of one Ready pod.
 type podProof struct {
 	name    string
@@ -38,8 +35,12 @@ type podProof struct {
 	// waiting: its output waits, and verdict is on the revision before.
 	waiting bool
 	// waited is how long it has been waited for.
-	waited  time.Duration
-	verdict dataplane.Verdict
+	waited time.Duration
+	// spent: what it seems to refuse is not renewed any more.
+	spent bool
+	// anchored: the filter stands beside another one of the pod's proxy.
+	anchored bool
+	verdict  dataplane.Verdict
 }
 
 // proven tells whether the pod runs the revision in force.
@@ -83,6 +84,8 @@ func (p *pass) pods() []podProof {
 func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, fd *wasmev1.FilterDeployment, p *pass) {
 	content := p.inForce.filter.Revision()
 	since, settled := waited(fd, content)
+	position := p.inForce.filter.Place.Position
+	anchored := position.Before != "" || position.After != ""
 	var wanted []dataplane.Target
 	var asked []*podProof
 	for i := range p.targets {
@@ -96,7 +99,7 @@ func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, fd *wasmev1
 		for j, pod := range t.ready {
 			age := time.Since(readyCondition(pod).LastTransitionTime.Time)
 			young := age < loadTimeout && (settled || age < since)
-			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young, waiting: t.waits != "", waited: own}
+			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young, waiting: t.waits != "", waited: own, spent: t.fetch.renewedFor(content) >= maxRefused, anchored: anchored}
 			if t.pods[j].sidecar && expected != nil {
 				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: pluginName(owner, expected, t), Explain: true})
 				asked = append(asked, &t.pods[j])
@@ -109,16 +112,13 @@ func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, fd *wasmev1
 }
 
 // waitedFor is how long the target's pods have been waited for, where all have
-// been for the time since: less when its output was written later.
+// been for the time since: less when its output was written later. A renewal
+// gives them no more time.
 func (t *target) waitedFor(revision string, since time.Duration, now time.Time) time.Duration {
-	switch {
-	case t.fetch.revision != revision:
+	if t.fetch.revision != revision || t.fetch.renewals > 0 {
 		return since
-	case t.fetch.renewals > 0:
-		return loadTimeout
-	default:
-		return min(since, max(0, now.Sub(t.fetch.at)))
 	}
+	return min(since, max(0, now.Sub(t.fetch.at)))
 }
 
 // pluginName is the name under which a target's proxies report the filter.
@@ -176,7 +176,8 @@ func unproven(message string) verdict {
 //	one runs the revision and crashes            False    Crashing
 //	all that count run it                        True     Loaded
 //	some do not, none of them for loadTimeout    Unknown  Loading
-//	some do not, and at least one says why       False    the most frequent cause
+//	some do not, and at least one says why       False    the most frequent cause;
+//	                                                      Stalled when it is refused, and no renewal is left
 //	some do not, and none of them answers        Unknown  Unreachable
 func loadedVerdict(pods []podProof, output wasmev1.Output) verdict {
 	if len(pods) == 0 {
@@ -216,7 +217,7 @@ func strength(output wasmev1.Output) string {
 func missingVerdict(missing []podProof, counted int) verdict {
 	causes := map[string][]podProof{}
 	for _, p := range missing {
-		reason := causeOf(p.verdict)
+		reason := p.cause()
 		causes[reason] = append(causes[reason], p)
 	}
 	unreachable := causes[wasmev1.ReasonUnreachable]
@@ -231,18 +232,23 @@ func missingVerdict(missing []podProof, counted int) verdict {
 	most := slices.MaxFunc(reasons, func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(causes[a]), len(causes[b])), cmp.Compare(b, a))
 	})
-	return refused(most, "%d of %d pods do not run the revision; %d of them (%s) %s", len(missing), counted, len(causes[most]), podNames(causes[most]), causeTexts[most])
+	v := refused(most, "%d of %d pods do not run the revision; %d of them (%s) %s", len(missing), counted, len(causes[most]), podNames(causes[most]), causeTexts[most])
+	v.Stalled = (most == wasmev1.ReasonRefused || most == wasmev1.ReasonOlderRevision) && !slices.ContainsFunc(causes[most], func(p podProof) bool { return !p.spent })
+	return v
 }
 
 // causeTexts say what reasons mean, and what helps.
 var causeTexts = map[string]string{
 	wasmev1.ReasonFetchFailed:   "could not fetch the module: let them reach the operator's module server (a NetworkPolicy may shut it), or the registry with distribution Registry; until then they deny requests, or with FailOpen let them pass unfiltered",
 	wasmev1.ReasonOlderRevision: "go on with an older revision: Envoy refused the new one (its configuration, root id or module), or istiod has not sent it; the sidecar's log says which",
-	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or has no HTTP listener that it could stand in; the sidecar's log says which",
+	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or another filter of theirs, which holds up those that come after it, or has no HTTP listener that it could stand in; the sidecar's log says which",
+	wasmev1.ReasonNoListener:    "have no HTTP listener for the filter, or istiod has not sent it: a Service has to name their port http or http-…, and a Gateway resource a gateway's; spec.filter.ports and patchContext have to fit",
+	wasmev1.ReasonAnchorMissing: "have no HTTP filter of the name in spec.filter.position to stand beside, or no HTTP listener: put that filter there, or change the position",
 }
 
-// causeOf is the reason of a pod that does not run the revision.
-func causeOf(v dataplane.Verdict) string {
+// cause is the reason why the pod does not run the revision.
+func (p podProof) cause() string {
+	v := p.verdict
 	switch {
 	case v.State == dataplane.StateUnknown, v.State == dataplane.StateUnreachable:
 		return wasmev1.ReasonUnreachable
@@ -252,20 +258,17 @@ func causeOf(v dataplane.Verdict) string {
 		return wasmev1.ReasonOlderRevision
 	case v.Fetch == dataplane.FetchFailedBefore:
 		return wasmev1.ReasonFetchFailed
+	case v.Fetch == dataplane.FetchClean && v.Untried && p.anchored:
+		return wasmev1.ReasonAnchorMissing
+	case v.Fetch == dataplane.FetchClean && v.Untried:
+		return wasmev1.ReasonNoListener
 	default:
 		return wasmev1.ReasonRefused
 	}
 }
 
 func podNames(pods []podProof) string {
-	names := make([]string, 0, podsInMessage+1)
-	for _, p := range pods[:min(len(pods), podsInMessage)] {
-		names = append(names, p.name)
-	}
-	if more := len(pods) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(names, ", ")
+	return enumerate(pods, ", ", func(p podProof) string { return p.name })
 }
 
 // nextProof is when the next of the pods that are waited for has had its time;

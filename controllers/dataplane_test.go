@@ -42,6 +42,11 @@ var _ = DescribeTable("Of what pods run",
 	Entry("one could not fetch a new one and has an older", proofs(loaded, withFetch(older, dataplane.FetchFailed)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""),
 	Entry("one failed a fetch long ago and has an older one", proofs(withFetch(older, dataplane.FetchFailedBefore)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""),
 	Entry("one failed a fetch long ago and has none", proofs(withFetch(missing, dataplane.FetchFailedBefore)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""),
+	Entry("one was never brought a module", proofs(loaded, untried), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonNoListener, "1 of them (p1) have no HTTP listener"),
+	Entry("one was never brought a module, nor can be asked why", proofs(withFetch(untried, dataplane.FetchUnknown)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, ""),
+	Entry("one could not fetch its first module", proofs(withFetch(untried, dataplane.FetchFailed)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""),
+	Entry("one has no place for it", proofs(isAnchored(untried), isAnchored(loaded)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonAnchorMissing, "spec.filter.position"),
+	Entry("one refuses it at its place", proofs(isAnchored(missing)), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, ""),
 	Entry("the most frequent cause", proofs(missing, fetchFailed, fetchFailed, fetchFailed, fetchFailed, fetchFailed), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "6 of 6 pods do not run the revision; 5 of them (p1, p2, p3, and 2 more)"),
 	Entry("a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"),
 	Entry("one does not answer", proofs(loaded, unreachable), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 2 pods do not answer at their sidecar's metrics port (p1)"),
@@ -78,6 +83,7 @@ var (
 	crashing    = proven(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true})
 	older       = proven(dataplane.Verdict{State: dataplane.StateOtherRevision})
 	missing     = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean})
+	untried     = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
 	fetchFailed = withFetch(missing, dataplane.FetchFailed)
 	unreachable = proven(dataplane.Verdict{State: dataplane.StateUnreachable})
 )
@@ -90,6 +96,16 @@ func proven(verdict dataplane.Verdict) podProof {
 
 func young(of podProof) podProof {
 	of.young = true
+	return of
+}
+
+func isSpent(of podProof) podProof {
+	of.spent = true
+	return of
+}
+
+func isAnchored(of podProof) podProof {
+	of.anchored = true
 	return of
 }
 
@@ -111,6 +127,17 @@ func withFetch(of podProof, fetch dataplane.Fetch) podProof {
 	of.verdict.Fetch = fetch
 	return of
 }
+
+var _ = DescribeTable("A change of the spec is all that helps",
+	func(pods []podProof, want bool) {
+		Expect(loadedVerdict(waitedFor(loadTimeout, pods), wasmev1.OutputEnvoyFilter).Stalled).To(Equal(want))
+	},
+	Entry("pods that refuse it after each renewal", proofs(isSpent(missing), isSpent(missing), loaded), true),
+	Entry("pods that go on with an older one after each renewal", proofs(isSpent(older)), true),
+	Entry("not those that a renewal may help", proofs(isSpent(older), older), false),
+	Entry("not those that could not fetch it", proofs(isSpent(fetchFailed)), false),
+	Entry("not those that have no place for it", proofs(isSpent(untried)), false),
+)
 
 var _ = It("The message for other outputs does not claim a revision", func() {
 	v := loadedVerdict(proofs(loaded), wasmev1.OutputWasmPlugin)

@@ -202,12 +202,14 @@ func (w *world) becomes(ctx context.Context, fd *wasmev1.FilterDeployment, reaso
 	}).WithTimeout(bound).Should(Equal(reason))
 }
 
-// waitedForPods puts the begin of Loading back, as if the time of pods were over.
-func waitedForPods(ctx context.Context, fd *wasmev1.FilterDeployment) {
+// waitedForPods lets the time of pods be over, by the world's clock and by the
+// begin of Loading.
+func (w *world) waitedForPods(ctx context.Context, fd *wasmev1.FilterDeployment) {
 	GinkgoHelper()
 	loaded := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionLoaded)
 	Expect(loaded.Reason).To(Equal(wasmev1.ReasonLoading))
 	loaded.LastTransitionTime = metav1.NewTime(time.Now().Add(-loadTimeout))
+	w.clock.Step(loadTimeout)
 	Expect(user.Status().Update(ctx, fd)).To(Succeed())
 }
 
@@ -275,7 +277,7 @@ var _ = Describe("For GitOps tools", func() {
 		Entry("fetch failed", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.withProxy(ctx).agent.Store(new(recorded("agent-failed.txt")))
 			fd := settled(ctx)
-			waitedForPods(ctx, fd)
+			w.waitedForPods(ctx, fd)
 			w.becomes(ctx, fd, wasmev1.ReasonFetchFailed)
 			return fd
 		}, status.InProgressStatus, "Degraded", "could not fetch the module"),
@@ -283,7 +285,7 @@ var _ = Describe("For GitOps tools", func() {
 			proxy := w.withProxy(ctx)
 			fd := settled(ctx)
 			proxy.runs(fd, "14643ae8")
-			waitedForPods(ctx, fd)
+			w.waitedForPods(ctx, fd)
 			w.becomes(ctx, fd, wasmev1.ReasonOlderRevision)
 			return fd
 		}, status.InProgressStatus, "Degraded", "go on with an older revision"),

@@ -296,7 +296,7 @@ var _ = Describe("Outputs that the API server refuses", func() {
 		w.stop()
 		w.deployments(ctx, "a")
 		allow := denyEnvoyFilters(ctx, w.namespace)
-		attempts := &attempts{}
+		attempts := &attempts{namespace: w.namespace}
 		startManager(GinkgoT().TempDir(), attempts.follow)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		current := func() *wasmev1.FilterDeployment {
@@ -318,8 +318,10 @@ var _ = Describe("Outputs that the API server refuses", func() {
 	})
 })
 
-// attempts are when the manager tried to create EnvoyFilters.
+// attempts are when the manager tried to create EnvoyFilters in a namespace.
 type attempts struct {
+	namespace string
+
 	mu   sync.Mutex
 	seen []time.Time
 }
@@ -336,7 +338,7 @@ func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) {
 
 func (a *attempts) follow(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(request *http.Request) (*http.Response, error) {
-		if request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/envoyfilters") {
+		if request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/namespaces/"+a.namespace+"/envoyfilters") {
 			a.mu.Lock()
 			a.seen = append(a.seen, time.Now())
 			a.mu.Unlock()

@@ -99,7 +99,7 @@ func (k *ModuleKeeper) pull(ctx context.Context, request ctrl.Request, known rev
 		return err
 	}
 	if result.Err != nil {
-		log.FromContext(ctx).Info("A module is missing and cannot be had yet", "source", sourceOf(known.Filter), "reason", result.Err.Reason)
+		log.FromContext(ctx).Info("A module is missing and cannot be had yet", "sha256", known.Module.SHA256, "reason", result.Err.Reason, "message", result.Err.Message)
 	}
 	return nil
 }

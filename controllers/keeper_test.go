@@ -2,16 +2,20 @@ package controllers
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
@@ -64,6 +68,22 @@ var _ = Describe("The module keeper", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		key = types.NamespacedName{Namespace: w.namespace, Name: w.revisions(ctx, fd)[0].Name}
 		replica = startOperator(ctx, w.clock, GinkgoT().TempDir())
+	})
+
+	It("logs that a module is missing, and no key that is in its URL", func(ctx context.Context) {
+		content := wasmModule("behind a key")
+		sum := sha256.Sum256(content)
+		behind := w.filterDeployment(ctx, "g", "", func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Filter = wasmev1.FilterSpec{URL: w.registry.PutFile("/f.wasm", content) + "?key=hush", SHA256: hex.EncodeToString(sum[:]), RootID: rootID}
+		})
+		Expect(w.settle(ctx, behind)).To(Succeed())
+		w.registry.Down()
+		key.Name = w.revisions(ctx, behind)[0].Name
+		kept(ctx)
+		await(ctx)
+		var logged strings.Builder
+		kept(log.IntoContext(ctx, funcr.New(func(_, line string) { logged.WriteString(line) }, funcr.Options{})))
+		Expect(logged.String()).To(And(ContainSubstring("A module is missing"), ContainSubstring(hex.EncodeToString(sum[:])), Not(ContainSubstring("hush"))))
 	})
 
 	It("pulls a module that is missing, by its digest even when the tag has moved", func(ctx context.Context) {

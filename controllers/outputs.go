@@ -207,7 +207,7 @@ const strict = client.FieldValidation(metav1.FieldValidationStrict)
 // nothing when it is that already.
 func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key outputKey, spec []byte, existing outputs, notes map[string]string) error {
 	if cached := existing[key]; cached != nil {
-		return r.repairOutput(ctx, fd, cached, notes, spec)
+		return r.repairOutput(ctx, fd, key, cached, notes, spec)
 	}
 	object := istio.Kinds[key.kind].New()
 	object.SetNamespace(fd.Namespace)
@@ -216,9 +216,9 @@ func (r *FilterDeploymentReconciler) writeOutput(ctx context.Context, fd *wasmev
 	object.Content().Raw = spec
 	err := r.Client.Create(ctx, object, strict)
 	if !apierrors.IsAlreadyExists(err) {
-		return err
+		return countWrite(key.kind, opCreate, err)
 	}
-	return r.takeOver(ctx, fd, key, notes, spec)
+	return countWrite(key.kind, opAdopt, r.takeOver(ctx, fd, key, notes, spec))
 }
 
 // takeOver decides about an object that exists although the cache has no such
@@ -257,7 +257,7 @@ func (r *FilterDeploymentReconciler) takeOver(ctx context.Context, fd *wasmev1.F
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,
 // and keeps the labels and annotations of others.
-func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, cached istio.Output, notes map[string]string, spec []byte) error {
+func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key outputKey, cached istio.Output, notes map[string]string, spec []byte) error {
 	object := cached.DeepCopyObject().(istio.Output)
 	annotations := object.GetAnnotations()
 	hash := annotations[specHashAnnotation]
@@ -267,7 +267,7 @@ func (r *FilterDeploymentReconciler) repairOutput(ctx context.Context, fd *wasme
 		return nil
 	}
 	object.Content().Raw = spec
-	return r.Client.Update(ctx, object, strict)
+	return countWrite(key.kind, changeOf(cached, notes), r.Client.Update(ctx, object, strict))
 }
 
 // pruneOutputs deletes the outputs that no selected workload has any more, those
@@ -297,7 +297,8 @@ func (r *FilterDeploymentReconciler) pruneOutputs(ctx context.Context, p *pass) 
 // deleteOutput deletes the version that the cache has, and no newer one.
 func (r *FilterDeploymentReconciler) deleteOutput(ctx context.Context, key outputKey, object istio.Output) error {
 	precondition := client.Preconditions{UID: new(object.GetUID()), ResourceVersion: new(object.GetResourceVersion())}
-	if err := r.Client.Delete(ctx, object.DeepCopyObject().(istio.Output), precondition); client.IgnoreNotFound(err) != nil {
+	err := client.IgnoreNotFound(r.Client.Delete(ctx, object.DeepCopyObject().(istio.Output), precondition))
+	if countWrite(key.kind, opDelete, err) != nil {
 		return fmt.Errorf("deleting %s: %w", key, err)
 	}
 	return nil

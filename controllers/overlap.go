@@ -23,10 +23,6 @@ import (
 // TrafficExtension can only select by pod labels: it reaches each pod that has
 // all labels of the workload that it was made for, be it another workload's.
 
-// overlapsInMessage is the number of workloads of each kind of overlap that a
-// message names.
-const overlapsInMessage = 3
-
 // overlap is a workload whose pods are reached by outputs made for others.
 type overlap struct {
 	workload render.Target
@@ -214,8 +210,7 @@ func overlapVerdict(overlaps []overlap, home string) verdict {
 }
 
 func describeOverlaps(overlaps []overlap, home string) string {
-	var parts []string
-	for _, o := range overlaps[:min(len(overlaps), overlapsInMessage)] {
+	return enumerate(overlaps, ", ", func(o overlap) string {
 		name := o.workload.Kind + " " + o.workload.Name
 		if o.workload.Namespace != home {
 			name += " in namespace " + o.workload.Namespace
@@ -224,12 +219,8 @@ func describeOverlaps(overlaps []overlap, home string) string {
 		if o.runs() > 1 {
 			times = fmt.Sprintf("%d times, ", o.runs())
 		}
-		parts = append(parts, fmt.Sprintf("%s (%sby %s)", name, times, o.by))
-	}
-	if more := len(overlaps) - len(parts); more > 0 {
-		parts = append(parts, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(parts, ", ")
+		return fmt.Sprintf("%s (%sby %s)", name, times, o.by)
+	})
 }
 
 // recordOverlap records each change of what overlaps, but not its end.

@@ -96,7 +96,7 @@ func stuck(pods []podProof, renewals int) []podProof {
 		if !p.counts() || p.proven() || !p.overdue() {
 			return true
 		}
-		switch causeOf(p.verdict) {
+		switch p.cause() {
 		case wasmev1.ReasonFetchFailed:
 			return false
 		case wasmev1.ReasonOlderRevision, wasmev1.ReasonRefused:
@@ -136,14 +136,22 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 		t := due[i]
 		renewed := fetch{revision: content, renewals: t.fetch.renewedFor(content) + 1, at: now}
 		r.programTarget(ctx, fd, p, t, renewed)
-		if t.err == nil {
-			r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s: its pods do not run the revision; they are told to fetch the module again (%d)", t.workload.Key(), renewed.renewals)
-		}
 	})
 	if len(due) > 0 {
 		p.again = soonest(p.again, minRenewal)
+		r.recordRenewals(fd, due)
 	}
 	return errors.Join(ctx.Err(), conflict(p.targets))
+}
+
+// recordRenewals is one event, however many workloads there are.
+func (r *FilterDeploymentReconciler) recordRenewals(fd *wasmev1.FilterDeployment, due []*target) {
+	renewed := slices.DeleteFunc(due, func(t *target) bool { return t.err != nil })
+	if len(renewed) == 0 {
+		return
+	}
+	names := enumerate(renewed, ", ", func(t *target) string { return fmt.Sprintf("%s (%d)", t.workload.Key(), t.fetch.renewals) })
+	r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s", eventNote("pods do not run the revision, and are told to fetch the module again (how often): "+names))
 }
 
 // soonest is the shorter of two waits, of which zero is none.

@@ -18,9 +18,8 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
-// failuresInMessage is the number of failing workloads that a message names;
-// status.workloads has them all.
-const failuresInMessage = 3
+// namedInMessage is the number of workloads, or pods, that a message names.
+const namedInMessage = 3
 
 // writeStatus writes the status that a pass amounts to, if it is another one,
 // and records the transition of Ready, of a contest and of overlaps. Where something else
@@ -206,14 +205,20 @@ func failing(targets []target) []target {
 }
 
 func describeFailures(failures []target, all int) error {
-	parts := make([]string, 0, failuresInMessage+1)
-	for _, t := range failures[:min(len(failures), failuresInMessage)] {
-		parts = append(parts, fmt.Sprintf("%s: %v", t.workload.Key(), t.err))
+	text := enumerate(failures, "; ", func(t target) string { return fmt.Sprintf("%s: %v", t.workload.Key(), t.err) })
+	return fmt.Errorf("%d of %d workloads failed: %s", len(failures), all, text)
+}
+
+// enumerate names the first of some things and counts the others.
+func enumerate[T any](things []T, separator string, name func(T) string) string {
+	parts := make([]string, 0, namedInMessage+1)
+	for _, thing := range things[:min(len(things), namedInMessage)] {
+		parts = append(parts, name(thing))
 	}
-	if more := len(failures) - len(parts); more > 0 {
+	if more := len(things) - len(parts); more > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", more))
 	}
-	return fmt.Errorf("%d of %d workloads failed: %s", len(failures), all, strings.Join(parts, "; "))
+	return strings.Join(parts, separator)
 }
 
 // setWorkloads fills the predecessor's map and the counts over it.

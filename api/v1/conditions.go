@@ -118,6 +118,10 @@ const (
 	// ReasonRefused: proxies refused the filter: its module, its root id, or the
 	// module its configuration.
 	ReasonRefused = "Refused"
+	// ReasonNoListener: proxies have no HTTP listener that the filter could stand in.
+	ReasonNoListener = "NoListener"
+	// ReasonAnchorMissing: proxies have no HTTP filter of the name in spec.filter.position.
+	ReasonAnchorMissing = "AnchorMissing"
 	// ReasonOlderRevision: proxies go on with an older revision.
 	ReasonOlderRevision = "OlderRevision"
 	// ReasonCrashing: the module crashes on requests; seen with FailReload only.

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -173,6 +174,8 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
 		manager.Add(reconciler.Modules),
 		manager.Add(keeper.Modules),
+		metrics.Registry.Register(store),
+		metrics.Registry.Register(controllers.NewStatusCollector(manager.GetClient(), manager.Elected())),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
 		keeper.SetupWithManager(manager, revisions),
 	)

@@ -35,16 +35,23 @@ type probes struct {
 }
 
 func newProbes(endpoint string) *probes {
-	return &probes{
+	p := &probes{
 		total:   probesTotal.MustCurryWith(prometheus.Labels{"endpoint": endpoint}),
 		seconds: probeSeconds.WithLabelValues(endpoint),
 	}
+	for _, result := range []Failure{success, FailureAddress, FailureTimeout, FailureRefused, FailureConnection, FailureStatus, FailureMalformed, FailureTooLarge} {
+		p.total.WithLabelValues(string(result)) // a rate needs the 0 before the first
+	}
+	return p
 }
+
+// success is the result of a probe that did not fail.
+const success = "success"
 
 func (p *probes) observe(failure Failure, took time.Duration) {
 	result := string(failure)
 	if result == "" {
-		result = "success"
+		result = success
 	}
 	p.total.WithLabelValues(result).Inc()
 	p.seconds.Observe(took.Seconds())

@@ -33,6 +33,8 @@ type pod struct {
 	due     time.Time
 	// attempts since something changed.
 	attempts int
+	// tried: its Envoy was brought a plugin, of whomever, at some time.
+	tried bool
 }
 
 // watch is what one owner wants to know of a pod.
@@ -49,18 +51,21 @@ type watch struct {
 	round uint64
 }
 
-// row is a plugin that a pod has loaded.
+// row is a plugin that a pod shows.
 type row struct {
 	plugin  string
 	reloads reloads
 	crashed time.Time
+	// lasts: it was in two answers, one after the other. The row of a plugin that
+	// Envoy refuses is in one: Envoy clears it away as it is asked.
+	lasts bool
 }
 
 // sight is what a worker saw of a pod.
 type sight struct {
 	// failure is empty when the pod answered; plugins is what it runs then.
 	failure Failure
-	plugins map[string]reloads
+	page
 	// agent is nil unless pilot-agent was asked and answered.
 	agent *agentCounts
 	// took is how long the answer took.
@@ -83,7 +88,7 @@ func (p *pod) moveTo(place Pod) bool {
 		return false
 	}
 	p.Pod = place
-	p.failures, p.failure, p.slow = 0, "", false
+	p.failures, p.failure, p.slow, p.tried = 0, "", false, false
 	for _, w := range p.watches {
 		w.looked, w.rows, w.fetch = false, nil, fetches{}
 	}
@@ -127,7 +132,7 @@ func (p *pod) see(s sight, now time.Time) {
 		p.failures++
 		return
 	}
-	p.failures = 0
+	p.failures, p.tried = 0, s.tried
 	for _, w := range p.watches {
 		w.see(s.plugins, now)
 		w.fetch.see(s.agent)
@@ -157,8 +162,16 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 	verdict := Verdict{State: classify(w.plugin, w.rows), Crashing: crashing(w.plugin, w.rows, now)}
 	if !verdict.Proven() {
 		verdict.Fetch = w.fetch.verdict()
+		verdict.Untried = verdict.State == StateNotLoaded && !p.tried
 	}
 	return verdict
+}
+
+// unsure: a plugin that is wanted was in the last answer, and not in the one before.
+func (p *pod) unsure() bool {
+	return slices.ContainsFunc(p.watches, func(w *watch) bool {
+		return shows(w.plugin, w.rows) && !w.verdict.Proven()
+	})
 }
 
 // see picks the rows of this filter, whatever the revision, and notices which
@@ -167,7 +180,7 @@ func (w *watch) see(plugins map[string]reloads, now time.Time) {
 	rows := rowsOf(w.plugin, plugins)
 	for i := range rows {
 		before := rows[i].in(w.rows)
-		rows[i].crashed = before.crashed
+		rows[i].crashed, rows[i].lasts = before.crashed, before.plugin != ""
 		if w.looked && rows[i].reloads.roseFrom(before.reloads) {
 			rows[i].crashed = now
 		}

@@ -9,7 +9,7 @@
 // many filters it should run:
 //
 //   - soon after something changed, and then less and less often, while any
-//     verdict is open;
+//     verdict is open; a plugin counts as loaded once two answers show it;
 //   - once per period when all is proven, at a moment of its own, so that the
 //     load is even.
 //
@@ -281,7 +281,7 @@ func (p *Prober) record(j *job, s sight) sets.Set[types.NamespacedName] {
 	now := time.Now()
 	known.see(s, now)
 	woken := known.judge(now)
-	if s.failure == "" && woken.Len() > 0 {
+	if s.failure == "" && (woken.Len() > 0 || known.unsure()) {
 		known.attempts = 0
 	}
 	p.planNext(known)

@@ -36,6 +36,29 @@ func TestAChangeIsProvenFromTheOldRevisionToTheNew(t *testing.T) {
 	})
 }
 
+func TestARowInOneAnswerOnlyIsNoProof(t *testing.T) {
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		refused := "wasm_filter.bookinfo/details-v1/refused@a0719d45"
+		target := Target{Pod: s.pod(1, text(recorded(f, "envoy-refusing"))), Plugin: refused}
+		f.Expect(owner("refused"), []Target{target})
+		for s.requests(target.Pod) == 0 {
+			pass(minRetry)
+		}
+		asked := s.requests(target.Pod)
+		if got := f.Expect(owner("refused"), []Target{target})[0]; got != (Verdict{State: StateNotLoaded}) {
+			f.Errorf("after %d answers: %+v", asked, got)
+		}
+		s.pod(1, text(recorded(f, "envoy-refused")))
+		pass(2 * minRetry)
+		if s.requests(target.Pod) == asked {
+			f.Error("what may be a proof is not looked at again at once")
+		}
+		if got := f.Expect(owner("refused"), []Target{target})[0]; got != (Verdict{State: StateNotLoaded}) {
+			f.Errorf("after it is gone: %+v", got)
+		}
+	})
+}
+
 func TestAPodIsAskedOnceForAllItsFilters(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		var names []string
@@ -217,7 +240,7 @@ func TestANewRevisionIsNotBlamedForTheOldOne(t *testing.T) {
 func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 	agents := startSidecars(t)
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		agent := agents.pod(1, text(page(f, "agent-loaded")))
+		agent := agents.pod(1, text(recorded(f, "agent-loaded")))
 		target := Target{Pod: s.pod(1, plugins()), Plugin: greeting}
 		target.Pod.AgentPort = agent.AgentPort
 		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded})
@@ -227,7 +250,7 @@ func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 		}
 		target.Explain = true
 		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded, Fetch: FetchClean})
-		agents.pod(1, text(page(f, "agent-failed")))
+		agents.pod(1, text(recorded(f, "agent-failed")))
 		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded, Fetch: FetchFailed})
 		agents.pod(1, text("app_requests 1\n"))
 		pass(time.Minute)
@@ -355,8 +378,8 @@ func TestDeadPodsDoNotHoldUpOthers(t *testing.T) {
 		}
 	}
 	for _, target := range live {
-		// The second is its turn in the period that has begun.
-		if got := s.requests(target.Pod); got > 2 {
+		// The second confirms the first, the third is its turn in the period that has begun.
+		if got := s.requests(target.Pod); got > 3 {
 			t.Errorf("%d requests for a pod that answers", got)
 		}
 	}

@@ -42,7 +42,7 @@ const (
 	// statsQuery has Envoy answer with the rows of plugins only: 2 ms and some
 	// hundred bytes, where the page is about 40 KB. pilot-agent hands it on to
 	// Envoy.
-	statsQuery = "filter=wasm.*vm_reload"
+	statsQuery = "filter=wasm.*vm_(reload|count)"
 	// maxHeaderBytes bounds the header of an answer.
 	maxHeaderBytes = 16 << 10
 	// appScrapeSeconds is how long pilot-agent may wait for the metrics of the
@@ -79,7 +79,7 @@ func newScraper() *scraper {
 func (s *scraper) look(ctx context.Context, j *job) sight {
 	var seen sight
 	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
-		seen.plugins, err = parsePlugins(body)
+		seen.page, err = parsePage(body)
 		return err
 	})
 	if seen.took = took; err != nil {
@@ -100,7 +100,7 @@ func (s *scraper) look(ctx context.Context, j *job) sight {
 }
 
 func (s sight) lacks(plugin string) bool {
-	return !runs(plugin, rowsOf(plugin, s.plugins))
+	return !shows(plugin, rowsOf(plugin, s.plugins))
 }
 
 func (p Pod) statsEndpoint() netip.AddrPort {
@@ -126,7 +126,7 @@ func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, p
 		if cause := recover(); cause != nil {
 			// What one pod answers must not end the operator.
 			err = fmt.Errorf("%w: %v", errMalformed, cause)
-			log.FromContext(ctx).Error(err, "reading a sidecar's answer", "endpoint", at, "stack", string(debug.Stack()))
+			log.FromContext(ctx).Error(err, "Reading a sidecar's answer panicked", "endpoint", at, "stack", string(debug.Stack()))
 		}
 		took = time.Since(begin)
 		counted.observe(failureOf(err), took)

@@ -96,8 +96,10 @@ func text(page string) http.HandlerFunc {
 	}
 }
 
-// plugins answers as Envoy does when it has loaded these.
-func plugins(names ...string) http.HandlerFunc { return text(rows(reloads{}, names...)) }
+// plugins answers as Envoy does when it has loaded these, or none any more.
+func plugins(names ...string) http.HandlerFunc {
+	return text(rows(reloads{}, names...) + "# TYPE envoy_wasm_wasm_vm_count gauge\nenvoy_wasm_wasm_vm_count{} 3\n")
+}
 
 func rows(counts reloads, names ...string) string {
 	var page strings.Builder

@@ -43,8 +43,19 @@ func (r reloads) roseFrom(before reloads) bool {
 	return r != before
 }
 
-// parsePlugins reads what Envoy answers when it is asked for statsQuery: the
-// plugins that it has loaded. The format is Prometheus' text format 0.0.4, in
+// page is what Envoy says of plugins.
+type page struct {
+	// plugins are those that it has loaded, and those that it refused just now.
+	plugins map[string]reloads
+	// tried: it was brought one, at some time.
+	tried bool
+}
+
+// vmCount is the metric of the VMs that are there. Envoy shows it, 0 or not,
+// since it was brought the first plugin.
+const vmCount = "envoy_wasm_wasm_vm_count"
+
+// parsePage reads what Envoy answers when it is asked for statsQuery. The format is Prometheus' text format 0.0.4, in
 // which a plugin shows four counters:
 //
 //	envoy_wasm_vm_reload{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
@@ -54,8 +65,8 @@ func (r reloads) roseFrom(before reloads) bool {
 // The first two are of a plugin named wasm_filter.bookinfo/details-v1/hello@14643ae8,
 // by a rule of Istio's bootstrap; the third, of one named bookinfo.hello, comes
 // out sanitised. Text that is anything else is an error.
-func parsePlugins(body io.Reader) (map[string]reloads, error) {
-	plugins := map[string]reloads{}
+func parsePage(body io.Reader) (page, error) {
+	found := page{plugins: map[string]reloads{}}
 	var parser sampleParser
 	lines := newLines(body)
 	for lines.Scan() {
@@ -65,15 +76,16 @@ func parsePlugins(body io.Reader) (map[string]reloads, error) {
 		}
 		s, err := parser.parse(line)
 		if err != nil {
-			return nil, err
+			return page{}, err
 		}
+		found.tried = found.tried || s.metric == vmCount
 		if name, counter := pluginOf(s); name != "" {
-			counts := plugins[name]
+			counts := found.plugins[name]
 			counts.set(counter, s.value)
-			plugins[name] = counts
+			found.plugins[name] = counts
 		}
 	}
-	return plugins, lines.err()
+	return found, lines.err()
 }
 
 func (r *reloads) set(counter string, value uint64) {

@@ -11,9 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// page reads what a real Envoy or pilot-agent of Istio 1.31 has answered.
+// recorded is what a real Envoy or pilot-agent of Istio 1.31 has answered.
 // envoy-untagged is of an Envoy without Istio's rules for the names of metrics.
-func page(tb testing.TB, name string) string {
+func recorded(tb testing.TB, name string) string {
 	tb.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", name+".txt"))
 	if err != nil {
@@ -46,13 +46,15 @@ func TestPluginsOfRealEnvoys(t *testing.T) {
 			"bookinfo_wp_with_dots_istio_translated_wasmplugin": {},
 		},
 		"envoy-untagged": {"wasm_filter_bookinfo_details_v1_greeting_14643ae8": {}},
+		"envoy-refusing": {"wasm_filter.bookinfo/details-v1/refused@a0719d45": {}}, // the first answer after that
+		"envoy-refused":  {},                                                       // the one after that
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parsePlugins(strings.NewReader(page(t, name)))
+			got, err := parsePage(strings.NewReader(recorded(t, name)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(reloads{})); diff != "" {
+			if diff := cmp.Diff(want, got.plugins, cmp.AllowUnexported(reloads{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -91,11 +93,11 @@ func TestPluginsOfOtherTexts(t *testing.T) {
 		"many bytes":               {strings.Repeat("# "+strings.Repeat("x", maxLine-3)+"\n", maxPage/maxLine+1), nil, errTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parsePlugins(strings.NewReader(c.text))
+			got, err := parsePage(strings.NewReader(c.text))
 			if !errors.Is(err, c.err) {
 				t.Fatalf("got error %v, want %v", err, c.err)
 			}
-			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(reloads{})); err == nil && diff != "" {
+			if diff := cmp.Diff(c.want, got.plugins, cmp.AllowUnexported(reloads{})); err == nil && diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -110,10 +112,10 @@ func TestAgentsAnswers(t *testing.T) {
 		want uint64
 		err  error
 	}{
-		"no fetch yet":                {page(t, "agent-empty"), 0, nil},
-		"a fetch":                     {page(t, "agent-loaded"), 0, nil},
-		"a fetch that failed":         {page(t, "agent-failed"), 1, nil},
-		"an app's metrics after that": {page(t, "agent-failed") + appEnds, 1, nil},
+		"no fetch yet":                {recorded(t, "agent-empty"), 0, nil},
+		"a fetch":                     {recorded(t, "agent-loaded"), 0, nil},
+		"a fetch that failed":         {recorded(t, "agent-failed"), 1, nil},
+		"an app's metrics after that": {recorded(t, "agent-failed") + appEnds, 1, nil},
 		"an app's metrics only":       {"app_requests 1\n", 0, errMalformed},
 		"an endless line":             {strings.Repeat("x", 2*maxPage), 0, errMalformed},
 		"nothing":                     {"", 0, errMalformed},
@@ -153,30 +155,39 @@ func TestACrashIsARiseOfACounter(t *testing.T) {
 	}
 }
 
+func TestAnEnvoyTellsWhetherItWasBroughtAPlugin(t *testing.T) {
+	for name, want := range map[string]bool{"envoy-empty": false, "envoy-refusing": true, "envoy-refused": true} {
+		got, err := parsePage(strings.NewReader(recorded(t, name)))
+		if err != nil || got.tried != want {
+			t.Errorf("%s: got %v, %v", name, got.tried, err)
+		}
+	}
+}
+
 func FuzzPlugins(f *testing.F) {
 	for _, name := range []string{"envoy-loaded", "envoy-crashed-more", "envoy-plugins", "envoy-untagged", "agent-failed"} {
-		f.Add(page(f, name))
+		f.Add(recorded(f, name))
 	}
 	f.Add(`envoy_wasm_vm_reload{wasm_filter="a\"b"} 1e3` + "\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		plugins, err := parsePlugins(strings.NewReader(text))
+		found, err := parsePage(strings.NewReader(text))
 		if err != nil {
 			if failure := failureOf(err); failure != FailureMalformed && failure != FailureTooLarge {
 				t.Errorf("%s: %v", failure, err)
 			}
 			return
 		}
-		if len(plugins) > maxLines {
-			t.Errorf("%d plugins", len(plugins))
+		if len(found.plugins) > maxLines {
+			t.Errorf("%d plugins", len(found.plugins))
 		}
-		for name, counts := range plugins {
+		for name, counts := range found.plugins {
 			if name == "" || len(name) > maxLine || max(counts.success, counts.failure, counts.backoff) > 1<<53 {
 				t.Errorf("%q %+v", name, counts)
 			}
 			if relate(name, name) != same {
 				t.Errorf("%q is not itself", name)
 			}
-			if rows := rowsOf(name, plugins); len(rows) > maxRows || !runs(name, rows) {
+			if rows := rowsOf(name, found.plugins); len(rows) > maxRows || !shows(name, rows) {
 				t.Errorf("%q: %d rows", name, len(rows))
 			}
 		}
@@ -185,7 +196,7 @@ func FuzzPlugins(f *testing.F) {
 
 func FuzzAgent(f *testing.F) {
 	for _, name := range []string{"agent-empty", "agent-loaded", "agent-failed", "envoy-loaded"} {
-		f.Add(page(f, name))
+		f.Add(recorded(f, name))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		counts, err := parseAgent(strings.NewReader(text))

@@ -54,6 +54,10 @@ type Verdict struct {
 	Failure Failure
 	// Fetch is for a target with Explain whose plugin is not loaded.
 	Fetch Fetch
+	// Untried: the plugin is not loaded, and no other was ever brought to this
+	// Envoy. So it has no HTTP listener that the plugin could stand in, or was
+	// not told of it; what it refused it would have tried.
+	Untried bool
 }
 
 // Proven says that the pod runs the plugin.
@@ -63,28 +67,27 @@ func (v Verdict) Proven() bool {
 
 // classify compares the rows of a filter with the plugin that is wanted.
 func classify(plugin string, rows []row) State {
-	others := len(rows)
-	if runs(plugin, rows) {
-		others--
-		if others == 0 {
-			return StateLoaded
-		}
+	others := slices.ContainsFunc(rows, func(r row) bool { return r.plugin != plugin })
+	switch loaded := slices.ContainsFunc(rows, func(r row) bool { return r.plugin == plugin && r.lasts }); {
+	case loaded && others:
 		return StateDraining
-	}
-	if others > 0 {
+	case loaded:
+		return StateLoaded
+	case others:
 		return StateOtherRevision
+	default:
+		return StateNotLoaded
 	}
-	return StateNotLoaded
 }
 
-func runs(plugin string, rows []row) bool {
+func shows(plugin string, rows []row) bool {
 	return slices.ContainsFunc(rows, func(r row) bool { return r.plugin == plugin })
 }
 
 // crashing is about the plugin that is wanted, once it is there: what drains
 // may crash.
 func crashing(plugin string, rows []row, now time.Time) bool {
-	loaded := runs(plugin, rows)
+	loaded := shows(plugin, rows)
 	return slices.ContainsFunc(rows, func(r row) bool {
 		return (r.plugin == plugin || !loaded) && !r.crashed.IsZero() && now.Sub(r.crashed) < crashMemory
 	})

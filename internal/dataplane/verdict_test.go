@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"testing"
 	"time"
 )
@@ -63,7 +64,14 @@ func TestStatesOfRows(t *testing.T) {
 			for _, plugin := range c.shown {
 				plugins[plugin] = reloads{}
 			}
-			if got := classify(greeting, rowsOf(greeting, plugins)); got != c.want {
+			w := &watch{plugin: greeting}
+			w.see(plugins, time.Now())
+			once := map[State]State{StateLoaded: StateNotLoaded, StateDraining: StateOtherRevision}
+			if got, want := classify(greeting, w.rows), cmp.Or(once[c.want], c.want); got != want {
+				t.Errorf("at first got %q, want %q", got, want)
+			}
+			w.see(plugins, time.Now())
+			if got := classify(greeting, w.rows); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})

@@ -239,7 +239,9 @@ func (s *source) download(ctx context.Context, desc v1.Descriptor, to io.Writer)
 		return s.failed("pulling a layer of", err)
 	}
 	defer blob.Close()
-	if _, err := io.Copy(to, blob); err != nil {
+	n, err := io.Copy(to, blob)
+	pulledBytesTotal.Add(float64(n))
+	if err != nil {
 		return s.contentError(ctx, err)
 	}
 	return nil

@@ -218,7 +218,7 @@ func (r *Resolver) work(ctx context.Context) bool {
 	}
 	defer r.queue.Done(req)
 	if j := r.begin(req); j != nil {
-		r.end(ctx, j, r.check(ctx, j))
+		r.end(ctx, j, counted(r.check(ctx, j)))
 	}
 	return true
 }
@@ -345,7 +345,9 @@ func (r *Resolver) checkURL(ctx context.Context, j *job) (found outcome) {
 func (r *Resolver) fetched(ctx context.Context, target *target) (Module, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
+	begin := time.Now()
 	m, err := target.fetch(ctx, r.store)
+	countPull(begin, err)
 	if err != nil {
 		return Module{}, err
 	}
@@ -387,7 +389,7 @@ func (r *Resolver) checkImage(ctx context.Context, j *job) (found outcome) {
 func (j *job) survive(ctx context.Context, found *outcome) {
 	if cause := recover(); cause != nil {
 		where := j.entry.req.where()
-		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "reading a module", "source", where, "stack", string(debug.Stack()))
+		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "Reading a module panicked", "source", where, "stack", string(debug.Stack()))
 		found.err = refused(wasmev1.ReasonInvalidImage, "reading %s: the operator fails on it, see its log", where)
 	}
 }
@@ -423,7 +425,9 @@ func (r *Resolver) pulled(ctx context.Context, j *job, digest v1.Hash, image str
 	m, err, _ := r.pulls.Do(image, func() (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 		defer cancel()
+		begin := time.Now()
 		pulled, err := j.source.pull(ctx, digest, r.store)
+		countPull(begin, err)
 		if err != nil {
 			return Module{}, err
 		}
@@ -454,7 +458,7 @@ func (r *Resolver) record(ctx context.Context, j *job, found outcome) sets.Set[t
 	e.checked, e.source, e.final = r.options.Clock.Now(), j.source, found.final
 	r.planRetry(e, found.err)
 	if e.keeps(found.err) {
-		log.FromContext(ctx).V(1).Info("kept the module that was found earlier", "source", e.req.where(), "reason", found.err.Reason, "message", found.err.Message)
+		log.FromContext(ctx).V(1).Info("Keeping the module that was found earlier", "source", e.req.where(), "reason", found.err.Reason, "message", found.err.Message)
 		return nil
 	}
 	before := e.result

@@ -92,7 +92,8 @@ func (t *target) download(ctx context.Context, to io.Writer) error {
 	if err := t.check(resp, bound); err != nil {
 		return err
 	}
-	_, err = io.Copy(to, &boundedBody{ReadCloser: resp.Body, left: bound.bytes, bound: bound})
+	n, err := io.Copy(to, &boundedBody{ReadCloser: resp.Body, left: bound.bytes, bound: bound})
+	pulledBytesTotal.Add(float64(n))
 	return err
 }
 

@@ -79,7 +79,7 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 // Start serves until ctx ends, then lets running responses end, for at most 10 s.
 func (s *Server) Start(ctx context.Context) error {
 	server := &http.Server{
-		Handler:           s,
+		Handler:           instrumented(s),
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		IdleTimeout:       idleTimeout,
@@ -99,7 +99,7 @@ func (s *Server) Start(ctx context.Context) error {
 
 // ServeHTTP answers GET and HEAD for the path of a module.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	patient := newPatientWriter(w)
+	patient := newPatientWriter(w, r)
 	match := modulePath.FindStringSubmatch(r.URL.Path)
 	switch {
 	case match == nil:
@@ -130,7 +130,7 @@ func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 stri
 // open opens the module, at once or, for sidecars, within holdTime.
 func (s *Server) open(r *http.Request, sha256 string) (*module.File, error) {
 	file, err := s.store.OpenNamed(sha256)
-	if err == nil || r.Header.Get(PeerHeader) == PeerValue {
+	if err == nil || isPeer(r) {
 		return file, err
 	}
 	slots := s.named
@@ -146,16 +146,21 @@ func (s *Server) open(r *http.Request, sha256 string) (*module.File, error) {
 	return s.store.Await(ctx, sha256)
 }
 
+// isPeer tells whether another replica asks; anyone can say so, and gets less for it.
+func isPeer(r *http.Request) bool { return r.Header.Get(PeerHeader) == PeerValue }
+
 // patientWriter gives a client time as long as it goes on reading, up to a
 // total. Deadlines outlive a request on its connection, so each sets its own.
 type patientWriter struct {
 	http.ResponseWriter
 	deadlines *http.ResponseController
 	end       time.Time
+	// head: net/http sends nothing of what is written.
+	head bool
 }
 
-func newPatientWriter(w http.ResponseWriter) *patientWriter {
-	p := &patientWriter{w, http.NewResponseController(w), time.Now().Add(writeTotal)}
+func newPatientWriter(w http.ResponseWriter, r *http.Request) *patientWriter {
+	p := &patientWriter{w, http.NewResponseController(w), time.Now().Add(writeTotal), r.Method == http.MethodHead}
 	// Connections of net/http take deadlines; for others Write says so.
 	_ = p.deadlines.SetWriteDeadline(p.end)
 	return p
@@ -170,5 +175,9 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	if err := w.deadlines.SetWriteDeadline(deadline); err != nil {
 		return 0, fmt.Errorf("setting a deadline for the client: %w", err)
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	if !w.head {
+		sentBytesTotal.Add(float64(n))
+	}
+	return n, err
 }

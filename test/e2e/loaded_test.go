@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,6 +37,37 @@ func loaded(ctx context.Context, fd *wasmev1.FilterDeployment) func() string {
 	}
 }
 
+// metricsOf are a FilterDeployment's metrics as the operator serves them, without its name.
+func metricsOf(ctx context.Context, fd *wasmev1.FilterDeployment) func() []string {
+	whose := fmt.Sprintf("name=%q,namespace=%q", fd.Name, fd.Namespace)
+	return func() []string {
+		served := get(ctx, operator.MetricsURL)
+		Expect(served).NotTo(BeEmpty())
+		found := []string{}
+		for line := range strings.Lines(string(served)) {
+			if before, after, ours := strings.Cut(line, whose); ours {
+				found = append(found, before+strings.TrimSpace(after))
+			}
+		}
+		return found
+	}
+}
+
+// workloadEvents are the reasons of the events about a FilterDeployment's workloads.
+func workloadEvents(ctx context.Context, fd *wasmev1.FilterDeployment) func() ([]string, error) {
+	return func() ([]string, error) {
+		var list eventsv1.EventList
+		err := admin.List(ctx, &list, client.InNamespace(fd.Namespace))
+		found := []string{}
+		for _, event := range list.Items {
+			if event.Regarding.UID == fd.UID && strings.HasPrefix(event.Reason, "Workload") {
+				found = append(found, event.Reason)
+			}
+		}
+		return found, err
+	}
+}
+
 var _ = Describe("Proof from the pods", func() {
 	It("comes with the filter, and goes with a configuration that it refuses", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
@@ -51,6 +84,10 @@ var _ = Describe("Proof from the pods", func() {
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
 		Eventually(loaded(ctx, fd), loadTime, poll).Should(Equal("OlderRevision 0/2"))
+		Eventually(metricsOf(ctx, fd), patience, poll).Should(ContainElements(
+			`wasme_filterdeployment_ready{,status="True"} 0`, `wasme_filterdeployment_ready{,status="False"} 1`,
+			"wasme_filterdeployment_pods{} 2", "wasme_filterdeployment_pods_loaded{} 0",
+		))
 		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonOlderRevision))
 		for _, pod := range pods {
 			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "before"}))
@@ -60,6 +97,12 @@ var _ = Describe("Proof from the pods", func() {
 		for _, pod := range pods {
 			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "after"}))
 		}
+		Eventually(metricsOf(ctx, fd), patience, poll).Should(ContainElements(
+			`wasme_filterdeployment_ready{,status="True"} 1`, "wasme_filterdeployment_pods_loaded{} 2",
+		))
+		Eventually(workloadEvents(ctx, fd), patience, poll).Should(ConsistOf("WorkloadLoaded", "WorkloadNotLoaded", "WorkloadLoaded"))
+		Expect(admin.Delete(ctx, fd)).To(Succeed())
+		Eventually(metricsOf(ctx, fd), patience, poll).Should(BeEmpty())
 	})
 
 	It("is what kubectl wait waits for", func(ctx SpecContext) {

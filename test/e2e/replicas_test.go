@@ -19,6 +19,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -307,6 +308,35 @@ var _ = Describe("Two replicas", Serial, func() {
 			Expect(halfWritten(replica)()).To(BeEmpty())
 		}
 		another(ctx, 1, "third")
+		all, failed := load.stop()
+		Expect(failed).To(BeZero(), "of %d requests", all)
+	})
+
+	It("ask a pod for one module at a time, so that a fetch that ends late undoes nothing", func(ctx SpecContext) {
+		source := startRegistry()
+		r, _, _ := startReplicas(ctx)
+		hello := build(ctx, "hello")
+		pod, fd := filtered(ctx, pushTo(ctx, source, "hello:v1", hello))
+		load := startStream(ctx, pod.URL)
+		hold := r.modules.Hold(part)
+		second := pushTo(ctx, source, "hello:v2", padded(hello, 1))
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = second, text("second") })
+		Eventually(hold.Reached, patience).Should(Receive())
+		fetched := held(ctx, namespace)
+
+		By("holding the third back while the second is on its way")
+		third := pushTo(ctx, source, "hello:v3", padded(hello, 2))
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = third, text("third") })
+		Eventually(func() string {
+			return apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionProgrammed).Reason
+		}, patience, poll).Should(Equal(wasmev1.ReasonSpreading))
+		Expect(held(ctx, namespace)).To(Equal(fetched))
+		Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "before"}))
+
+		hold.Release()
+		eventuallyAnswers(ctx, pod, answer{200, "third"})
+		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Consistently(func() answer { return ask(ctx, pod.URL) }, 5*time.Second, poll).Should(Equal(answer{200, "third"}))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})

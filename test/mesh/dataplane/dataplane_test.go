@@ -76,11 +76,11 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		_, first := greeting.render()
 		greeting.expect(first)
 		Eventually(woken, patience).Should(Receive(Equal(greeting.owner)))
-		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
 
 		greeting.apply(ctx)
 		Eventually(woken, patience).Should(Receive(Equal(greeting.owner)))
-		Expect(greeting.verdict()).To(Equal(loaded))
+		Eventually(greeting.verdict, patience, poll).Should(Equal(loaded))
 
 		By("changing the configuration: the former revision is gone at once")
 		greeting.filter.Configuration = []byte("goodbye")
@@ -101,6 +101,30 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		greeting.remove(ctx)
 		Consistently(greeting.verdict, time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateDraining}))
 		Eventually(greeting.verdict, drained, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+	})
+
+	It("is never what it refuses, and not even tried without a place", func(ctx SpecContext) {
+		app := run(ctx, "productpage-v1")
+		nowhere := hello(app, "nowhere")
+		nowhere.filter.Place.Position.Before = "envoy.filters.http.ext_authz"
+		nowhere.expect(nowhere.apply(ctx))
+		Eventually(nowhere.verdict, patience, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+
+		refused := hello(app, "refused")
+		refused.filter.Configuration = []byte("refuse")
+		refused.expect(refused.apply(ctx))
+		Eventually(refused.verdict, patience, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(asking(app.URL, ""), patience, poll).Should(Equal(http.StatusForbidden))
+		Consistently(refused.verdict, 5*time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+
+		By("mending it, and refusing another module")
+		refused.filter.Configuration = nil
+		refused.expect(refused.apply(ctx))
+		Eventually(refused.verdict, patience, poll).Should(Equal(loaded))
+		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.digests[filters.Trap], []byte("refuse")
+		refused.expect(refused.apply(ctx))
+		Consistently(refused.verdict, 5*time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
+		Expect(nowhere.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 	})
 
 	It("shows a filter that crashes, and a sidecar that is away", func(ctx SpecContext) {

@@ -1,0 +1,318 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/module"
+)
+
+const ownPrefix = "wasme_"
+
+// inMemory reads the FilterDeployments of a test without an API server.
+type inMemory struct {
+	client.Reader
+	list wasmev1.FilterDeploymentList
+}
+
+func (m *inMemory) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
+	*into.(*wasmev1.FilterDeploymentList) = m.list
+	return nil
+}
+
+func isElected() <-chan struct{} {
+	elected := make(chan struct{})
+	close(elected)
+	return elected
+}
+
+func filled(namespace, name string) wasmev1.FilterDeployment {
+	return wasmev1.FilterDeployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
+		Status: wasmev1.FilterDeploymentStatus{
+			Conditions: []metav1.Condition{{Type: wasmev1.ConditionReady, Status: metav1.ConditionTrue}},
+			Summary:    &wasmev1.WorkloadSummary{Workloads: new(int64(3)), Programmed: new(int64(2)), Pods: new(int64(6)), PodsLoaded: new(int64(5))},
+		},
+	}
+}
+
+// registered are the manager's own metrics: those of all packages, and the two
+// that it registers when it starts.
+func registered(t *testing.T) []prometheus.Collector {
+	t.Helper()
+	store, err := module.OpenStore(t.TempDir(), 1<<20, clock.RealClock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := &inMemory{list: wasmev1.FilterDeploymentList{Items: []wasmev1.FilterDeployment{filled("bookinfo", "hello")}}}
+	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), store, NewStatusCollector(reader, isElected())}
+}
+
+// described matches what a Desc says of itself, which has no accessors.
+var described = regexp.MustCompile(`^Desc{fqName: "([a-z_]+)", help: ".*", constLabels: {}, variableLabels: {([a-z,]*)}}$`)
+
+// rows are the page's of one metric each.
+var rows = regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([a-z]+) \\| ([^|]+) \\|")
+
+func TestMetricsAreThoseOfTheirPage(t *testing.T) {
+	collectors := registered(t)
+	kinds := map[string]string{}
+	for _, family := range ownFamilies(t, collectors) {
+		kinds[family.GetName()] = strings.ToLower(family.GetType().String())
+	}
+	registered := map[string]string{}
+	for _, collector := range collectors {
+		for _, desc := range descs(collector) {
+			if found := described.FindStringSubmatch(desc.String()); found != nil {
+				registered[found[1]] = labelCell(found[2])
+			}
+		}
+	}
+	page, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, row := range rows.FindAllStringSubmatch(string(page), -1) {
+		name, kind, labels := row[1], row[2], row[3]
+		documented[name] = true
+		if had, found := registered[name]; !found || had != labels {
+			t.Errorf("docs/metrics.md has %s with the labels %s, and the registry (%v) %s", name, labels, found, had)
+		}
+		if strings.HasPrefix(name, ownPrefix) && kinds[name] != kind {
+			t.Errorf("docs/metrics.md says that %s is a %s; from the start, it is a %q", name, kind, kinds[name])
+		}
+	}
+	for name := range registered {
+		if strings.HasPrefix(name, ownPrefix) && !documented[name] {
+			t.Errorf("docs/metrics.md does not have %s", name)
+		}
+	}
+}
+
+// labelCell is how the page names labels.
+func labelCell(names string) string {
+	if names == "" {
+		return "–"
+	}
+	return "`" + strings.ReplaceAll(names, ",", "`, `") + "`"
+}
+
+func TestMetricsAreNamedByTheConventions(t *testing.T) {
+	problems, err := promlint.NewWithMetricFamilies(ownFamilies(t, registered(t))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		t.Errorf("%s: %s", problem.Metric, problem.Text)
+	}
+}
+
+func descs(collector prometheus.Collector) []*prometheus.Desc {
+	ch := make(chan *prometheus.Desc)
+	go func() {
+		collector.Describe(ch)
+		close(ch)
+	}()
+	return slices.Collect(func(yield func(*prometheus.Desc) bool) {
+		for desc := range ch {
+			if !yield(desc) {
+				return
+			}
+		}
+	})
+}
+
+// ownFamilies gathers the metrics with our prefix, as a scrape does.
+func ownFamilies(t *testing.T, collectors []prometheus.Collector) []*dto.MetricFamily {
+	t.Helper()
+	gatherers := prometheus.Gatherers{metrics.Registry}
+	for _, collector := range collectors[1:] {
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(collector)
+		gatherers = append(gatherers, registry)
+	}
+	families, err := gatherers.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return !strings.HasPrefix(f.GetName(), ownPrefix) })
+}
+
+// What a scrape of 1,000 FilterDeployments costs beside the text itself.
+func BenchmarkStatusOf1000FilterDeployments(b *testing.B) {
+	reader := &inMemory{}
+	for i := range 1000 {
+		reader.list.Items = append(reader.list.Items, filled(fmt.Sprintf("namespace-%d", i%50), fmt.Sprintf("filter-%d", i)))
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(NewStatusCollector(reader, isElected()))
+	b.ReportAllocs()
+	for b.Loop() {
+		families, err := registry.Gather()
+		if err != nil || len(families) != 6 || len(families[0].GetMetric()) != 1000 {
+			b.Fatal(len(families), err)
+		}
+	}
+}
+
+// series are the values of what a collector gives for one namespace, by name and the other labels' values.
+func series(collector prometheus.Collector, namespace string) map[string]float64 {
+	GinkgoHelper()
+	registry := prometheus.NewPedanticRegistry()
+	Expect(registry.Register(collector)).To(Succeed())
+	families, err := registry.Gather()
+	Expect(err).NotTo(HaveOccurred())
+	found := map[string]float64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			parts, in := []string{strings.TrimPrefix(family.GetName(), ownPrefix)}, ""
+			for _, label := range metric.GetLabel() {
+				if label.GetName() == "namespace" {
+					in = label.GetValue()
+				} else {
+					parts = append(parts, label.GetValue())
+				}
+			}
+			if in == namespace || namespace == "" {
+				found[strings.Join(parts, " ")] = metric.GetGauge().GetValue() + metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return found
+}
+
+var _ = Describe("The metrics of FilterDeployments", func() {
+	It("are what their status says, and go with them", func(ctx context.Context) {
+		w := newWorld(ctx)
+		status := NewStatusCollector(w.Client, isElected())
+		w.deployments(ctx, "a", "b")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		w.catchUp(ctx, w.namespace)
+		Expect(series(status, w.namespace)).To(Equal(map[string]float64{
+			"filterdeployment_ready f True": 0, "filterdeployment_ready f False": 0, "filterdeployment_ready f Unknown": 1,
+			"filterdeployment_suspended f": 0,
+		}))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.catchUp(ctx, w.namespace)
+		all := map[string]float64{
+			"filterdeployment_ready f True": 1, "filterdeployment_ready f False": 0, "filterdeployment_ready f Unknown": 0,
+			"filterdeployment_suspended f": 0, "filterdeployment_workloads f": 2, "filterdeployment_workloads_programmed f": 2,
+			"filterdeployment_pods f": 0, "filterdeployment_pods_loaded f": 0,
+		}
+		Expect(series(status, w.namespace)).To(Equal(all))
+		edit(ctx, fd, image("No Image"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.catchUp(ctx, w.namespace)
+		all["filterdeployment_ready f True"], all["filterdeployment_ready f False"], all["filterdeployment_suspended f"] = 0, 1, 1
+		all["filterdeployment_workloads_programmed f"] = 0
+		Expect(series(status, w.namespace)).To(Equal(all))
+		Expect(series(NewStatusCollector(w.Client, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
+		Expect(user.Delete(ctx, fd)).To(Succeed())
+		w.catchUp(ctx, w.namespace)
+		Expect(series(status, w.namespace)).To(BeEmpty())
+	})
+
+	It("are none when there is no cache, and take no others with them", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.stop()
+		Expect(series(NewStatusCollector(unreadable{w.Client}, isElected()), "")).To(BeEmpty())
+	})
+})
+
+// unreadable is a cache without FilterDeployments.
+type unreadable struct{ client.Reader }
+
+func (unreadable) List(context.Context, client.ObjectList, ...client.ListOption) error {
+	return errors.New("not cached")
+}
+
+var _ = Describe("Writes of outputs", func() {
+	var w *world
+	var before map[string]float64
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		before = series(writesTotal, "")
+	})
+	// counted are the writes since the spec began, of EnvoyFilters.
+	counted := func() map[string]float64 {
+		writes := map[string]float64{}
+		for name, value := range series(writesTotal, "") {
+			if more := value - before[name]; more > 0 {
+				writes[strings.TrimPrefix(name, "output_writes_total EnvoyFilter ")] = more
+			}
+		}
+		return writes
+	}
+
+	It("are counted by what they were for", func(ctx context.Context) {
+		w.deployments(ctx, "a", "b")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(counted()).To(Equal(map[string]float64{"create success": 2}))
+		edit(ctx, fd, config("other"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		edit(ctx, w.output(ctx, "a-f"), func(f *networking.EnvoyFilter) { f.Spec.Priority = 9 })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": "a"}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(counted()).To(Equal(map[string]float64{"create success": 2, "update success": 2, "repair success": 1, "delete success": 1}))
+	})
+
+	It("are counted by why they failed", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		Expect(user.Create(ctx, &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "a-f"}})).To(Succeed())
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).NotTo(Succeed())
+		Expect(counted()).To(Equal(map[string]float64{"adopt Conflict": 1}))
+		w.intercept(func(write string) error {
+			if !strings.HasPrefix(write, "create EnvoyFilter") {
+				return nil
+			}
+			w.intercept(nil)
+			return apierrors.NewForbidden(schema.GroupResource{}, "a-f", errors.New("a policy"))
+		})
+		_, err := w.reconcile(ctx, fd)
+		Expect(err).To(HaveOccurred())
+		Expect(counted()).To(HaveKeyWithValue("create OutputRefused", 1.0))
+	})
+})
+
+var _ = DescribeTable("A change of an output is",
+	func(annotations map[string]string, want string) {
+		cached := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
+		cached.SetAnnotations(annotations)
+		renewed := fetch{revision: "r", renewals: 1, at: time.Unix(0, 0)}
+		Expect(changeOf(cached, map[string]string{revisionAnnotation: "r", fetchAnnotation: renewed.annotation()})).To(Equal(want))
+	},
+	Entry("an update of another revision", map[string]string{revisionAnnotation: "q"}, opUpdate),
+	Entry("an update when it is renewed", map[string]string{revisionAnnotation: "r"}, opUpdate),
+	Entry("else a repair", map[string]string{revisionAnnotation: "r", fetchAnnotation: "r 1 1970-01-01T00:00:00Z"}, opRepair),
+)

@@ -1,0 +1,86 @@
+package serve
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+func TestRequestsAreCountedByClientAndCode(t *testing.T) {
+	store, sum := storeWith(t, "a module")
+	store.Retain(holder, sum)
+	base := start(t, store)
+	absent := strings.Repeat("1", 64)
+	before := counts(t)
+	for _, request := range []struct {
+		method, path string
+		headers      map[string]string
+	}{
+		{http.MethodGet, render.ModulePath(sum), nil},
+		{http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4"}},
+		{http.MethodHead, render.ModulePath(sum), map[string]string{PeerHeader: PeerValue}},
+		{http.MethodHead, render.ModulePath(absent), map[string]string{PeerHeader: PeerValue}},
+		{http.MethodGet, render.ModulePath(absent), nil},
+		{http.MethodPost, render.ModulePath(sum), nil},
+		{http.MethodGet, "/", nil},
+	} {
+		do(t, request.method, base+request.path, request.headers)
+	}
+	after := counts(t)
+	for series, want := range map[string]float64{
+		"proxy 200": 1, "proxy 206": 1, "proxy 503": 1, "proxy 405": 1, "proxy 404": 1, "replica 200": 1, "replica 503": 1,
+		"sent": float64(len("a module") + len("mod") + len("no FilterDeployment names this module\n") + len("modules can be read only\n") + len(notFound)),
+	} {
+		if got := after[series] - before[series]; got != want {
+			t.Errorf("%s: %v, not %v", series, got, want)
+		}
+	}
+}
+
+func TestARequestThatWaitsIsInFlight(t *testing.T) {
+	store, _ := storeWith(t, "a module")
+	base := start(t, store)
+	before := counts(t)["in flight"]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do(t, http.MethodGet, base+render.ModulePath(strings.Repeat("1", 64)), nil)
+	}()
+	for counts(t)["in flight"]-before != 1 {
+		select {
+		case <-done:
+			t.Fatal("it was never in flight")
+		default:
+		}
+	}
+	<-done
+}
+
+// counts are the metrics by client and code, bytes and requests in flight.
+func counts(t *testing.T) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(requestsTotal, requestsInFlight, sentBytesTotal)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]float64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			switch labels := metric.GetLabel(); family.GetName() {
+			case "wasme_module_server_requests_total":
+				found[labels[0].GetValue()+" "+labels[1].GetValue()] = metric.GetCounter().GetValue()
+			case "wasme_module_server_sent_bytes_total":
+				found["sent"] = metric.GetCounter().GetValue()
+			default:
+				found["in flight"] = metric.GetGauge().GetValue()
+			}
+		}
+	}
+	return found
+}
