@@ -204,7 +204,8 @@ var _ = It("The cache keeps of a pod what it takes to ask its sidecar", func() {
 	item, err := trimPod(injected())
 	Expect(err).NotTo(HaveOccurred())
 	pod := item.(*corev1.Pod)
-	Expect(pod.Labels).To(Equal(map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: "5d8"}))
+	Expect(pod.Labels).To(BeNil())
+	Expect(pod.OwnerReferences).To(Equal([]metav1.OwnerReference{{Kind: "Deployment", Name: "details-v1", Controller: new(true)}}))
 	Expect(pod.Annotations).To(Equal(map[string]string{agentPortAnnotation: "15000"}))
 	Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: sidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}}}}))
 	Expect(pod.Status.Conditions).To(Equal([]corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}))
@@ -214,6 +215,19 @@ var _ = It("The cache keeps of a pod what it takes to ask its sidecar", func() {
 	Expect([]any{at.UID, at.Address.String(), at.StatsPort, at.AgentPort}).To(Equal([]any{pod.UID, "10.0.0.7", uint16(15099), uint16(15000)}))
 	Expect(trimPod(pod)).To(Equal(pod), "a transform may be given its own result")
 	Expect(trimPod("tombstone")).To(Equal("tombstone"))
+})
+
+var _ = It("Pods in the cache share the sidecar of one stats port", func() {
+	trimmed := func(port int32) *corev1.Container {
+		pod := injected()
+		pod.Spec.InitContainers[1].Ports[0].ContainerPort = port
+		item, err := trimPod(pod)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(probed(item.(*corev1.Pod)).StatsPort).To(BeEquivalentTo(port))
+		return sidecarOf(item.(*corev1.Pod))
+	}
+	Expect(trimmed(15090)).To(BeIdenticalTo(trimmed(15090)))
+	Expect(trimmed(15090)).NotTo(BeIdenticalTo(trimmed(15091)))
 })
 
 var _ = DescribeTable("A pod belongs",

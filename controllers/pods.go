@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -60,15 +61,8 @@ func podTargets(pod *corev1.Pod) []render.Target {
 	add := func(kind, name string) {
 		targets = append(targets, render.Target{Kind: kind, Namespace: pod.Namespace, Name: name})
 	}
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		switch owner.Kind {
-		case "ReplicaSet":
-			if name, ofDeployment := strings.CutSuffix(owner.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]); ofDeployment {
-				add("Deployment", name)
-			}
-		case "DaemonSet", "StatefulSet":
-			add(owner.Kind, owner.Name)
-		}
+	if kind, name := workloadOf(pod); kind != "" {
+		add(kind, name)
 	}
 	if gateway := pod.Labels[gatewayLabel]; gateway != "" {
 		add(wasmev1.TargetKindGateway, gateway)
@@ -76,7 +70,27 @@ func podTargets(pod *corev1.Pod) []render.Target {
 	return targets
 }
 
-// trimPod keeps what tells to whom a pod belongs and where its sidecar can be asked.
+// workloadOf is what a pod's controller belongs to; of a Deployment's pods that
+// is a ReplicaSet, but not of those in the cache.
+func workloadOf(pod *corev1.Pod) (kind, name string) {
+	owner := metav1.GetControllerOfNoCopy(pod)
+	if owner == nil {
+		return "", ""
+	}
+	switch owner.Kind {
+	case "ReplicaSet":
+		if name, ofDeployment := strings.CutSuffix(owner.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]); ofDeployment {
+			return "Deployment", name
+		}
+	case "Deployment", "DaemonSet", "StatefulSet":
+		return owner.Kind, owner.Name
+	}
+	return "", ""
+}
+
+// trimPod keeps what tells to whom a pod belongs and where its sidecar can be
+// asked. There may be 10,000 pods: what is the same in most of them is shared,
+// and a map of one label would be a tenth of the whole.
 func trimPod(item any) (any, error) {
 	pod, ok := item.(*corev1.Pod)
 	if !ok {
@@ -86,22 +100,41 @@ func trimPod(item any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 			DeletionTimestamp: pod.DeletionTimestamp,
-			Labels:            picked(pod.Labels, appsv1.DefaultDeploymentUniqueLabelKey, gatewayLabel),
+			Labels:            picked(pod.Labels, gatewayLabel),
 			Annotations:       picked(pod.Annotations, agentPortAnnotation),
 		},
 		Status: corev1.PodStatus{PodIP: pod.Status.PodIP},
 	}
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		trimmed.OwnerReferences = []metav1.OwnerReference{{Kind: owner.Kind, Name: owner.Name, Controller: owner.Controller}}
+	if kind, name := workloadOf(pod); kind != "" {
+		trimmed.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &controls}}
 	}
 	if sidecar := sidecarOf(pod); sidecar != nil {
-		ports := slices.DeleteFunc(slices.Clone(sidecar.Ports), func(port corev1.ContainerPort) bool { return port.Name != statsPortName })
-		trimmed.Spec.Containers = []corev1.Container{{Name: sidecar.Name, Ports: ports}}
+		trimmed.Spec.Containers = trimSidecar(sidecar)
 	}
 	if ready := readyCondition(pod); ready != nil {
-		trimmed.Status.Conditions = []corev1.PodCondition{{Type: ready.Type, Status: ready.Status, LastTransitionTime: ready.LastTransitionTime}}
+		trimmed.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready.Status, LastTransitionTime: ready.LastTransitionTime}}
 	}
 	return trimmed, nil
+}
+
+// What pods in the cache share; nobody changes it.
+var (
+	controls = true
+	// sidecarsByPort are the trimmed sidecars, []corev1.Container of one, by stats port.
+	sidecarsByPort sync.Map
+)
+
+// trimSidecar keeps the stats port.
+func trimSidecar(sidecar *corev1.Container) []corev1.Container {
+	trimmed, port := []corev1.Container{{Name: sidecarContainer}}, int32(0)
+	for _, p := range sidecar.Ports {
+		if p.Name == statsPortName {
+			port = p.ContainerPort
+			trimmed[0].Ports = []corev1.ContainerPort{{Name: statsPortName, ContainerPort: port}}
+		}
+	}
+	shared, _ := sidecarsByPort.LoadOrStore(port, trimmed)
+	return shared.([]corev1.Container)
 }
 
 func picked(from map[string]string, keys ...string) map[string]string {

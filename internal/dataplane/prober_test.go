@@ -425,7 +425,7 @@ func TestDelays(t *testing.T) {
 			t.Errorf("after %d probes: %s, not %s and up to a fifth more", c.attempts, got, c.want)
 		}
 	}
-	for pods, want := range map[int]time.Duration{0: minPeriod, 1000: minPeriod, 2000: time.Minute, 10_000: maxPeriod, 100_000: maxPeriod} {
+	for pods, want := range map[int]time.Duration{0: minPeriod, 1000: minPeriod, 2400: time.Minute, 10_000: 250 * time.Second, 100_000: maxPeriod} {
 		if got := period(pods); got != want {
 			t.Errorf("%d pods: a period of %s, not %s", pods, got, want)
 		}

@@ -20,7 +20,7 @@ const (
 	// one probe in perPod over all pods, but within these bounds.
 	minPeriod = 30 * time.Second
 	maxPeriod = 5 * time.Minute
-	perPod    = 30 * time.Millisecond
+	perPod    = 25 * time.Millisecond
 )
 
 // laneOf: those that answer slowly, or not at all, wait with their likes, and so

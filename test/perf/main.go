@@ -4,7 +4,8 @@
 //
 // A speed is always a ratio to the least that the job can cost, done beside it in
 // the same run: a bare client that writes the same objects, an EnvoyFilter
-// changed by hand, nginx with the same file. Nothing else should load the machine.
+// changed by hand, nginx with the same file, a bare client that fetches the same
+// pages. Nothing else should load the machine.
 package main
 
 import (
@@ -47,6 +48,7 @@ func scenarios() []scenario {
 		{"modules", (*perf).modules},
 		{"polls", (*perf).polls},
 		{"handover", (*perf).handover},
+		{"pods", (*perf).pods},
 	}
 }
 

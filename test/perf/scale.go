@@ -30,9 +30,13 @@ const (
 	memoryBound = 200
 )
 
+// scaleWhat is what the operator holds and looks after.
+const scaleWhat = "1,000 FilterDeployments, 10,000 workloads and pods"
+
 // scale measures what the operator holds and does with 1,000 FilterDeployments
-// over 10,000 workloads: its memory, as all of that is created under it and as
-// it starts with all of it there, and what it writes while nothing changes.
+// over 10,000 workloads, each with a pod: its memory, as all of that is created
+// under it and as it starts with all of it there, and what it writes and asks
+// while nothing changes.
 func (p *perf) scale(ctx context.Context) error {
 	c, err := startCluster(ctx)
 	if err != nil {
@@ -50,7 +54,12 @@ func (p *perf) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.populate(ctx); err != nil {
+	pods, err := startPodsMesh(ctx, c.Admin())
+	if err != nil {
+		return err
+	}
+	defer pods.stop()
+	if err := c.populate(ctx, pods); err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
 	if err := p.memory(ctx, c, "as they come"); err != nil {
@@ -59,17 +68,39 @@ func (p *perf) scale(ctx context.Context) error {
 	if err := operator.Stop(); err != nil {
 		return err
 	}
+	asked := pods.count()
 	if operator, err = c.StartOperator(ctx, options); err != nil {
+		return err
+	}
+	err = poll(ctx, "all pods to be asked", patience, func(context.Context) (bool, error) {
+		return asked().pods == scaleNamespaces*scaleFilters*scaleWorkloads, nil
+	})
+	if err != nil {
 		return err
 	}
 	if err := p.memory(ctx, c, "started with them there"); err != nil {
 		return err
 	}
-	return p.writesWhenIdle(ctx, c, operator)
+	if err := p.writesOfStart(ctx, operator); err != nil {
+		return err
+	}
+	asked = pods.count()
+	if err := p.writesWhenIdle(ctx, c, operator); err != nil {
+		return err
+	}
+	counted := asked()
+	p.table.add(row{
+		name:     "requests to sidecars meanwhile",
+		measured: fmt.Sprintf("%d requests, %d pods", counted.requests, counted.pods),
+		beside:   "right after a start some pods are asked sooner than once in a round",
+		value:    counted.perSecond(),
+		unit:     "%.1f a second",
+	})
+	return nil
 }
 
 // populate creates it all and waits until every FilterDeployment is Ready.
-func (c *cluster) populate(ctx context.Context) error {
+func (c *cluster) populate(ctx context.Context, pods *podsMesh) error {
 	image, err := c.push(ctx, "")
 	if err != nil {
 		return err
@@ -78,17 +109,24 @@ func (c *cluster) populate(ctx context.Context) error {
 		if err := c.createNamespace(ctx, fmt.Sprint("scale-", i)); err != nil {
 			return err
 		}
+		if err := c.awaitServiceAccount(ctx, fmt.Sprint("scale-", i)); err != nil {
+			return err
+		}
 	}
 	filters := scaleNamespaces * scaleFilters
 	begin := time.Now()
 	err = parallel(ctx, creators, filters*scaleWorkloads, func(ctx context.Context, i int) error {
 		namespace, group := fmt.Sprint("scale-", i%scaleNamespaces), fmt.Sprint("g-", i/scaleNamespaces%scaleFilters)
-		return c.admin.Create(ctx, deployment(namespace, fmt.Sprint("app-", i), map[string]string{"group": group}))
+		workload := deployment(namespace, fmt.Sprint("app-", i), map[string]string{"group": group})
+		if err := c.admin.Create(ctx, workload); err != nil {
+			return err
+		}
+		return pods.createPod(ctx, c, i, workload)
 	})
 	if err != nil {
 		return err
 	}
-	progress("%d workloads created in %s", filters*scaleWorkloads, time.Since(begin).Round(time.Second))
+	progress("%d workloads and pods created in %s", filters*scaleWorkloads, time.Since(begin).Round(time.Second))
 	err = parallel(ctx, creators, filters, func(ctx context.Context, i int) error {
 		namespace, group := fmt.Sprint("scale-", i%scaleNamespaces), fmt.Sprint("g-", i/scaleNamespaces)
 		labels := map[string]wasmev1.LabelValue{"group": wasmev1.LabelValue(group)}
@@ -114,7 +152,7 @@ func (c *cluster) awaitAllReady(ctx context.Context) error {
 			return false, err
 		}
 		waits := slices.ContainsFunc(list.Items, func(fd wasmev1.FilterDeployment) bool {
-			return !isReady(&fd) || *fd.Status.Summary.Programmed != scaleWorkloads
+			return !isReady(&fd) || *fd.Status.Summary.Programmed != scaleWorkloads || *fd.Status.Summary.PodsLoaded != scaleWorkloads
 		})
 		return !waits, nil
 	})
@@ -130,7 +168,7 @@ func (p *perf) memory(ctx context.Context, c *cluster, when string) error {
 		return err
 	}
 	p.table.add(row{
-		name:     "memory, 1,000 FilterDeployments, 10,000 workloads, " + when,
+		name:     "memory, " + scaleWhat + ", " + when,
 		measured: fmt.Sprintf("%.0f MiB, peak %.0f MiB", now, most),
 		beside:   "-",
 		value:    most,
@@ -169,6 +207,23 @@ func (c *cluster) resident(name string) (now, most float64, err error) {
 	return now / 1024, most / 1024, nil
 }
 
+// writesOfStart adds a row with what the operator wrote since it started with
+// all of it there.
+func (p *perf) writesOfStart(ctx context.Context, operator *mesh.Operator) error {
+	writes, err := operatorsWrites(ctx, operator)
+	if err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     "writes of a start with them there",
+		measured: fmt.Sprintf("%.0f by the operator", writes),
+		beside:   "-",
+		value:    writes,
+		unit:     count,
+	})
+	return nil
+}
+
 // writesWhenIdle counts the operator's writes in a window, and says of which
 // resources the API server saw writes of anybody.
 func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Operator) error {
@@ -193,7 +248,7 @@ func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Op
 		return err
 	}
 	p.table.add(row{
-		name:     fmt.Sprintf("writes in %s, 1,000 FilterDeployments", p.idle),
+		name:     fmt.Sprintf("writes in %s, %s", p.idle, scaleWhat),
 		measured: fmt.Sprintf("%.0f by the operator", ended-begun),
 		beside:   "by anybody, Leases aside: " + difference(before, after),
 		value:    ended - begun,
