@@ -151,6 +151,8 @@ type pass struct {
 	existing outputs
 	// wave is what pods may still be asked to load.
 	wave wave
+	// unasked: pods that the status tells of have not answered this process yet.
+	unasked bool
 	// again is the time after which there is more to do; 0 for never.
 	again time.Duration
 	// targets are the outcomes by workload, in the order of their names; nil

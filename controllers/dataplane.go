@@ -46,6 +46,11 @@ type podProof struct {
 // proven tells whether the pod runs the revision in force.
 func (p podProof) proven() bool { return !p.waiting && p.verdict.Proven() }
 
+// unasked tells whether Ready waits for the pod's first answer.
+func (p podProof) unasked() bool {
+	return p.counts() && !p.waiting && p.verdict.State == dataplane.StateUnknown
+}
+
 // overdue tells whether the pod has had its time.
 func (p podProof) overdue() bool { return !p.waiting && p.waited >= loadTimeout }
 
@@ -66,8 +71,23 @@ func (r *FilterDeploymentReconciler) provePods(fd *wasmev1.FilterDeployment, p *
 	case p.targets == nil:
 		p.loaded = pending(wasmev1.ReasonUnproven, "the workloads are not known")
 	default:
-		r.askPods(owner, fd, p)
+		since, settled := waited(fd, p.inForce.filter.Revision())
+		r.askPods(owner, p, since, settled)
 		p.loaded = loadedVerdict(p.pods(), p.inForce.output())
+		if p.unasked = settled && slices.ContainsFunc(p.pods(), podProof.unasked); p.unasked {
+			p.loaded = formerLoaded(fd)
+		}
+	}
+}
+
+// formerLoaded is what the status says of pods: after a restart it stays until
+// they have answered.
+func formerLoaded(fd *wasmev1.FilterDeployment) verdict {
+	loaded := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionLoaded)
+	stalled := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionStalled)
+	return verdict{
+		Status: loaded.Status, Reason: loaded.Reason, Message: loaded.Message,
+		Stalled: stalled != nil && stalled.Reason == loaded.Reason,
 	}
 }
 
@@ -81,9 +101,8 @@ func (p *pass) pods() []podProof {
 }
 
 // askPods gives the targets what is known of their pods.
-func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, fd *wasmev1.FilterDeployment, p *pass) {
+func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, p *pass, since time.Duration, settled bool) {
 	content := p.inForce.filter.Revision()
-	since, settled := waited(fd, content)
 	position := p.inForce.filter.Place.Position
 	anchored := position.Before != "" || position.After != ""
 	var wanted []dataplane.Target

@@ -110,6 +110,9 @@ func (p pass) setStatus(status *wasmev1.FilterDeploymentStatus, generation int64
 		status.Reason = cut(ready.Message)
 	}
 	setRevision(status, p.inForce)
+	if p.unasked {
+		return
+	}
 	status.Workloads, status.Summary = nil, nil
 	if p.targets != nil {
 		setWorkloads(status, p)

@@ -47,6 +47,12 @@ func (w *world) startSidecars() *sidecars {
 	server.Start()
 	DeferCleanup(server.Close)
 	w.Prober = dataplane.New(func(types.NamespacedName) {})
+	w.startProber()
+	return s
+}
+
+func (w *world) startProber() {
+	GinkgoHelper()
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error)
 	go func() { stopped <- w.Prober.Start(ctx) }()
@@ -54,7 +60,6 @@ func (w *world) startSidecars() *sidecars {
 		stop()
 		Expect(<-stopped).To(Succeed())
 	})
-	return s
 }
 
 func (s *sidecars) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -196,6 +201,34 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		w.clock.Step(loadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": second, "b-f": second}), "nothing waits for ever")
+	})
+
+	It("are not doubted after a restart: nothing is written before the pods answer, nor when they say the same", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		pods := s.start(ctx, "a", 2)
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		s.load(ctx, fd, "a", pods)
+		s.becomes(ctx, fd, "2/2")
+
+		w.restart(ctx)
+		w.Prober = dataplane.New(func(types.NamespacedName) {})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.written()).To(BeEmpty())
+		w.startProber()
+		Consistently(ctx, func(g Gomega) {
+			g.Expect(w.settle(ctx, fd)).To(Succeed())
+			g.Expect(w.written()).To(BeEmpty())
+		}).WithTimeout(2 * time.Second).Should(Succeed())
+
+		By("noticing what changed meanwhile")
+		s.mu.Lock()
+		clear(s.runs)
+		s.mu.Unlock()
+		w.restart(ctx)
+		w.Prober = dataplane.New(func(types.NamespacedName) {})
+		w.startProber()
+		s.becomes(ctx, fd, "0/2")
 	})
 
 	It("of outputs that show no revision are proven by the first only", func(ctx context.Context) {

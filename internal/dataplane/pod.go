@@ -100,7 +100,7 @@ func (p *pod) moveTo(place Pod) bool {
 func (w *watch) want(target Target) bool {
 	news := w.plugin != target.Plugin || target.Explain && !w.explain
 	if w.plugin != target.Plugin {
-		w.fetch = fetches{}
+		w.fetch, w.verdict = fetches{}, Verdict{}
 		w.looked = w.looked && relate(target.Plugin, w.plugin) != unrelated
 		w.plugin = target.Plugin
 	}
@@ -158,6 +158,8 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 		return Verdict{State: StateUnreachable, Failure: p.failure}
 	case !w.looked:
 		return Verdict{}
+	case w.unsure():
+		return w.verdict
 	}
 	verdict := Verdict{State: classify(w.plugin, w.rows), Crashing: crashing(w.plugin, w.rows, now)}
 	if !verdict.Proven() {
@@ -168,10 +170,10 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 }
 
 // unsure: a plugin that is wanted was in the last answer, and not in the one before.
-func (p *pod) unsure() bool {
-	return slices.ContainsFunc(p.watches, func(w *watch) bool {
-		return shows(w.plugin, w.rows) && !w.verdict.Proven()
-	})
+func (p *pod) unsure() bool { return slices.ContainsFunc(p.watches, (*watch).unsure) }
+
+func (w *watch) unsure() bool {
+	return slices.ContainsFunc(w.rows, func(r row) bool { return r.plugin == w.plugin && !r.lasts })
 }
 
 // see picks the rows of this filter, whatever the revision, and notices which

@@ -220,6 +220,7 @@ func (p *perf) writesOfStart(ctx context.Context, operator *mesh.Operator) error
 		beside:   "-",
 		value:    writes,
 		unit:     count,
+		bound:    atMost(0),
 	})
 	return nil
 }
