@@ -20,7 +20,7 @@ import (
 const (
 	metricsPath = "/stats/prometheus"
 	// rowsQuery has Envoy answer with the rows of plugins only.
-	rowsQuery = "filter=wasm.*vm_reload"
+	rowsQuery = "filter=wasm.*vm_(reload|count)"
 	// wholePage is the size of Envoy's page without a query, as measured.
 	wholePage = 41 << 10
 	// recordedPlugin is the one in Envoy's page of one plugin.
@@ -103,7 +103,7 @@ func (s *sidecars) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
 	_, _ = io.WriteString(w, s.rows(plugin))
-	if r.URL.RawQuery != rowsQuery {
+	if r.URL.RawQuery == "" {
 		_, _ = io.WriteString(w, s.rest)
 	}
 }
