@@ -2,7 +2,8 @@
 //
 // FilterDeploymentReconciler walks one FilterDeployment through its steps: the
 // module (module.go), the workloads (workloads.go), the revision in force
-// (revisions.go), the outputs (outputs.go). Each step returns a verdict; the
+// (revisions.go), the outputs (outputs.go) in waves (waves.go), what the pods run
+// (dataplane.go), and what that asks for (renewal.go). Each step returns a verdict; the
 // status (status.go) is derived from the verdicts and written once, if it
 // changed. The pass waits on nothing but the API server: what takes longer runs
 // in the module resolver, which wakes the controller.
@@ -78,7 +79,7 @@ type FilterDeploymentReconciler struct {
 	LegacyPullSecrets bool
 	// RecheckInterval is the time between checks when nothing changes: tags move.
 	RecheckInterval time.Duration
-	// Clock bounds how often a status is written that something else overwrites.
+	// Clock is for waves, renewals, and the status that something else overwrites.
 	Clock clock.PassiveClock
 
 	statuses statuses

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -71,10 +72,11 @@ func (r *FilterDeploymentReconciler) provePods(fd *wasmev1.FilterDeployment, p *
 	case p.targets == nil:
 		p.loaded = pending(wasmev1.ReasonUnproven, "the workloads are not known")
 	default:
-		since, settled := waited(fd, p.inForce.filter.Revision())
+		since, settled := waited(fd, p.inForce.hash)
 		r.askPods(owner, p, since, settled)
 		p.loaded = loadedVerdict(p.pods(), p.inForce.output())
-		if p.unasked = settled && slices.ContainsFunc(p.pods(), podProof.unasked); p.unasked {
+		seen := ptr.Deref(fd.Status.ObservedGeneration, 0) == fd.Generation
+		if p.unasked = settled && seen && slices.ContainsFunc(p.pods(), podProof.unasked); p.unasked {
 			p.loaded = formerLoaded(fd)
 		}
 	}
@@ -102,7 +104,7 @@ func (p *pass) pods() []podProof {
 
 // askPods gives the targets what is known of their pods.
 func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, p *pass, since time.Duration, settled bool) {
-	content := p.inForce.filter.Revision()
+	content := p.inForce.hash
 	position := p.inForce.filter.Place.Position
 	anchored := position.Before != "" || position.After != ""
 	var wanted []dataplane.Target
@@ -115,12 +117,16 @@ func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, p *pass, si
 			expected = t.holds
 		}
 		t.pods = make([]podProof, len(t.ready))
+		plugin := ""
+		if expected != nil {
+			plugin = pluginName(owner, expected, t)
+		}
 		for j, pod := range t.ready {
 			age := time.Since(readyCondition(pod).LastTransitionTime.Time)
 			young := age < loadTimeout && (settled || age < since)
 			t.pods[j] = podProof{name: pod.Name, sidecar: sidecarOf(pod) != nil, age: age, young: young, waiting: t.waits != "", waited: own, spent: t.fetch.renewedFor(content) >= maxRefused, anchored: anchored}
 			if t.pods[j].sidecar && expected != nil {
-				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: pluginName(owner, expected, t), Explain: true})
+				wanted = append(wanted, dataplane.Target{Pod: probed(pod), Plugin: plugin, Explain: true})
 				asked = append(asked, &t.pods[j])
 			}
 		}
@@ -134,10 +140,10 @@ func (r *FilterDeploymentReconciler) askPods(owner client.ObjectKey, p *pass, si
 // been for the time since: less when its output was written later. A renewal
 // gives them no more time.
 func (t *target) waitedFor(revision string, since time.Duration, now time.Time) time.Duration {
-	if t.fetch.revision != revision || t.fetch.renewals > 0 {
+	if t.fetch.revision != revision || t.fetch.renewals > 0 || now.Before(t.fetch.at) {
 		return since
 	}
-	return min(since, max(0, now.Sub(t.fetch.at)))
+	return min(since, now.Sub(t.fetch.at))
 }
 
 // pluginName is the name under which a target's proxies report the filter.

@@ -217,17 +217,18 @@ var _ = It("The cache keeps of a pod what it takes to ask its sidecar", func() {
 	Expect(trimPod("tombstone")).To(Equal("tombstone"))
 })
 
-var _ = It("Pods in the cache share the sidecar of one stats port", func() {
-	trimmed := func(port int32) *corev1.Container {
+var _ = It("Pods in the cache share the sidecar with the usual stats port", func() {
+	trimmed := func(ports ...corev1.ContainerPort) *corev1.Container {
 		pod := injected()
-		pod.Spec.InitContainers[1].Ports[0].ContainerPort = port
+		pod.Spec.InitContainers[1].Ports = ports
 		item, err := trimPod(pod)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(probed(item.(*corev1.Pod)).StatsPort).To(BeEquivalentTo(port))
 		return sidecarOf(item.(*corev1.Pod))
 	}
-	Expect(trimmed(15090)).To(BeIdenticalTo(trimmed(15090)))
-	Expect(trimmed(15090)).NotTo(BeIdenticalTo(trimmed(15091)))
+	usual := trimmed(corev1.ContainerPort{Name: statsPortName, ContainerPort: 15090})
+	Expect(trimmed(corev1.ContainerPort{Name: statsPortName, ContainerPort: 15090})).To(BeIdenticalTo(usual))
+	Expect(trimmed()).To(BeIdenticalTo(usual), "where it is when it has no name")
+	Expect(trimmed(corev1.ContainerPort{Name: statsPortName, ContainerPort: 15091}).Ports).To(Equal([]corev1.ContainerPort{{Name: statsPortName, ContainerPort: 15091}}))
 })
 
 var _ = DescribeTable("A pod belongs",

@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
@@ -20,18 +16,15 @@ import (
 	. "github.com/onsi/gomega"
 	lua "github.com/yuin/gopher-lua"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/dataplane"
 )
 
 const (
@@ -104,97 +97,8 @@ func fromServer(ctx context.Context, key client.ObjectKey) *unstructured.Unstruc
 	return object
 }
 
-// standIn answers in the place of the proxy of Deployment a's one pod, with what
-// proxies answered once (internal/dataplane/testdata).
-type standIn struct{ envoy, agent atomic.Pointer[string] }
-
-const recordedPlugin = "bookinfo/details-v1/greeting@14643ae8"
-
-func recorded(name string) string {
-	GinkgoHelper()
-	text, err := os.ReadFile("../internal/dataplane/testdata/" + name)
-	Expect(err).NotTo(HaveOccurred())
-	return string(text)
-}
-
-// runs has it answer that it runs the filter in a revision.
-func (s *standIn) runs(fd *wasmev1.FilterDeployment, revision string) {
-	GinkgoHelper()
-	s.envoy.Store(new(strings.ReplaceAll(recorded("envoy-loaded.txt"), recordedPlugin, fmt.Sprintf("%s/a/%s@%s", fd.Namespace, fd.Name, revision))))
-}
-
-// withProxy makes Deployment a with one Ready pod, and has the operator ask it.
-func (w *world) withProxy(ctx context.Context) *standIn {
-	GinkgoHelper()
-	s := &standIn{}
-	s.envoy.Store(new(recorded("envoy-empty.txt")))
-	s.agent.Store(new(recorded("agent-empty.txt")))
-	w.pod(ctx, serve(&s.envoy), serve(&s.agent))
-	w.provePods()
-	return s
-}
-
-// provePods has the operator ask pods what they run.
-func (w *world) provePods() {
-	running, stop := context.WithCancel(context.Background())
-	DeferCleanup(stop)
-	prober := dataplane.New(func(types.NamespacedName) {})
-	go func() { _ = prober.Start(running) }()
-	w.Prober = prober
-}
-
-// serve answers with the page, and returns its port.
-func serve(page *atomic.Pointer[string]) int32 {
-	server := httptest.NewServer(http.HandlerFunc(func(response http.ResponseWriter, _ *http.Request) {
-		response.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		_, _ = response.Write([]byte(*page.Load()))
-	}))
-	DeferCleanup(server.Close)
-	return int32(server.Listener.Addr().(*net.TCPAddr).Port)
-}
-
-// pod makes Deployment a and a pod of it, Ready for an hour, whose proxy answers
-// at these ports of this machine; 0: it has no proxy.
-func (w *world) pod(ctx context.Context, statsPort, agentPort int32) {
-	GinkgoHelper()
-	w.deployments(ctx, "a")
-	selector, template := podTemplate("a")
-	const hash = "5d8"
-	template.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
-	replicaSet := &appsv1.ReplicaSet{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "a-" + hash},
-		Spec:       appsv1.ReplicaSetSpec{Selector: selector, Template: template},
-	}
-	Expect(user.Create(ctx, replicaSet)).To(Succeed())
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: w.namespace, Name: "a-pod", Labels: template.Labels,
-			Annotations:     map[string]string{agentPortAnnotation: fmt.Sprint(agentPort)},
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(replicaSet, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))},
-		},
-		Spec: template.Spec,
-	}
-	if statsPort != 0 {
-		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{
-			Name: sidecarContainer, Image: "proxy", Ports: []corev1.ContainerPort{{Name: statsPortName, ContainerPort: statsPort}},
-		})
-	}
-	Eventually(ctx, func() error { return user.Create(ctx, pod) }).WithTimeout(bound).Should(Succeed(), "once the namespace has its service account")
-	hourAgo := metav1.NewTime(time.Now().Add(-time.Hour))
-	pod.Status = corev1.PodStatus{
-		Phase: corev1.PodRunning, PodIP: "127.0.0.1", PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}},
-		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: hourAgo}},
-	}
-	Expect(user.Status().Update(ctx, pod)).To(Succeed())
-	Eventually(ctx, func() string {
-		var cached corev1.Pod
-		_ = w.cache.Get(ctx, client.ObjectKeyFromObject(pod), &cached)
-		return cached.ResourceVersion
-	}).WithTimeout(bound).Should(Equal(pod.ResourceVersion))
-}
-
-// becomes makes passes until Ready has that reason.
-func (w *world) becomes(ctx context.Context, fd *wasmev1.FilterDeployment, reason string) {
+// becomesBecause makes passes until Ready has that reason.
+func (w *world) becomesBecause(ctx context.Context, fd *wasmev1.FilterDeployment, reason string) {
 	GinkgoHelper()
 	Eventually(ctx, func() string {
 		_, _ = w.reconcile(ctx, fd)
@@ -260,38 +164,46 @@ var _ = Describe("For GitOps tools", func() {
 		}, status.CurrentStatus, "Healthy", "no Deployment in namespace"),
 		Entry("no pods", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
-			w.provePods()
+			w.startSidecars()
 			return settled(ctx)
 		}, status.CurrentStatus, "Healthy", "no Ready pods"),
 		Entry("pods loading", func(ctx context.Context) *wasmev1.FilterDeployment {
-			w.withProxy(ctx)
+			w.deployments(ctx, "a")
+			w.startSidecars().start(ctx, "a", 1)
 			return settled(ctx)
 		}, status.InProgressStatus, "Progressing", "0 of 1 pods run the revision"),
 		Entry("loaded", func(ctx context.Context) *wasmev1.FilterDeployment {
-			proxy := w.withProxy(ctx)
+			w.deployments(ctx, "a")
+			s := w.startSidecars()
+			pods := s.start(ctx, "a", 1)
 			fd := settled(ctx)
-			proxy.runs(fd, fd.Status.Revision)
-			w.becomes(ctx, fd, wasmev1.ReasonReady)
+			s.run(plugin(fd, "a", fd.Status.Revision), pods...)
+			w.becomesBecause(ctx, fd, wasmev1.ReasonReady)
 			return fd
 		}, status.CurrentStatus, "Healthy", "1 of 1 pods run the filter in this revision"),
 		Entry("fetch failed", func(ctx context.Context) *wasmev1.FilterDeployment {
-			w.withProxy(ctx).agent.Store(new(recorded("agent-failed.txt")))
+			w.deployments(ctx, "a")
+			s := w.startSidecars()
+			s.start(ctx, "a", 1)
+			s.failFetches()
 			fd := settled(ctx)
 			w.waitedForPods(ctx, fd)
-			w.becomes(ctx, fd, wasmev1.ReasonFetchFailed)
+			w.becomesBecause(ctx, fd, wasmev1.ReasonFetchFailed)
 			return fd
 		}, status.InProgressStatus, "Degraded", "could not fetch the module"),
 		Entry("configuration refused by the proxy", func(ctx context.Context) *wasmev1.FilterDeployment {
-			proxy := w.withProxy(ctx)
+			w.deployments(ctx, "a")
+			s := w.startSidecars()
+			pods := s.start(ctx, "a", 1)
 			fd := settled(ctx)
-			proxy.runs(fd, "14643ae8")
+			s.run(plugin(fd, "a", "14643ae8"), pods...)
 			w.waitedForPods(ctx, fd)
-			w.becomes(ctx, fd, wasmev1.ReasonOlderRevision)
+			w.becomesBecause(ctx, fd, wasmev1.ReasonOlderRevision)
 			return fd
 		}, status.InProgressStatus, "Degraded", "go on with an older revision"),
 		Entry("pods without sidecar", func(ctx context.Context) *wasmev1.FilterDeployment {
-			w.pod(ctx, 0, 0)
-			w.provePods()
+			w.deployments(ctx, "a")
+			w.startSidecars().start(ctx, "a", 1, withoutSidecar)
 			return settled(ctx)
 		}, status.InProgressStatus, "Degraded", "none of 1 Ready pods has a sidecar"),
 		Entry("configuration refused", func(ctx context.Context) *wasmev1.FilterDeployment {

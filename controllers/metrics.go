@@ -63,8 +63,9 @@ func countWrite(kind wasmev1.Output, operation string, err error) error {
 }
 
 // changeOf tells a repair from an update: the output held the same revision and
-// asked for the same fetch, so that something else must have changed it, or the operator
-// renders it in another way than before.
+// asked for the same fetch, so that something else must have changed it, or it is
+// rendered in another way: the labels of the workload's pods changed, or the
+// operator is a newer one.
 func changeOf(cached istio.Output, notes map[string]string) string {
 	for _, key := range []string{revisionAnnotation, fetchAnnotation} {
 		if cached.GetAnnotations()[key] != notes[key] {

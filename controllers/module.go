@@ -100,7 +100,7 @@ func (r *FilterDeploymentReconciler) candidate(fd *wasmev1.FilterDeployment, fil
 	case err != nil:
 		return nil, stalled(wasmev1.ReasonInvalidSpec, err)
 	}
-	candidate := &revision{revisionContent: content, filter: rendered}
+	candidate := &revision{revisionContent: content, filter: rendered, hash: rendered.Revision()}
 	return candidate, succeeded(wasmev1.ReasonResolved, "module sha256:%s, %d bytes", resolved.SHA256, *resolved.SizeBytes)
 }
 

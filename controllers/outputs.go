@@ -57,6 +57,8 @@ type target struct {
 	provable bool
 	// asksFetch: the revision in force makes its pods fetch, or drain.
 	asksFetch bool
+	// tried: the output was written, or could not be.
+	tried bool
 	// waits says for what the output has to wait before it may hold the revision
 	// in force; empty for nothing.
 	waits string
@@ -111,13 +113,19 @@ func (r *FilterDeploymentReconciler) listOutputs(ctx context.Context, fd *wasmev
 }
 
 // program makes each target's output hold the revision in force, unless it has
-// to wait.
+// to wait. One that cannot be written leaves its room to others.
 func (r *FilterDeploymentReconciler) program(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass) {
-	workqueue.ParallelizeUntil(ctx, writers, len(p.targets), func(i int) {
-		if t := &p.targets[i]; t.waits == "" {
+	for admitted := p.admit(); len(admitted) > 0; admitted = p.admit() {
+		workqueue.ParallelizeUntil(ctx, writers, len(admitted), func(i int) {
+			t := admitted[i]
 			r.programTarget(ctx, fd, p, t, t.nextFetch(p.inForce, r.Clock.Now()))
+		})
+		for _, t := range admitted {
+			if t.err != nil && t.asksFetch {
+				p.wave.pods -= t.sidecars()
+			}
 		}
-	})
+	}
 }
 
 // fail says of all targets why nothing was tried.
@@ -145,7 +153,7 @@ func hashedOutput(owner client.ObjectKey, inForce *revision, workload render.Tar
 // programTarget makes the target's output hold the revision in force and ask
 // for a fetch, and notes the outcome in the target.
 func (r *FilterDeploymentReconciler) programTarget(ctx context.Context, fd *wasmev1.FilterDeployment, p *pass, t *target, asked fetch) {
-	owner, content := client.ObjectKeyFromObject(fd), p.inForce.filter.Revision()
+	owner, content := client.ObjectKeyFromObject(fd), p.inForce.hash
 	spec, err := outputSpec(r.Mesh, owner, p.inForce, t.workload, asked.renewal(content))
 	if err != nil {
 		t.reason, t.err = wasmev1.ReasonWorkloadUnsupported, err
@@ -154,6 +162,9 @@ func (r *FilterDeploymentReconciler) programTarget(ctx context.Context, fd *wasm
 	notes := map[string]string{workloadAnnotation: workloadNote(t.workload), revisionAnnotation: content}
 	if asked != (fetch{}) {
 		notes[fetchAnnotation] = asked.annotation()
+	}
+	if renewal := asked.renewal(content); renewal != "" && t.output.kind != wasmev1.OutputEnvoyFilter {
+		notes[pushAnnotation] = renewal
 	}
 	err = r.writeOutput(ctx, fd, t.output, spec, p.existing, notes)
 	if hashed := hashedOutput(owner, p.inForce, t.workload); errors.Is(err, errNameTaken) && t.output != hashed {
@@ -165,8 +176,7 @@ func (r *FilterDeploymentReconciler) programTarget(ctx context.Context, fd *wasm
 	}
 }
 
-// outputSpec is the JSON of the spec of a target's output. Of a WasmPlugin or a
-// TrafficExtension any write is a renewal.
+// outputSpec is the JSON of the spec of a target's output.
 func outputSpec(mesh render.Mesh, owner client.ObjectKey, inForce *revision, workload render.Target, renewal string) ([]byte, error) {
 	var spec json.Marshaler
 	var err error

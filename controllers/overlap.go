@@ -90,7 +90,7 @@ func byLabels(targets []target) ([]*alike, map[identity]*alike) {
 	var groups []*alike
 	known, groupOf := map[string]*alike{}, map[identity]*alike{}
 	for _, t := range targets {
-		if t.err != nil || len(t.workload.PodLabels) == 0 || !goesByLabels(t.output.kind) {
+		if t.err != nil || t.waits != "" && t.holds == nil || len(t.workload.PodLabels) == 0 || !goesByLabels(t.output.kind) {
 			continue
 		}
 		key := labels.Set(t.workload.PodLabels).String()

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -119,22 +118,22 @@ func trimPod(item any) (any, error) {
 
 // What pods in the cache share; nobody changes it.
 var (
-	controls = true
-	// sidecarsByPort are the trimmed sidecars, []corev1.Container of one, by stats port.
-	sidecarsByPort sync.Map
+	controls       = true
+	defaultSidecar = sidecarAt(dataplane.DefaultStatsPort)
 )
+
+func sidecarAt(port int32) []corev1.Container {
+	return []corev1.Container{{Name: sidecarContainer, Ports: []corev1.ContainerPort{{Name: statsPortName, ContainerPort: port}}}}
+}
 
 // trimSidecar keeps the stats port.
 func trimSidecar(sidecar *corev1.Container) []corev1.Container {
-	trimmed, port := []corev1.Container{{Name: sidecarContainer}}, int32(0)
 	for _, p := range sidecar.Ports {
-		if p.Name == statsPortName {
-			port = p.ContainerPort
-			trimmed[0].Ports = []corev1.ContainerPort{{Name: statsPortName, ContainerPort: port}}
+		if p.Name == statsPortName && p.ContainerPort != dataplane.DefaultStatsPort {
+			return sidecarAt(p.ContainerPort)
 		}
 	}
-	shared, _ := sidecarsByPort.LoadOrStore(port, trimmed)
-	return shared.([]corev1.Container)
+	return defaultSidecar
 }
 
 func picked(from map[string]string, keys ...string) map[string]string {

@@ -26,6 +26,11 @@ const (
 	// that an output asked for.
 	fetchAnnotation = "wasme.io/fetch"
 
+	// pushAnnotation is the number of renewals of a WasmPlugin or a
+	// TrafficExtension. istiod pushes when an annotation changes whose name has
+	// "istio.io" in it; it then tells the agents of the object's new version.
+	pushAnnotation = "wasme.io/renewal.istio.io"
+
 	// reasonRenewed is that of the event about a renewal.
 	reasonRenewed = "Renewed"
 
@@ -113,7 +118,7 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 	if p.inForce == nil {
 		return nil
 	}
-	now, content := r.Clock.Now(), p.inForce.filter.Revision()
+	now, content := r.Clock.Now(), p.inForce.hash
 	var due []*target
 	for i := range p.targets {
 		t := &p.targets[i]
@@ -126,7 +131,7 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 		switch {
 		case left > 0 && left <= maxRenewal: // else a clock was wrong
 			p.again = soonest(p.again, left)
-		case p.wave.admit(len(pods)):
+		case waiting(p.targets) == 0 && p.wave.admit(len(pods)): // new modules first
 			due = append(due, t)
 		default:
 			p.again = soonest(p.again, minRenewal)
@@ -144,14 +149,15 @@ func (r *FilterDeploymentReconciler) renew(ctx context.Context, fd *wasmev1.Filt
 	return errors.Join(ctx.Err(), conflict(p.targets))
 }
 
-// recordRenewals is one event, however many workloads there are.
+// recordRenewals is one event, however many workloads there are, of the first
+// time that they are renewed.
 func (r *FilterDeploymentReconciler) recordRenewals(fd *wasmev1.FilterDeployment, due []*target) {
-	renewed := slices.DeleteFunc(due, func(t *target) bool { return t.err != nil })
+	renewed := slices.DeleteFunc(due, func(t *target) bool { return t.err != nil || t.fetch.renewals > 1 })
 	if len(renewed) == 0 {
 		return
 	}
-	names := enumerate(renewed, ", ", func(t *target) string { return fmt.Sprintf("%s (%d)", t.workload.Key(), t.fetch.renewals) })
-	r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s", eventNote("pods do not run the revision, and are told to fetch the module again (how often): "+names))
+	names := enumerate(renewed, ", ", func(t *target) string { return t.workload.Key() })
+	r.Recorder.Eventf(fd, nil, corev1.EventTypeWarning, reasonRenewed, "Reconcile", "%s", eventNote("pods do not run the revision, and are told to fetch the module again, now and then: "+names))
 }
 
 // soonest is the shorter of two waits, of which zero is none.

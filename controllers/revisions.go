@@ -45,6 +45,8 @@ func (c revisionContent) output() wasmev1.Output {
 type revision struct {
 	revisionContent
 	filter render.Filter
+	// hash is over all that proxies see of it (render.Filter.Revision).
+	hash string
 	// object is the ControllerRevision; nil until there is one.
 	object *appsv1.ControllerRevision
 }
@@ -104,7 +106,7 @@ func decodeRevision(object *appsv1.ControllerRevision) (revision, error) {
 	}
 	owner := client.ObjectKey{Namespace: object.Namespace, Name: object.Annotations[ownerAnnotation]}
 	filter, err := render.NewFilter(owner, known.Filter, known.Distribution, known.Module)
-	known.filter = filter
+	known.filter, known.hash = filter, filter.Revision()
 	if err != nil {
 		return revision{}, fmt.Errorf("reading ControllerRevision %s: %w", object.Name, err)
 	}
@@ -144,12 +146,12 @@ func (r *FilterDeploymentReconciler) revisionInForce(fd *wasmev1.FilterDeploymen
 		return kept, lastGood
 	}
 	held := existing.revisions().Insert(fd.Status.Revision)
-	before := slices.IndexFunc(history, func(known revision) bool { return held.Has(known.filter.Revision()) })
+	before := slices.IndexFunc(history, func(known revision) bool { return held.Has(known.hash) })
 	sameModule := func(known revision) bool {
-		return known.Module.SHA256 == kept.Module.SHA256 && held.Has(known.filter.Revision())
+		return known.Module.SHA256 == kept.Module.SHA256 && held.Has(known.hash)
 	}
 	switch {
-	case held.Has(kept.filter.Revision()), slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
+	case held.Has(kept.hash), slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
 		return kept, asked
 	case before >= 0:
 		return &history[before], distributing
@@ -211,7 +213,7 @@ func revisionObject(fd *wasmev1.FilterDeployment, content *revision) (*appsv1.Co
 		Data:       runtime.RawExtension{Raw: data},
 		Revision:   1,
 	}
-	claim(object, fd, map[string]string{revisionAnnotation: content.filter.Revision()})
+	claim(object, fd, map[string]string{revisionAnnotation: content.hash})
 	return object, nil
 }
 
@@ -221,7 +223,7 @@ func revisionObject(fd *wasmev1.FilterDeployment, content *revision) (*appsv1.Co
 func (r *FilterDeploymentReconciler) pruneRevisions(ctx context.Context, history []revision, existing outputs) error {
 	held := existing.revisions()
 	for i, known := range history {
-		if content := known.filter.Revision(); i < revisionHistory || held.Has(content) {
+		if content := known.hash; i < revisionHistory || held.Has(content) {
 			held.Delete(content)
 			continue
 		}

@@ -88,7 +88,7 @@ func (p pass) setStatus(status *wasmev1.FilterDeploymentStatus, generation int64
 	set(wasmev1.ConditionModuleResolved, p.module)
 	set(wasmev1.ConditionWorkloadsSelected, p.selection)
 	set(wasmev1.ConditionProgrammed, p.programmed)
-	if p.inForce != nil && status.Revision != p.inForce.filter.Revision() {
+	if p.inForce != nil && status.Revision != p.inForce.hash {
 		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionLoaded) // the time of its last transition is that of the revision
 	}
 	set(wasmev1.ConditionLoaded, p.loaded)
@@ -162,7 +162,7 @@ func abnormal(ready verdict) map[string]string {
 func setRevision(status *wasmev1.FilterDeploymentStatus, inForce *revision) {
 	status.Revision, status.Module = "", nil
 	if inForce != nil {
-		status.Revision, status.Module = inForce.filter.Revision(), &inForce.Module
+		status.Revision, status.Module = inForce.hash, &inForce.Module
 	}
 }
 
@@ -178,11 +178,11 @@ func programmedVerdict(targets []target, inForce *revision, standing standing) v
 	case inForce == nil:
 		return refused(wasmev1.ReasonNothingResolved, "there is no module to run yet")
 	case standing == lastGood:
-		return refused(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", inForce.filter.Revision(), len(targets))
+		return refused(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", inForce.hash, len(targets)-waiting(targets))
 	case waiting(targets) > 0:
-		return pending(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow as pods have loaded it", inForce.filter.Revision(), len(targets)-waiting(targets), len(targets))
+		return pending(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow as pods have loaded it", inForce.hash, len(targets)-waiting(targets), len(targets))
 	default:
-		return succeeded(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", inForce.filter.Revision(), len(targets), len(targets))
+		return succeeded(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", inForce.hash, len(targets), len(targets))
 	}
 }
 
@@ -283,10 +283,10 @@ func workloadStatus(t target, inForce *revision, standing standing) wasmev1.Work
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "waits until every replica of the operator holds the new module"}
 	case inForce == nil:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "there is no module to run yet"}
-	case standing == lastGood:
-		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.filter.Revision())}
 	case t.waits != "":
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: t.waits}
+	case standing == lastGood:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: fmt.Sprintf("keeps revision %s until the spec can be resolved", inForce.hash)}
 	default:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
 	}

@@ -184,13 +184,15 @@ var _ = DescribeTable("Of the workloads' outcomes",
 		Expect(verdict.Stalled).To(BeFalse())
 		Expect(verdict.Err != nil).To(Equal(len(failing(targets)) > 0), "only failed writes are tried again with backoff")
 	},
-	Entry("all in place", outcomes("", "", ""), &revision{}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 3 of 3 workloads"),
-	Entry("none there", outcomes(), &revision{}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision "+render.Filter{}.Revision()+" on 0 of 0 workloads"),
+	Entry("all in place", outcomes("", "", ""), &revision{hash: "r"}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision r on 3 of 3 workloads"),
+	Entry("none there", outcomes(), &revision{hash: "r"}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision r on 0 of 0 workloads"),
+	Entry("some have to wait", append(outcomes("", ""), target{waits: "for others"}), &revision{hash: "r"}, asked, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "revision r on 2 of 3 workloads; the others follow as pods have loaded it"),
+	Entry("some have to wait for an earlier revision", append(outcomes("", ""), target{waits: "for others"}), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"),
 	Entry("nothing in force", outcomes(""), nil, lastGood, metav1.ConditionFalse, wasmev1.ReasonNothingResolved, "there is no module to run yet"),
-	Entry("an earlier revision in force", outcomes("", ""), &revision{}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision "+render.Filter{}.Revision()+" stays in force on 2 workloads until the spec can be resolved"),
+	Entry("an earlier revision in force", outcomes("", ""), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"),
 	Entry("the module under way to the replicas", outcomes(""), nil, distributing, metav1.ConditionUnknown, wasmev1.ReasonDistributing, "every replica of the operator is to hold the new module before proxies ask for it"),
-	Entry("some failed", outcomes("", "b", "", "d"), &revision{}, asked, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"),
-	Entry("many failed", outcomes("a", "b", "c", "d", "e"), &revision{}, lastGood, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"),
+	Entry("some failed", outcomes("", "b", "", "d"), &revision{hash: "r"}, asked, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"),
+	Entry("many failed", outcomes("a", "b", "c", "d", "e"), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"),
 )
 
 // outcomes are those of workloads w0, w1 …: failures where the text is not empty.

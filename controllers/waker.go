@@ -27,7 +27,7 @@ func (w *Waker) Start(_ context.Context, queue workqueue.TypedRateLimitingInterf
 }
 
 // soon is how long WakeSoon waits for more of the same.
-const soon = 200 * time.Millisecond
+const soon = time.Second
 
 // WakeSoon has the object looked at in a moment: once, if it is woken many times.
 func (w *Waker) WakeSoon(name types.NamespacedName) {

@@ -23,8 +23,8 @@ import (
 // So while pods of a workload fetch, nothing further is asked of them.
 
 const (
-	// waveBytes is what the pods that load at one time may fetch together:
-	// within the 20 s that a fetch may take, that asks for 27 MB/s of a replica.
+	// waveBytes is what the pods of a FilterDeployment that load at one time may
+	// fetch together: 27 MB/s within the 20 s that a fetch may take.
 	waveBytes = 512 << 20
 	// wavePods is how many may load, and drain, at one time.
 	wavePods = 256
@@ -69,9 +69,9 @@ func (r *FilterDeploymentReconciler) targetsOf(ctx context.Context, workloads []
 func (r *FilterDeploymentReconciler) plan(owner client.ObjectKey, p *pass, history []revision) {
 	known := map[string]*revision{}
 	for i := range history {
-		known[history[i].filter.Revision()] = &history[i]
+		known[history[i].hash] = &history[i]
 	}
-	content := p.inForce.filter.Revision()
+	content := p.inForce.hash
 	known[content] = p.inForce
 	fetches := map[*revision]bool{nil: true}
 	for _, from := range known {
@@ -92,15 +92,30 @@ func (r *FilterDeploymentReconciler) plan(owner client.ObjectKey, p *pass, histo
 		}
 		p.wave.pods += loading
 		p.again = soonest(p.again, left)
-		if t.holds != p.inForce {
+		if t.holds != p.inForce && t.fetch.renewals == 0 { // else they had their time
 			t.waits = fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", t.fetch.revision, loadTimeout)
 		}
 	}
+}
+
+// admit returns the targets that may be written now and were not tried yet, and
+// leaves those without room waiting.
+func (p *pass) admit() []*target {
+	const forOthers = "waits until pods of other workloads have loaded the module"
+	var admitted []*target
 	for i := range p.targets {
-		if t := &p.targets[i]; t.waits == "" && t.asksFetch && !p.wave.admit(t.sidecars()) {
-			t.waits = "waits until pods of other workloads have loaded the module"
+		t := &p.targets[i]
+		if t.tried || t.waits != "" && t.waits != forOthers {
+			continue
 		}
+		if t.asksFetch && !p.wave.admit(t.sidecars()) {
+			t.waits = forOthers
+			continue
+		}
+		t.tried, t.waits = true, ""
+		admitted = append(admitted, t)
 	}
+	return admitted
 }
 
 // asksFetch tells whether proxies that run one revision have more to do for
@@ -112,11 +127,11 @@ func asksFetch(from, to *revision) bool {
 }
 
 // loading is the number of pods that may still be at what the target's output
-// asked them to fetch, and the time that is left to them. A fetch from the future
-// is one of a replica whose clock was wrong.
+// asked them to fetch, and the time that is left to them. A fetch from the far
+// future is one of a replica whose clock was wrong.
 func (r *FilterDeploymentReconciler) loading(owner client.ObjectKey, t *target) (pods int, left time.Duration) {
 	left = t.fetch.at.Add(loadTimeout).Sub(r.Clock.Now())
-	if t.holds == nil || t.fetch.revision != t.holds.filter.Revision() || left <= 0 || left > loadTimeout {
+	if t.holds == nil || t.fetch.revision != t.holds.hash || left <= 0 || left > 2*loadTimeout {
 		return 0, 0
 	}
 	for _, pod := range t.ready {
@@ -124,7 +139,7 @@ func (r *FilterDeploymentReconciler) loading(owner client.ObjectKey, t *target) 
 			pods++
 		}
 	}
-	return pods, left
+	return pods, min(left, loadTimeout)
 }
 
 // ran tells whether a pod was seen to run what its target's output holds.
@@ -149,5 +164,5 @@ func (t *target) nextFetch(inForce *revision, now time.Time) fetch {
 	if !t.asksFetch {
 		return t.fetch
 	}
-	return fetch{revision: inForce.filter.Revision(), at: now}
+	return fetch{revision: inForce.hash, at: now}
 }

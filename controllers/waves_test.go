@@ -3,134 +3,16 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
-	"net/netip"
-	"strings"
-	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
 )
-
-// sidecars stand in for the sidecars of more pods than the machine can run: one
-// server that answers at every address of 127.0.0.0/8.
-type sidecars struct {
-	*world
-	port int32
-	pods int
-
-	mu   sync.Mutex
-	runs map[netip.Addr]string
-}
-
-// startSidecars has the operator ask pods.
-func (w *world) startSidecars() *sidecars {
-	GinkgoHelper()
-	s := &sidecars{world: w, runs: map[netip.Addr]string{}}
-	listener, err := net.Listen("tcp4", ":0")
-	Expect(err).NotTo(HaveOccurred())
-	s.port = int32(listener.Addr().(*net.TCPAddr).Port)
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: s, ReadHeaderTimeout: bound}}
-	server.Start()
-	DeferCleanup(server.Close)
-	w.Prober = dataplane.New(func(types.NamespacedName) {})
-	w.startProber()
-	return s
-}
-
-func (w *world) startProber() {
-	GinkgoHelper()
-	ctx, stop := context.WithCancel(context.Background())
-	stopped := make(chan error)
-	go func() { stopped <- w.Prober.Start(ctx) }()
-	DeferCleanup(func() {
-		stop()
-		Expect(<-stopped).To(Succeed())
-	})
-}
-
-func (s *sidecars) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	local := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).AddrPort().Addr().Unmap()
-	s.mu.Lock()
-	plugin := s.runs[local]
-	s.mu.Unlock()
-	_, _ = io.WriteString(w, "istio_agent_startup_duration_seconds 1\n")
-	if label, named := strings.CutPrefix(plugin, "wasm_filter."); named {
-		fmt.Fprintf(w, "envoy_wasm_vm_reload{wasm_filter=%q} 0\n", label)
-	} else if plugin != "" {
-		fmt.Fprintf(w, "envoy_wasm_%s_vm_reload{} 0\n", strings.NewReplacer(".", "_", "-", "_").Replace(plugin))
-	}
-}
-
-// start creates Ready pods of a Deployment, and returns their addresses.
-func (s *sidecars) start(ctx context.Context, deployment string, count int) []netip.Addr {
-	GinkgoHelper()
-	selector, template := podTemplate(deployment)
-	owner := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: deployment + "-5d8"}, Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}}
-	Expect(user.Create(ctx, owner)).To(Succeed())
-	addresses := make([]netip.Addr, 0, count)
-	for range count {
-		s.pods++
-		address := netip.AddrFrom4([4]byte{127, 77, byte(s.pods >> 8), byte(s.pods)})
-		pod := &corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: s.namespace, Name: fmt.Sprintf("%s-5d8-%d", deployment, s.pods),
-				Labels:          map[string]string{"app": deployment, appsv1.DefaultDeploymentUniqueLabelKey: "5d8"},
-				Annotations:     map[string]string{agentPortAnnotation: fmt.Sprint(s.port)},
-				OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: owner.Name, UID: owner.UID, Controller: new(true)}},
-			},
-			Spec: corev1.PodSpec{Containers: []corev1.Container{
-				{Name: "app", Image: "app"},
-				{Name: sidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: statsPortName, ContainerPort: s.port}}},
-			}},
-		}
-		Expect(user.Create(ctx, pod)).To(Succeed())
-		pod.Status.PodIP = address.String()
-		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Hour))}}
-		Expect(user.Status().Update(ctx, pod)).To(Succeed())
-		addresses = append(addresses, address)
-	}
-	Eventually(ctx, func(g Gomega) {
-		ready, err := s.readyPods(ctx, render.Target{Kind: "Deployment", Namespace: s.namespace, Name: deployment})
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(ready).To(HaveLen(count))
-	}).WithTimeout(bound).Should(Succeed())
-	return addresses
-}
-
-// load has pods run what the output of their Deployment holds.
-func (s *sidecars) load(ctx context.Context, fd *wasmev1.FilterDeployment, deployment string, pods []netip.Addr) {
-	GinkgoHelper()
-	revision := s.held(ctx)[deployment+"-f"]
-	Expect(revision).NotTo(BeEmpty())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, pod := range pods {
-		s.runs[pod] = fmt.Sprintf("wasm_filter.%s/%s/%s@%s", fd.Namespace, deployment, fd.Name, revision)
-	}
-}
-
-// becomes makes passes until the pods of the FilterDeployment are counted so.
-func (s *sidecars) becomes(ctx context.Context, fd *wasmev1.FilterDeployment, pods string) {
-	GinkgoHelper()
-	Eventually(ctx, func(g Gomega) {
-		g.Expect(s.settle(ctx, fd)).To(Succeed())
-		g.Expect(fd.Status.Summary.PodsReady).To(Equal(pods))
-	}).WithTimeout(bound).Should(Succeed())
-}
 
 var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 	var w *world
@@ -175,6 +57,20 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))
 	})
 
+	It("of a workload whose output cannot be written leave their room to others", func(ctx context.Context) {
+		w.deployments(ctx, "a", "b", "c")
+		const each = wavePods/2 + 1
+		s.start(ctx, "a", each)
+		s.start(ctx, "b", each)
+		s.start(ctx, "c", 1)
+		inTheWay := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "a-f"}}
+		Expect(user.Create(ctx, inTheWay)).To(Succeed())
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).NotTo(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonConflict))
+		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f", "c-f"))
+	})
+
 	It("are one at a time in each workload", func(ctx context.Context) {
 		w.deployments(ctx, "a", "b")
 		s.start(ctx, "a", 1)
@@ -212,7 +108,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		s.becomes(ctx, fd, "2/2")
 
 		w.restart(ctx)
-		w.Prober = dataplane.New(func(types.NamespacedName) {})
+		w.newProber()
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.written()).To(BeEmpty())
 		w.startProber()
@@ -221,14 +117,45 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 			g.Expect(w.written()).To(BeEmpty())
 		}).WithTimeout(2 * time.Second).Should(Succeed())
 
-		By("noticing what changed meanwhile")
-		s.mu.Lock()
-		clear(s.runs)
-		s.mu.Unlock()
+		By("telling of no pod that it has not asked when the spec changes")
+		w.deployments(ctx, "b")
+		s.start(ctx, "b", 1)
 		w.restart(ctx)
-		w.Prober = dataplane.New(func(types.NamespacedName) {})
+		w.newProber()
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": "b"}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonLoading))
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": "a"}
+		})
+
+		By("noticing what changed meanwhile")
+		s.run("", pods...)
+		w.restart(ctx)
+		w.newProber()
 		w.startProber()
 		s.becomes(ctx, fd, "0/2")
+	})
+
+	It("hold nothing back when they are renewed: their pods had their time", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		pods := s.start(ctx, "a", 1)
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		s.load(ctx, fd, "a", pods)
+		s.becomes(ctx, fd, "1/1")
+		edit(ctx, fd, config("refused"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.waitedForPods(ctx, fd)
+		w.becomesBecause(ctx, fd, wasmev1.ReasonOlderRevision)
+		Expect(w.output(ctx, "a-f").Annotations[fetchAnnotation]).To(HavePrefix(fd.Status.Revision + " 1 "))
+
+		edit(ctx, fd, config("mended"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", fd.Status.Revision))
+		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))
 	})
 
 	It("of outputs that show no revision are proven by the first only", func(ctx context.Context) {
@@ -236,9 +163,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		pods := s.start(ctx, "a", 1)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), output(wasmev1.OutputWasmPlugin), objectConfig)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		s.mu.Lock()
-		s.runs[pods[0]] = fd.Namespace + ".a-f"
-		s.mu.Unlock()
+		s.run(fd.Namespace+".a-f", pods...)
 		s.becomes(ctx, fd, "1/1")
 		first := fd.Status.Revision
 

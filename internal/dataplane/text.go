@@ -55,8 +55,8 @@ type page struct {
 // since it was brought the first plugin.
 const vmCount = "envoy_wasm_wasm_vm_count"
 
-// parsePage reads what Envoy answers when it is asked for statsQuery. The format is Prometheus' text format 0.0.4, in
-// which a plugin shows four counters:
+// parsePage reads what Envoy answers when it is asked for statsQuery. The format
+// is Prometheus' text format 0.0.4, in which a plugin shows four counters:
 //
 //	envoy_wasm_vm_reload{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
 //	envoy_wasm_vm_reload_success{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0

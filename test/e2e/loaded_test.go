@@ -141,10 +141,11 @@ var _ = Describe("Proof from the pods", func() {
 })
 
 var _ = Describe("A fetch that failed", Serial, func() {
-	It("is renewed once the module can be had", func(ctx SpecContext) {
+	DescribeTable("is renewed once the module can be had", func(ctx SpecContext, kind wasmev1.Output) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		fd := filterDeployment(namespace, push(ctx, "hello"), "")
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
 
@@ -162,10 +163,14 @@ var _ = Describe("A fetch that failed", Serial, func() {
 		var err error
 		operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: address, Args: []string{"--image-poll-interval=2s"}})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(func() answer { return ask(ctx, pod.URL) }, 2*loadTime, poll).Should(Equal(answer{200, "before"}))
+		Eventually(func() answer { return ask(ctx, pod.URL) }, 2*loadTime, poll).Should(Equal(answer{200, "world"}))
 		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
 		Eventually(started, patience).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
-	})
+	},
+		Entry("by an EnvoyFilter", wasmev1.OutputEnvoyFilter),
+		Entry("by a WasmPlugin", wasmev1.OutputWasmPlugin),
+		Entry("by a TrafficExtension", wasmev1.OutputTrafficExtension),
+	)
 })
 
 var _ = Describe("Each kind of output", func() {
