@@ -57,18 +57,17 @@ type loads struct {
 // workloadLoads are those of one FilterDeployment, which one pass at a time uses.
 type workloadLoads struct {
 	uid types.UID
-	// told is what was told last, by the workloads' keys.
-	told map[string]load
-	// restored is what the status told when this process saw it first; omitted:
-	// it left workloads out, which all were fine.
-	restored map[string]wasmev1.WorkloadStatus
-	omitted  bool
+	// told is what was told last, by the workloads' keys; others is that of all
+	// that are not in it.
+	told   map[string]load
+	others load
 	// limiter is made with the first event.
 	limiter flowcontrol.PassiveRateLimiter
 }
 
 // know takes over what the status says of workloads, the first time that a
-// FilterDeployment is seen: a restart is no news.
+// FilterDeployment is seen: a restart is no news. What the status left out was
+// fine.
 func (l *loads) know(fd *wasmev1.FilterDeployment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,10 +78,19 @@ func (l *loads) know(fd *wasmev1.FilterDeployment) {
 	if l.known == nil {
 		l.known = map[types.NamespacedName]*workloadLoads{}
 	}
-	l.known[key] = &workloadLoads{
-		uid: fd.UID, told: map[string]load{}, restored: fd.Status.Workloads,
-		omitted: fd.Status.Summary != nil && fd.Status.Summary.WorkloadsOmitted != nil,
+	known := &workloadLoads{uid: fd.UID, told: map[string]load{}}
+	for key, workload := range fd.Status.Workloads {
+		known.told[key] = loadsByState[workload.State]
 	}
+	if fd.Status.Summary != nil && fd.Status.Summary.WorkloadsOmitted != nil {
+		known.others = loadRuns
+	}
+	l.known[key] = known
+}
+
+var loadsByState = map[wasmev1.WorkloadState]load{
+	wasmev1.WorkloadSucceeded: loadRuns,
+	wasmev1.WorkloadFailed:    loadFails,
 }
 
 // of are the loads of a FilterDeployment that is known.
@@ -139,7 +147,14 @@ type loadNews struct {
 }
 
 func (n loadNews) reason() string {
-	return map[load]string{loadRuns: reasonWorkloadLoaded, loadMissing: reasonWorkloadNotLoaded, loadCrashing: reasonWorkloadCrashing}[n.load]
+	switch n.load {
+	case loadRuns:
+		return reasonWorkloadLoaded
+	case loadCrashing:
+		return reasonWorkloadCrashing
+	default:
+		return reasonWorkloadNotLoaded
+	}
 }
 
 // news compares what was told with what a pass found. It takes over what needs
@@ -149,7 +164,10 @@ func (w *workloadLoads) news(p pass) []loadNews {
 	told := make(map[string]load, len(p.targets))
 	for _, t := range p.targets {
 		key := t.workload.Key()
-		before := w.before(key)
+		before, known := w.told[key]
+		if !known {
+			before = w.others
+		}
 		now, message := loadOf(t, p.inForce)
 		switch {
 		case now == loadNever || now == before || before == loadFails && now != loadRuns:
@@ -160,23 +178,8 @@ func (w *workloadLoads) news(p pass) []loadNews {
 		}
 		told[key] = now
 	}
-	w.told, w.restored, w.omitted = told, nil, false
+	w.told, w.others = told, loadNever
 	return news
-}
-
-// before is what was told of a workload.
-func (w *workloadLoads) before(key string) load {
-	if told, known := w.told[key]; known {
-		return told
-	}
-	switch restored, known := w.restored[key]; {
-	case !known && w.omitted, restored.State == wasmev1.WorkloadSucceeded:
-		return loadRuns
-	case restored.State == wasmev1.WorkloadFailed:
-		return loadFails
-	default:
-		return loadNever
-	}
 }
 
 func (w *workloadLoads) keep(news []loadNews) {
