@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -119,6 +122,23 @@ var _ = Describe("Proof from the pods", func() {
 		}
 	})
 
+	It("names the one pod whose Envoy refuses the listener that the filter is to stand in", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		healthy := workload(namespace, "app", map[string]string{"app": "app"})
+		broken := healthy
+		broken.Replica, broken.Metadata = 1, map[string]string{"BROKEN": "yes"}
+		pods := []*mesh.Running{run(ctx, healthy), run(ctx, broken)}
+		Expect(admin.Create(ctx, brokenListener(namespace, map[string]any{"BROKEN": "yes"}))).To(Succeed())
+		Eventually(listenersRefused(ctx, pods[1]), patience, poll).Should(BeTrue())
+
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		eventuallyAnswers(ctx, pods[0], answer{200, "before"})
+		Eventually(loaded(ctx, fd), loadTime, poll).Should(Equal("Refused 1/2"))
+		Expect(apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionReady).Message).To(ContainSubstring(pods[1].Pod))
+		Expect(ask(ctx, pods[1].URL)).To(Equal(answer{200, ""}), "its former listener goes on")
+	})
+
 	It("is missing without sidecars", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
@@ -211,3 +231,39 @@ var _ = Describe("Each kind of output", func() {
 		})
 	}
 })
+
+// listenersRefused tells whether an Envoy has refused listeners.
+func listenersRefused(ctx context.Context, pod *mesh.Running) func() (bool, error) {
+	return func() (bool, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, pod.AdminURL+"/stats?filter=listener_manager.lds.update_rejected", http.NoBody)
+		if err != nil {
+			return false, err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return false, err
+		}
+		defer response.Body.Close()
+		count, err := io.ReadAll(response.Body)
+		return len(count) > 0 && !strings.HasSuffix(strings.TrimSpace(string(count)), ": 0"), err
+	}
+}
+
+// brokenListener puts an HTTP filter that no Envoy knows before the router of the
+// proxies with this metadata.
+func brokenListener(namespace string, metadata map[string]any) client.Object {
+	object := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"configPatches": []any{map[string]any{
+		"applyTo": "HTTP_FILTER",
+		"match":   map[string]any{"context": "SIDECAR_INBOUND", "proxy": map[string]any{"metadata": metadata}},
+		"patch": map[string]any{"operation": "INSERT_FIRST", "value": map[string]any{
+			"name": "unknown",
+			"typed_config": map[string]any{
+				"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "type.googleapis.com/wasme.test.Unknown",
+			},
+		}},
+	}}}}}
+	object.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"})
+	object.SetNamespace(namespace)
+	object.SetName("broken")
+	return object
+}

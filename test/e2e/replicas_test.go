@@ -317,7 +317,6 @@ var _ = Describe("Two replicas", Serial, func() {
 		r, _, _ := startReplicas(ctx)
 		hello := build(ctx, "hello")
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		load := startStream(ctx, pod.URL)
 		hold := r.modules.Hold(part)
 		fd := filterDeployment(namespace, pushTo(ctx, source, "hello:v1", hello), "first")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
@@ -334,6 +333,8 @@ var _ = Describe("Two replicas", Serial, func() {
 		Expect(ask(ctx, pod.URL)).To(Equal(answer{200, ""}))
 
 		hold.Release()
+		eventuallyAnswers(ctx, pod, answer{200, "first"})
+		load := startStream(ctx, pod.URL)
 		eventuallyAnswers(ctx, pod, answer{200, "second"})
 		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
 		Consistently(func() answer { return ask(ctx, pod.URL) }, 5*time.Second, poll).Should(Equal(answer{200, "second"}))
