@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -74,12 +75,34 @@ func (r *FilterDeploymentReconciler) provePods(fd *wasmev1.FilterDeployment, p *
 	default:
 		since, settled := waited(fd, p.inForce.hash)
 		r.askPods(owner, p, since, settled)
-		p.loaded = loadedVerdict(p.pods(), p.inForce.output())
+		p.loaded = p.podsVerdict(settled && apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionLoaded))
 		seen := ptr.Deref(fd.Status.ObservedGeneration, 0) == fd.Generation
 		if p.unasked = settled && seen && slices.ContainsFunc(p.pods(), podProof.unasked); p.unasked {
 			p.loaded = formerLoaded(fd)
 		}
 	}
+}
+
+// podsVerdict is the table of Loaded, and what it cannot know. Pods that have
+// just come are no reason for what was not loaded before to be so.
+func (p *pass) podsVerdict(wasLoaded bool) verdict {
+	pods := p.pods()
+	v := loadedVerdict(pods, p.inForce.output())
+	kinds := sets.New[string]()
+	for _, t := range p.targets {
+		kinds.Insert(t.workload.Kind)
+	}
+	switch {
+	case v.Reason != wasmev1.ReasonNoPods:
+		return v
+	case len(pods) > 0 && !wasLoaded:
+		return pending(wasmev1.ReasonLoading, "%s", v.Message)
+	case len(pods) == 0 && kinds.Has(wasmev1.TargetKindService):
+		return unproven("the pods of a Service's waypoint are not known")
+	case len(pods) == 0 && kinds.Has(wasmev1.TargetKindGateway):
+		v.Message = "no Ready pods have the label " + gatewayLabel + " with the name of the Gateway in targetRefs; those that come get the filter"
+	}
+	return v
 }
 
 // formerLoaded is what the status says of pods: after a restart it stays until
@@ -217,7 +240,7 @@ func loadedVerdict(pods []podProof, output wasmev1.Output) verdict {
 	}
 	missing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return p.proven() })
 	overdue := slices.DeleteFunc(slices.Clone(missing), func(p podProof) bool { return !p.overdue() })
-	crashing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return !p.verdict.Crashing })
+	crashing := slices.DeleteFunc(slices.Clone(counted), func(p podProof) bool { return !p.proven() || !p.verdict.Crashing })
 	switch {
 	case len(crashing) > 0:
 		return refused(wasmev1.ReasonCrashing, "the module crashes on requests in %d of %d pods (%s); see their logs", len(crashing), len(counted), podNames(crashing))
@@ -266,7 +289,7 @@ func missingVerdict(missing []podProof, counted int) verdict {
 var causeTexts = map[string]string{
 	wasmev1.ReasonFetchFailed:   "could not fetch the module: let them reach the operator's module server (a NetworkPolicy may shut it), or the registry with distribution Registry; until then they deny requests, or with FailOpen let them pass unfiltered",
 	wasmev1.ReasonOlderRevision: "go on with an older revision: Envoy refused the new one (its configuration, root id or module), or istiod has not sent it; the sidecar's log says which",
-	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or another filter of theirs, which holds up those that come after it, or has no HTTP listener that it could stand in; the sidecar's log says which",
+	wasmev1.ReasonRefused:       "do not run the filter: Envoy refused it (its configuration, root id or module), or another filter of theirs, which holds up those that come after it, or has no place for it (an HTTP listener, spec.filter.ports, spec.filter.position); the sidecar's log says which",
 	wasmev1.ReasonNoListener:    "have no HTTP listener for the filter, or istiod has not sent it: a Service has to name their port http or http-…, and a Gateway resource a gateway's; spec.filter.ports and patchContext have to fit",
 	wasmev1.ReasonAnchorMissing: "have no HTTP filter of the name in spec.filter.position to stand beside, or no HTTP listener: put that filter there, or change the position",
 }

@@ -51,6 +51,7 @@ var _ = DescribeTable("Of what pods run",
 	Entry("a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"),
 	Entry("one does not answer", proofs(loaded, unreachable), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 2 pods do not answer at their sidecar's metrics port (p1)"),
 	Entry("one was never asked", proofs(unknown), loadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"),
+	Entry("one goes on with an older one that crashes", proofs(loaded, olderCrashing), loadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""),
 	Entry("one crashes", proofs(loaded, crashing, missing), time.Duration(0), metav1.ConditionFalse, wasmev1.ReasonCrashing, "crashes on requests in 1 of 3 pods (p1)"),
 )
 
@@ -76,16 +77,17 @@ var _ = DescribeTable("The state of a workload whose output is in place is that 
 
 // The states of a pod that was Ready for long, and of one without sidecar.
 var (
-	bare        = podProof{age: time.Hour}
-	unknown     = podProof{age: time.Hour, sidecar: true}
-	loaded      = proven(dataplane.Verdict{State: dataplane.StateLoaded})
-	draining    = proven(dataplane.Verdict{State: dataplane.StateDraining})
-	crashing    = proven(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true})
-	older       = proven(dataplane.Verdict{State: dataplane.StateOtherRevision})
-	missing     = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean})
-	untried     = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
-	fetchFailed = withFetch(missing, dataplane.FetchFailed)
-	unreachable = proven(dataplane.Verdict{State: dataplane.StateUnreachable})
+	bare          = podProof{age: time.Hour}
+	unknown       = podProof{age: time.Hour, sidecar: true}
+	loaded        = proven(dataplane.Verdict{State: dataplane.StateLoaded})
+	draining      = proven(dataplane.Verdict{State: dataplane.StateDraining})
+	crashing      = proven(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true})
+	older         = proven(dataplane.Verdict{State: dataplane.StateOtherRevision})
+	olderCrashing = proven(dataplane.Verdict{State: dataplane.StateOtherRevision, Crashing: true})
+	missing       = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean})
+	untried       = proven(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+	fetchFailed   = withFetch(missing, dataplane.FetchFailed)
+	unreachable   = proven(dataplane.Verdict{State: dataplane.StateUnreachable})
 )
 
 func proofs(of ...podProof) []podProof { return of }
@@ -127,6 +129,21 @@ func withFetch(of podProof, fetch dataplane.Fetch) podProof {
 	of.verdict.Fetch = fetch
 	return of
 }
+
+var _ = DescribeTable("Where no pod counts",
+	func(kind string, pods []podProof, wasLoaded bool, status metav1.ConditionStatus, reason, text string) {
+		p := pass{inForce: &revision{}, targets: []target{{workload: render.Target{Kind: kind, Name: "a"}, pods: pods}}}
+		v := p.podsVerdict(wasLoaded)
+		Expect([]any{v.Status, v.Reason}).To(Equal([]any{status, reason}))
+		Expect(v.Message).To(ContainSubstring(text))
+	},
+	Entry("new ones do not make it flap", "Deployment", proofs(young(missing)), true, metav1.ConditionTrue, wasmev1.ReasonNoPods, "have just come"),
+	Entry("new ones do not mend it", "Deployment", proofs(young(missing)), false, metav1.ConditionUnknown, wasmev1.ReasonLoading, "have just come"),
+	Entry("there are none", "Deployment", proofs(), false, metav1.ConditionTrue, wasmev1.ReasonNoPods, "no Ready pods"),
+	Entry("a Gateway has none", wasmev1.TargetKindGateway, proofs(), false, metav1.ConditionTrue, wasmev1.ReasonNoPods, "gateway.networking.k8s.io/gateway-name"),
+	Entry("a Service's waypoint is not known", wasmev1.TargetKindService, proofs(), false, metav1.ConditionTrue, wasmev1.ReasonUnproven, "waypoint"),
+	Entry("those that run it do", "Deployment", proofs(young(loaded)), false, metav1.ConditionTrue, wasmev1.ReasonLoaded, ""),
+)
 
 var _ = DescribeTable("A change of the spec is all that helps",
 	func(pods []podProof, want bool) {

@@ -55,7 +55,7 @@ func countWrite(kind wasmev1.Output, operation string, err error) error {
 	switch {
 	case err == nil:
 		result = resultSuccess
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		result = resultOutdated
 	}
 	writesTotal.WithLabelValues(string(kind), operation, result).Inc()
