@@ -57,6 +57,8 @@ type target struct {
 	provable bool
 	// asksFetch: the revision in force makes its pods fetch, or drain.
 	asksFetch bool
+	// held: it waits for its own pods, whatever room there is.
+	held bool
 	// tried: the output was written, or could not be.
 	tried bool
 	// waits says for what the output has to wait before it may hold the revision

@@ -93,6 +93,7 @@ func (r *FilterDeploymentReconciler) plan(owner client.ObjectKey, p *pass, histo
 		p.wave.pods += loading
 		p.again = soonest(p.again, left)
 		if t.holds != p.inForce && t.fetch.renewals == 0 { // else they had their time
+			t.held = true
 			t.waits = fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", t.fetch.revision, loadTimeout)
 		}
 	}
@@ -101,15 +102,14 @@ func (r *FilterDeploymentReconciler) plan(owner client.ObjectKey, p *pass, histo
 // admit returns the targets that may be written now and were not tried yet, and
 // leaves those without room waiting.
 func (p *pass) admit() []*target {
-	const forOthers = "waits until pods of other workloads have loaded the module"
 	var admitted []*target
 	for i := range p.targets {
 		t := &p.targets[i]
-		if t.tried || t.waits != "" && t.waits != forOthers {
+		if t.tried || t.held {
 			continue
 		}
 		if t.asksFetch && !p.wave.admit(t.sidecars()) {
-			t.waits = forOthers
+			t.waits = "waits until pods of other workloads have loaded the module"
 			continue
 		}
 		t.tried, t.waits = true, ""

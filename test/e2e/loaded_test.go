@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -129,7 +127,7 @@ var _ = Describe("Proof from the pods", func() {
 		broken.Replica, broken.Metadata = 1, map[string]string{"BROKEN": "yes"}
 		pods := []*mesh.Running{run(ctx, healthy), run(ctx, broken)}
 		Expect(admin.Create(ctx, brokenListener(namespace, map[string]any{"BROKEN": "yes"}))).To(Succeed())
-		Eventually(listenersRefused(ctx, pods[1]), patience, poll).Should(BeTrue())
+		Eventually(func() (int, error) { return pods[1].RefusedListeners(ctx) }, patience, poll).Should(BeNumerically(">", 0))
 
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
@@ -231,23 +229,6 @@ var _ = Describe("Each kind of output", func() {
 		})
 	}
 })
-
-// listenersRefused tells whether an Envoy has refused listeners.
-func listenersRefused(ctx context.Context, pod *mesh.Running) func() (bool, error) {
-	return func() (bool, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, pod.AdminURL+"/stats?filter=listener_manager.lds.update_rejected", http.NoBody)
-		if err != nil {
-			return false, err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return false, err
-		}
-		defer response.Body.Close()
-		count, err := io.ReadAll(response.Body)
-		return len(count) > 0 && !strings.HasSuffix(strings.TrimSpace(string(count)), ": 0"), err
-	}
-}
 
 // brokenListener puts an HTTP filter that no Envoy knows before the router of the
 // proxies with this metadata.
