@@ -30,7 +30,7 @@ type options struct {
 	rootNamespace           string
 	allowRootNamespace      bool
 	clusterID               string
-	provePods               bool
+	verifyPods              bool
 	pollInterval            time.Duration
 	deniedNetworks          networkList
 	allowedRegistries       stringList
@@ -70,7 +70,7 @@ func bindMesh(flags *flag.FlagSet, opts *options) {
 	flags.Var(&opts.watchNamespaces, "watch-namespaces", "comma-separated namespaces to look after; default: all")
 	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
 	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
-	flags.BoolVar(&opts.provePods, "prove-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
+	flags.BoolVar(&opts.verifyPods, "verify-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
 	flags.StringVar(&opts.clusterID, "cluster-id", "Kubernetes", "the cluster's name in the mesh, as its proxies report it in CLUSTER_ID")
 }
 

@@ -25,7 +25,11 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/controllers"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module"
@@ -105,8 +109,8 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 		Scheme: scheme,
 		// To ask which kinds are namespaced would keep a replica that restarts
 		// while the API server is away from serving modules.
-		MapperProvider:                controllers.NamespacedMapper(scheme),
-		Cache:                         controllers.CacheOptions(opts.watchNamespaces),
+		MapperProvider:                filterdeployment.NamespacedMapper(scheme),
+		Cache:                         filterdeployment.CacheOptions(opts.watchNamespaces),
 		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
 		HealthProbeBindAddress:        opts.healthAddress,
 		Controller:                    ctrlconfig.Controller{CacheSyncTimeout: syncTimeout},
@@ -136,56 +140,56 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		AllowedRegistries: opts.allowedRegistries,
 		Limits:            opts.limits,
 	})
-	filterDeployments, revisions := &controllers.Waker{}, &controllers.Waker{}
+	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
 	replicas, err := peers.New(ctx, opts.peers, store, filterDeployments.Wake)
 	if err != nil {
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
-	reconciler := &controllers.FilterDeploymentReconciler{
+	finder := func(wakes *waker.Waker) source.Finder {
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(store, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
+	}
+	reconciler := &filterdeployment.Reconciler{
 		Client:             manager.GetClient(),
 		Reader:             manager.GetAPIReader(),
-		Modules:            newResolver(store, puller, opts, filterDeployments),
+		Finder:             finder(filterDeployments),
 		Store:              store,
 		Peers:              replicas,
-		Outputs:            controllers.NewOutputKinds(kinds),
+		Outputs:            outputkinds.New(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
 		AllowRootNamespace: opts.allowRootNamespace,
-		LegacyPullSecrets:  opts.legacyPullSecrets,
 		RecheckInterval:    min(opts.pollInterval, recheckInterval),
 		Clock:              clock.RealClock{},
 	}
-	if opts.provePods {
+	if opts.verifyPods {
 		reconciler.Prober = dataplane.New(filterDeployments.WakeSoon)
 		if err := manager.Add(reconciler.Prober); err != nil {
 			return fmt.Errorf("adding the prober: %w", err)
 		}
 	}
-	keeper := &controllers.ModuleKeeper{
-		Client:            manager.GetClient(),
-		Reader:            manager.GetAPIReader(),
-		Modules:           newResolver(store, puller, opts, revisions),
-		Store:             store,
-		Peers:             replicas,
-		LegacyPullSecrets: opts.legacyPullSecrets,
-		RecheckInterval:   min(opts.pollInterval, recheckInterval),
+	keeper := &modulekeeper.Reconciler{
+		Client:          manager.GetClient(),
+		Finder:          finder(revisions),
+		Store:           store,
+		Peers:           replicas,
+		RecheckInterval: min(opts.pollInterval, recheckInterval),
 	}
 	return errors.Join(
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
-		manager.Add(reconciler.Modules),
-		manager.Add(keeper.Modules),
+		manager.Add(reconciler.Finder.Modules),
+		manager.Add(keeper.Finder.Modules),
 		metrics.Registry.Register(store),
-		metrics.Registry.Register(controllers.NewStatusCollector(manager.GetClient(), manager.Elected())),
+		metrics.Registry.Register(filterdeployment.NewStatusCollector(manager.GetClient(), manager.Elected())),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
 		keeper.SetupWithManager(manager, revisions),
 	)
 }
 
-func newResolver(store *module.Store, puller *module.Puller, opts options, waker *controllers.Waker) *module.Resolver {
+func newResolver(store *module.Store, puller *module.Puller, opts options, wakes *waker.Waker) *module.Resolver {
 	return module.NewResolver(store, puller, module.ResolverOptions{
 		PollInterval: opts.pollInterval,
 		Workers:      module.DefaultWorkers,
-		Wake:         waker.Wake,
+		Wake:         wakes.Wake,
 		Clock:        clock.RealClock{},
 	})
 }
@@ -194,7 +198,7 @@ func newResolver(store *module.Store, puller *module.Puller, opts options, waker
 // what is named, and it has copied what is named from another replica, or had
 // a minute for it. Once ready it stays so: an image that is gone from its
 // registry must not take the module server away.
-func readiness(informers cache.Cache, keeper *controllers.ModuleKeeper) healthz.Checker {
+func readiness(informers cache.Cache, keeper *modulekeeper.Reconciler) healthz.Checker {
 	begin := time.Now()
 	var ready atomic.Bool
 	return func(request *http.Request) error {
