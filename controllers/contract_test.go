@@ -117,12 +117,12 @@ var _ = Describe("The kind of the outputs", func() {
 			object := istio.Kinds[kind].New()
 			key := client.ObjectKey{Namespace: w.namespace, Name: "a-f"}
 			Expect(live.Get(ctx, key, object)).To(Succeed())
-			before := specHash(object.Content().Raw)
+			before := istio.SpecHash(object.Content().Raw)
 			Expect(live.Patch(ctx, object, client.RawPatch("application/merge-patch+json", []byte(`{"spec":`+spoilt+`}`)))).To(Succeed())
-			Expect(specHash(object.Content().Raw)).NotTo(Equal(before))
+			Expect(istio.SpecHash(object.Content().Raw)).NotTo(Equal(before))
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(live.Get(ctx, key, object)).To(Succeed())
-			Expect(specHash(object.Content().Raw)).To(Equal(before))
+			Expect(istio.SpecHash(object.Content().Raw)).To(Equal(before))
 			w.written()
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(w.written()).To(BeEmpty())
@@ -144,7 +144,7 @@ var _ = Describe("The kind of the outputs", func() {
 		allow := denyEnvoyFilters(ctx, w.namespace)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(MatchError(ContainSubstring("takes no EnvoyFilter")))
-		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster may forbid it", "this platform takes no EnvoyFilter"))
+		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster forbids it", "this platform takes no EnvoyFilter"))
 
 		allow()
 		Eventually(ctx, func() error { return w.settle(ctx, fd) }).WithTimeout(bound).Should(Succeed())
@@ -210,7 +210,7 @@ var _ = Describe("A ConfigMap", func() {
 	It("gives the configuration, is read again soon, and its loss costs nothing", func(ctx context.Context) {
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), fromConfigMap)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.configFrom.configMapKeyRef names ConfigMap settings", "create it or mend the name"))
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.configFrom.configMapKeyRef names ConfigMap settings", "create it, or fix the name"))
 
 		object := configMap(ctx, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greeting": "world"} })
 		result, err := w.reconcile(ctx, fd)

@@ -123,7 +123,7 @@ var _ = Describe("The module keeper", func() {
 		Expect(user.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "s"}, secret)).To(Succeed())
 		Expect(user.Delete(ctx, secret)).To(Succeed())
 		result, err := keep(ctx)
-		Expect(err).To(MatchError(ContainSubstring("create it or mend the name")))
+		Expect(err).To(MatchError(ContainSubstring("create it, or fix the name")))
 		Expect(result.IsZero()).To(BeTrue(), "the queue's backoff decides")
 		secret.ResourceVersion = ""
 		Expect(user.Create(ctx, secret)).To(Succeed())

@@ -35,9 +35,9 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		Named("filterdeployment").
 		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, statusLost()))).
 		// A pod that becomes Ready is to run the filter.
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.forPod), builder.WithPredicates(podChanged())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ForPod), builder.WithPredicates(podChanged())).
 		// The predecessor's operator starts or stops.
-		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.forAll), builder.WithPredicates(legacy.StartsOrStops())).
+		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.ForAll), builder.WithPredicates(legacy.StartsOrStops())).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
 		WatchesRawSource(wakes).
@@ -47,7 +47,7 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		})
 	for _, kind := range workload.Kinds {
 		// A new workload, or one whose labels changed, joins, leaves or overlaps.
-		watch.Watches(kind.New(), handler.EnqueueRequestsFromMapFunc(r.forWorkload), builder.WithPredicates(predicate.Funcs{UpdateFunc: workloadChanged}))
+		watch.Watches(kind.New(), handler.EnqueueRequestsFromMapFunc(r.ForWorkload), builder.WithPredicates(predicate.Funcs{UpdateFunc: workloadChanged}))
 	}
 	built, err := watch.Build(r)
 	if err != nil {
@@ -86,15 +86,15 @@ func logged(ctx context.Context, requests []reconcile.Request, err error) []reco
 	return requests
 }
 
-// forAll returns every FilterDeployment.
-func (r *Reconciler) forAll(ctx context.Context, _ client.Object) []reconcile.Request {
+// ForAll returns every FilterDeployment.
+func (r *Reconciler) ForAll(ctx context.Context, _ client.Object) []reconcile.Request {
 	requests, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
 	return logged(ctx, requests, err)
 }
 
-// forWorkload returns the FilterDeployments whose filter a workload's pods may
+// ForWorkload returns the FilterDeployments whose filter a workload's pods may
 // get: those that select it, and those whose outputs select pods by their labels.
-func (r *Reconciler) forWorkload(ctx context.Context, object client.Object) []reconcile.Request {
+func (r *Reconciler) ForWorkload(ctx context.Context, object client.Object) []reconcile.Request {
 	requests, err := r.matching(ctx, object.GetNamespace(), func(fd *wasmev1.FilterDeployment) bool {
 		return selects(fd, object) || selectsByLabels(fd)
 	})
@@ -108,8 +108,8 @@ func (r *Reconciler) forWorkload(ctx context.Context, object client.Object) []re
 	return requests
 }
 
-// forPod returns the FilterDeployments whose filter a pod is to run.
-func (r *Reconciler) forPod(ctx context.Context, object client.Object) []reconcile.Request {
+// ForPod returns the FilterDeployments whose filter a pod is to run.
+func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconcile.Request {
 	var requests []reconcile.Request
 	for _, owner := range workload.Owners(object.(*corev1.Pod)) {
 		found, err := r.matching(ctx, owner.Namespace, r.runsOn(ctx, owner))
