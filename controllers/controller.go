@@ -38,7 +38,8 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
@@ -60,8 +61,8 @@ type FilterDeploymentReconciler struct {
 	// objects about which the cache may be wrong.
 	Reader client.Reader
 	// Modules resolves images; Store keeps their modules.
-	Modules *module.Resolver
-	Store   *module.Store
+	Modules *resolve.Resolver
+	Store   *store.Store
 	// Peers tells whether all replicas of the operator hold a module.
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.

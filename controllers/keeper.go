@@ -19,7 +19,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 )
 
@@ -35,8 +37,8 @@ type ModuleKeeper struct {
 	Reader client.Reader
 	// Modules resolves images. It is not the FilterDeployment controller's: it
 	// wakes this controller.
-	Modules *module.Resolver
-	Store   *module.Store
+	Modules *resolve.Resolver
+	Store   *store.Store
 	// Peers are asked for a missing module before its registry is.
 	Peers *peers.Peers
 	// LegacyPullSecrets as in FilterDeploymentReconciler.
@@ -104,35 +106,35 @@ func (k *ModuleKeeper) pull(ctx context.Context, request ctrl.Request, known rev
 	return nil
 }
 
-func (k *ModuleKeeper) find(ctx context.Context, owner types.NamespacedName, known revision) (module.Result, error) {
+func (k *ModuleKeeper) find(ctx context.Context, owner types.NamespacedName, known revision) (resolve.Result, error) {
 	if known.Filter.ConfigMap != nil {
 		return k.fromConfigMap(ctx, owner, known)
 	}
 	if known.Filter.URL != "" {
-		return k.Modules.Resolve(owner, module.Request{URL: known.Filter.URL, SHA256: known.Module.SHA256}), nil
+		return k.Modules.Resolve(owner, pull.Request{URL: known.Filter.URL, SHA256: known.Module.SHA256}), nil
 	}
 	pinned, err := pinnedImage(known)
 	if err != nil {
-		return module.Result{}, err
+		return resolve.Result{}, err
 	}
-	pull, err := pullRequest(ctx, k.Reader, owner.Namespace, known.Filter, k.LegacyPullSecrets)
+	request, err := pullRequest(ctx, k.Reader, owner.Namespace, known.Filter, k.LegacyPullSecrets)
 	if err != nil {
-		return module.Result{}, err
+		return resolve.Result{}, err
 	}
-	pull.Image = pinned
-	return k.Modules.Resolve(owner, pull), nil
+	request.Image = pinned
+	return k.Modules.Resolve(owner, request), nil
 }
 
 // fromConfigMap keeps what a ConfigMap holds if it is still the revision's module.
-func (k *ModuleKeeper) fromConfigMap(ctx context.Context, owner types.NamespacedName, known revision) (module.Result, error) {
+func (k *ModuleKeeper) fromConfigMap(ctx context.Context, owner types.NamespacedName, known revision) (resolve.Result, error) {
 	content, err := configMapValue(ctx, k.Reader, owner.Namespace, "spec.filter.configMap", *known.Filter.ConfigMap)
 	if err != nil {
-		return module.Result{}, err
+		return resolve.Result{}, err
 	}
 	if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != known.Module.SHA256 {
-		return module.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
+		return resolve.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
 	}
-	return k.Modules.Keep(owner, sourceOf(known.Filter), content), nil
+	return k.Modules.ResolveContent(owner, sourceOf(known.Filter), content), nil
 }
 
 func pinnedImage(known revision) (string, error) {

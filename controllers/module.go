@@ -14,6 +14,8 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -50,21 +52,21 @@ func (r *FilterDeploymentReconciler) resolveModule(ctx context.Context, fd *wasm
 }
 
 // findModule asks for the module of whichever source the spec names.
-func (r *FilterDeploymentReconciler) findModule(ctx context.Context, fd *wasmev1.FilterDeployment) (module.Result, error) {
+func (r *FilterDeploymentReconciler) findModule(ctx context.Context, fd *wasmev1.FilterDeployment) (resolve.Result, error) {
 	owner, filter := client.ObjectKeyFromObject(fd), fd.Spec.Filter
 	if filter.ConfigMap != nil {
 		content, err := configMapValue(ctx, r.Reader, fd.Namespace, "spec.filter.configMap", *filter.ConfigMap)
 		if err != nil {
-			return module.Result{}, err
+			return resolve.Result{}, err
 		}
-		return r.Modules.Keep(owner, sourceOf(filter), content), nil
+		return r.Modules.ResolveContent(owner, sourceOf(filter), content), nil
 	}
 	if filter.URL != "" {
-		return r.Modules.Resolve(owner, module.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
+		return r.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
 	}
 	request, err := pullRequest(ctx, r.Reader, fd.Namespace, filter, r.LegacyPullSecrets)
 	if err != nil {
-		return module.Result{}, err
+		return resolve.Result{}, err
 	}
 	return r.Modules.Resolve(owner, request), nil
 }
@@ -163,8 +165,8 @@ func moduleVerdict(err error) verdict {
 
 // pullRequest says how an image is reached: with the credential of its pull
 // Secret, where it names one.
-func pullRequest(ctx context.Context, reader client.Reader, namespace string, filter wasmev1.FilterSpec, legacy bool) (module.Request, error) {
-	request := module.Request{Image: filter.Image}
+func pullRequest(ctx context.Context, reader client.Reader, namespace string, filter wasmev1.FilterSpec, legacy bool) (pull.Request, error) {
+	request := pull.Request{Image: filter.Image}
 	options := filter.ImagePullOptions
 	if options == nil {
 		return request, nil
@@ -177,7 +179,7 @@ func pullRequest(ctx context.Context, reader client.Reader, namespace string, fi
 	if err := reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: options.PullSecret}, &secret); err != nil {
 		return request, fmt.Errorf("spec.filter.imagePullOptions.pullSecret names Secret %s of namespace %s; create it or mend the name: %w", options.PullSecret, namespace, err)
 	}
-	credential, err := module.CredentialFor(filter.Image, &secret, legacy)
+	credential, err := pull.CredentialFor(filter.Image, &secret, legacy)
 	request.Credential = credential
 	return request, err
 }

@@ -151,7 +151,7 @@ func (r *FilterDeploymentReconciler) revisionInForce(fd *wasmev1.FilterDeploymen
 		return known.Module.SHA256 == kept.Module.SHA256 && held.Has(known.hash)
 	}
 	switch {
-	case held.Has(kept.hash), slices.ContainsFunc(history, sameModule), r.Peers.Spread(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
+	case held.Has(kept.hash), slices.ContainsFunc(history, sameModule), r.Peers.HeldByAll(client.ObjectKeyFromObject(fd), kept.Module.SHA256):
 		return kept, asked
 	case before >= 0:
 		return &history[before], distributing

@@ -28,7 +28,9 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
@@ -68,11 +70,11 @@ func run(ctx context.Context, opts options) error {
 	config.QPS = -1
 	// Each write of an EnvoyFilter is answered with the same warning.
 	config.WarningHandlerWithContext = log.NewKubeAPIWarningLogger(log.KubeAPIWarningLoggerOptions{Deduplicate: true})
-	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
+	modules, err := store.Open(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(opts.moduleServerAddress, store)
+	server, err := serve.New(opts.moduleServerAddress, modules)
 	if err != nil {
 		return err
 	}
@@ -83,7 +85,7 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, store); err != nil {
+	if err := addControllers(ctx, manager, config, opts, modules); err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
@@ -126,26 +128,26 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
 	}
-	puller := module.NewPuller(module.PullerOptions{
+	puller := pull.NewClient(pull.Options{
 		DeniedNetworks:    opts.deniedNetworks,
 		AllowedRegistries: opts.allowedRegistries,
 		Limits:            opts.limits,
 	})
 	filterDeployments, revisions := &controllers.Waker{}, &controllers.Waker{}
-	replicas, err := peers.New(ctx, opts.peers, store, filterDeployments.Wake)
+	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)
 	if err != nil {
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
 	reconciler := &controllers.FilterDeploymentReconciler{
 		Client:             manager.GetClient(),
 		Reader:             manager.GetAPIReader(),
-		Modules:            newResolver(store, puller, opts, filterDeployments),
-		Store:              store,
+		Modules:            newResolver(modules, puller, opts, filterDeployments),
+		Store:              modules,
 		Peers:              replicas,
 		Outputs:            controllers.NewOutputKinds(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
@@ -164,8 +166,8 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 	keeper := &controllers.ModuleKeeper{
 		Client:            manager.GetClient(),
 		Reader:            manager.GetAPIReader(),
-		Modules:           newResolver(store, puller, opts, revisions),
-		Store:             store,
+		Modules:           newResolver(modules, puller, opts, revisions),
+		Store:             modules,
 		Peers:             replicas,
 		LegacyPullSecrets: opts.legacyPullSecrets,
 		RecheckInterval:   min(opts.pollInterval, recheckInterval),
@@ -174,17 +176,17 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
 		manager.Add(reconciler.Modules),
 		manager.Add(keeper.Modules),
-		metrics.Registry.Register(store),
+		metrics.Registry.Register(modules),
 		metrics.Registry.Register(controllers.NewStatusCollector(manager.GetClient(), manager.Elected())),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
 		keeper.SetupWithManager(manager, revisions),
 	)
 }
 
-func newResolver(store *module.Store, puller *module.Puller, opts options, waker *controllers.Waker) *module.Resolver {
-	return module.NewResolver(store, puller, module.ResolverOptions{
+func newResolver(modules *store.Store, puller *pull.Client, opts options, waker *controllers.Waker) *resolve.Resolver {
+	return resolve.New(modules, puller, resolve.Options{
 		PollInterval: opts.pollInterval,
-		Workers:      module.DefaultWorkers,
+		Workers:      resolve.DefaultWorkers,
 		Wake:         waker.Wake,
 		Clock:        clock.RealClock{},
 	})
