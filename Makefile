@@ -37,8 +37,8 @@ docs: manifests ## Generate the references in docs/ from the CRD and the conditi
 	go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
-golden: ## Rewrite the golden files of internal/render and internal/module.
-	go test ./internal/render/... ./internal/module/... -update
+golden: ## Rewrite the golden files of internal/render and internal/module/oci.
+	go test ./internal/render ./internal/module/oci -update
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.

@@ -25,7 +25,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 )
 
 const ownPrefix = "wasme_"
@@ -61,12 +61,12 @@ func filled(namespace, name string) wasmev1.FilterDeployment {
 // that it registers when it starts.
 func registered(t *testing.T) []prometheus.Collector {
 	t.Helper()
-	store, err := module.OpenStore(t.TempDir(), 1<<20, clock.RealClock{})
+	modules, err := store.Open(t.TempDir(), 1<<20, clock.RealClock{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	reader := &inMemory{list: wasmev1.FilterDeploymentList{Items: []wasmev1.FilterDeployment{filled("bookinfo", "hello")}}}
-	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), store, filterdeployment.NewStatusCollector(reader, isElected())}
+	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), modules, filterdeployment.NewStatusCollector(reader, isElected())}
 }
 
 // described matches what a Desc says of itself, which has no accessors.

@@ -21,7 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -37,7 +38,7 @@ var _ = Describe("The module", func() {
 		GinkgoHelper()
 		object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Type: kind, StringData: data}
 		if registry != "" {
-			object.Annotations = map[string]string{module.RegistryAnnotation: registry}
+			object.Annotations = map[string]string{pull.RegistryAnnotation: registry}
 		}
 		Expect(user.Create(ctx, object)).To(Succeed())
 	}
@@ -118,7 +119,7 @@ var _ = Describe("The module", func() {
 			}
 			generation := fd.Generation
 			Eventually(ctx, func(g Gomega) {
-				w.clock.Step(module.ServedAfterRelease)
+				w.clock.Step(store.ServedAfterRelease)
 				g.Expect(w.settle(ctx, fd)).To(Succeed())
 				g.Expect(fd).To(beReady("1/1"))
 			}).WithTimeout(bound).Should(Succeed())
@@ -143,7 +144,7 @@ var _ = Describe("The module", func() {
 				Expect(err).NotTo(HaveOccurred())
 				DeferCleanup(other.Close)
 				edit(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s"}}, func(s *corev1.Secret) {
-					s.Annotations[module.RegistryAnnotation] = other.Host()
+					s.Annotations[pull.RegistryAnnotation] = other.Host()
 				})
 				main := w.registry
 				w.registry = other

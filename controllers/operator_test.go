@@ -28,6 +28,9 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
@@ -78,13 +81,13 @@ func watchNamespaces(namespaces ...string) operatorOption {
 
 func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder string, options ...operatorOption) *operator {
 	GinkgoHelper()
-	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock)
+	modules, err := store.Open(folder, store.DefaultBytes, clock)
 	Expect(err).NotTo(HaveOccurred())
 	var flags operatorOptions
 	for _, option := range options {
 		option(&flags)
 	}
-	puller := module.NewPuller(module.PullerOptions{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
+	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
 	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
@@ -93,23 +96,23 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	o.stop = stop
 	DeferCleanup(stop)
 	cached := o.startCache(ctx, running, flags.watchNamespaces)
-	resolver := func(woken chan types.NamespacedName) *module.Resolver {
-		resolver := module.NewResolver(store, puller, module.ResolverOptions{
+	resolver := func(woken chan types.NamespacedName) *resolve.Resolver {
+		resolver := resolve.New(modules, puller, resolve.Options{
 			PollInterval: pollInterval,
-			Workers:      module.DefaultWorkers,
+			Workers:      resolve.DefaultWorkers,
 			Wake:         func(name types.NamespacedName) { woken <- name },
 			Clock:        clock,
 		})
 		go func() { _ = resolver.Start(running) }()
 		return resolver
 	}
-	alone, err := peers.New(running, nil, store, func(types.NamespacedName) {})
+	alone, err := peers.New(running, nil, modules, func(types.NamespacedName) {})
 	Expect(err).NotTo(HaveOccurred())
 	o.Reconciler = &filterdeployment.Reconciler{
 		Client:          cached,
 		Reader:          reader,
 		Finder:          source.Finder{Reader: reader, Modules: resolver(o.woken)},
-		Store:           store,
+		Store:           modules,
 		Peers:           alone,
 		Outputs:         outputkinds.New(nil),
 		Recorder:        recorder,
@@ -120,7 +123,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	for _, kind := range o.Outputs {
 		kind.Assume(outputkinds.Served)
 	}
-	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Modules: resolver(o.keeperWoken)}, Store: store, Peers: alone, RecheckInterval: pollInterval}
+	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
 

@@ -29,6 +29,9 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
@@ -55,27 +58,27 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 	Expect(err).NotTo(HaveOccurred())
 	kinds, err := discovery.NewDiscoveryClientForConfig(operatorConfig)
 	Expect(err).NotTo(HaveOccurred())
-	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock.RealClock{})
+	modules, err := store.Open(folder, store.DefaultBytes, clock.RealClock{})
 	Expect(err).NotTo(HaveOccurred())
-	puller := module.NewPuller(module.PullerOptions{Limits: module.DefaultLimits})
-	resolver := func(wakes *waker.Waker) *module.Resolver {
-		resolver := module.NewResolver(store, puller, module.ResolverOptions{PollInterval: pollInterval, Workers: module.DefaultWorkers, Wake: wakes.Wake, Clock: clock.RealClock{}})
+	puller := pull.NewClient(pull.Options{Limits: module.DefaultLimits})
+	resolver := func(wakes *waker.Waker) *resolve.Resolver {
+		resolver := resolve.New(modules, puller, resolve.Options{PollInterval: pollInterval, Workers: resolve.DefaultWorkers, Wake: wakes.Wake, Clock: clock.RealClock{}})
 		Expect(manager.Add(resolver)).To(Succeed())
 		return resolver
 	}
 	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
 	running, stop := context.WithCancel(context.Background())
-	alone, err := peers.New(running, nil, store, filterDeployments.Wake)
+	alone, err := peers.New(running, nil, modules, filterDeployments.Wake)
 	Expect(err).NotTo(HaveOccurred())
 	reconciler := &filterdeployment.Reconciler{
 		Client: manager.GetClient(), Reader: manager.GetAPIReader(),
-		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: store, Peers: alone, Outputs: outputkinds.New(kinds),
+		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
 		Clock:           clock.RealClock{},
 	}
 	Expect(reconciler.SetupWithManager(manager, filterDeployments, 4)).To(Succeed())
-	keeper := &modulekeeper.Reconciler{Client: manager.GetClient(), Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(revisions)}, Store: store, Peers: alone, RecheckInterval: time.Hour}
+	keeper := &modulekeeper.Reconciler{Client: manager.GetClient(), Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(revisions)}, Store: modules, Peers: alone, RecheckInterval: time.Hour}
 	Expect(keeper.SetupWithManager(manager, revisions)).To(Succeed())
 
 	ended := make(chan error, 1)

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
 )
 
 // options are the flags of the manager.
@@ -41,7 +42,7 @@ type options struct {
 }
 
 func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
-	opts := options{deniedNetworks: module.DefaultDeniedNetworks, limits: module.DefaultLimits}
+	opts := options{deniedNetworks: pull.DefaultDeniedNetworks, limits: module.DefaultLimits}
 	if flags.Lookup(ctrlconfig.KubeconfigFlagName) == nil {
 		ctrlconfig.RegisterFlags(flags)
 	}
@@ -80,7 +81,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.DurationVar(&opts.pollInterval, "image-poll-interval", 5*time.Minute, "how often an image is asked for, to notice a tag that moved")
 	flags.Var(&opts.deniedNetworks, "denied-networks", "comma-separated networks (CIDR) in which no registry may be")
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
-	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+module.RegistryAnnotation)
+	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
 	flags.Int64Var(&opts.limits.ModuleBytes, "max-module-bytes", opts.limits.ModuleBytes, "largest module")

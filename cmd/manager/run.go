@@ -32,7 +32,9 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
@@ -72,11 +74,11 @@ func run(ctx context.Context, opts options) error {
 	config.QPS = -1
 	// Each write of an EnvoyFilter is answered with the same warning.
 	config.WarningHandlerWithContext = log.NewKubeAPIWarningLogger(log.KubeAPIWarningLoggerOptions{Deduplicate: true})
-	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
+	modules, err := store.Open(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(opts.moduleServerAddress, store)
+	server, err := serve.New(opts.moduleServerAddress, modules)
 	if err != nil {
 		return err
 	}
@@ -87,7 +89,7 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, store); err != nil {
+	if err := addControllers(ctx, manager, config, opts, modules); err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
@@ -130,29 +132,29 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
 	}
-	puller := module.NewPuller(module.PullerOptions{
+	puller := pull.NewClient(pull.Options{
 		DeniedNetworks:    opts.deniedNetworks,
 		AllowedRegistries: opts.allowedRegistries,
 		Limits:            opts.limits,
 	})
 	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
-	replicas, err := peers.New(ctx, opts.peers, store, filterDeployments.Wake)
+	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)
 	if err != nil {
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
 	finder := func(wakes *waker.Waker) source.Finder {
-		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(store, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
 	}
 	reconciler := &filterdeployment.Reconciler{
 		Client:             manager.GetClient(),
 		Reader:             manager.GetAPIReader(),
 		Finder:             finder(filterDeployments),
-		Store:              store,
+		Store:              modules,
 		Peers:              replicas,
 		Outputs:            outputkinds.New(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
@@ -170,7 +172,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 	keeper := &modulekeeper.Reconciler{
 		Client:          manager.GetClient(),
 		Finder:          finder(revisions),
-		Store:           store,
+		Store:           modules,
 		Peers:           replicas,
 		RecheckInterval: min(opts.pollInterval, recheckInterval),
 	}
@@ -178,17 +180,17 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
 		manager.Add(reconciler.Finder.Modules),
 		manager.Add(keeper.Finder.Modules),
-		metrics.Registry.Register(store),
+		metrics.Registry.Register(modules),
 		metrics.Registry.Register(filterdeployment.NewStatusCollector(manager.GetClient(), manager.Elected())),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
 		keeper.SetupWithManager(manager, revisions),
 	)
 }
 
-func newResolver(store *module.Store, puller *module.Puller, opts options, wakes *waker.Waker) *module.Resolver {
-	return module.NewResolver(store, puller, module.ResolverOptions{
+func newResolver(modules *store.Store, puller *pull.Client, opts options, wakes *waker.Waker) *resolve.Resolver {
+	return resolve.New(modules, puller, resolve.Options{
 		PollInterval: opts.pollInterval,
-		Workers:      module.DefaultWorkers,
+		Workers:      resolve.DefaultWorkers,
 		Wake:         wakes.Wake,
 		Clock:        clock.RealClock{},
 	})

@@ -29,7 +29,7 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
@@ -57,7 +57,7 @@ type Reconciler struct {
 	Reader client.Reader
 	// Finder asks for modules; Store keeps them.
 	Finder source.Finder
-	Store  *module.Store
+	Store  *store.Store
 	// Peers reports whether all replicas of the operator hold a module.
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
@@ -196,7 +196,7 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 	}
 	existing, err := r.listOutputs(ctx, fd)
 	state.Outputs = existing.describe()
-	state.Distributed = err == nil && (!state.NeedsDistribution() || r.Peers.Spread(state.Owner, state.Asked.Module.SHA256))
+	state.Distributed = err == nil && (!state.NeedsDistribution() || r.Peers.HeldByAll(state.Owner, state.Asked.Module.SHA256))
 	return existing, err
 }
 

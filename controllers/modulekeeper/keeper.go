@@ -19,7 +19,7 @@ import (
 
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/controllers/waker"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
@@ -42,7 +42,7 @@ type Reconciler struct {
 	// Finder asks for missing modules. Its resolver wakes this controller, not the
 	// FilterDeployments'.
 	Finder source.Finder
-	Store  *module.Store
+	Store  *store.Store
 	// Peers are asked for a missing module before its source is.
 	Peers *peers.Peers
 	// RecheckInterval is the time between looks at the store.

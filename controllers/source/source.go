@@ -18,6 +18,8 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
@@ -32,7 +34,7 @@ type Finder struct {
 	// Reader reads from the API server.
 	Reader client.Reader
 	// Modules resolves images and URLs, and wakes the owner.
-	Modules *module.Resolver
+	Modules *resolve.Resolver
 	// LegacyPullSecrets allows pull Secrets with username and password that do not
 	// name their registry.
 	LegacyPullSecrets bool
@@ -40,16 +42,16 @@ type Finder struct {
 
 // Find returns what is known of the module that a filter's source has now. The
 // error is that of a Secret or ConfigMap.
-func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec) (module.Result, error) {
+func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec) (resolve.Result, error) {
 	switch {
 	case filter.ConfigMap != nil:
 		content, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.configMap", *filter.ConfigMap)
 		if err != nil {
-			return module.Result{}, err
+			return resolve.Result{}, err
 		}
-		return f.Modules.Keep(owner, revision.Source(filter), content), nil
+		return f.Modules.ResolveContent(owner, revision.Source(filter), content), nil
 	case filter.URL != "":
-		return f.Modules.Resolve(owner, module.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
+		return f.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
 	default:
 		return f.findImage(ctx, owner, filter, filter.Image)
 	}
@@ -57,43 +59,43 @@ func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wa
 
 // FindRevision returns what is known of the very module that a revision was made
 // of: its source may have another one by now.
-func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, known revision.Revision) (module.Result, error) {
+func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, known revision.Revision) (resolve.Result, error) {
 	filter := known.Filter
 	switch {
 	case filter.ConfigMap != nil:
 		return f.findInConfigMap(ctx, owner, known)
 	case filter.URL != "":
-		return f.Modules.Resolve(owner, module.Request{URL: filter.URL, SHA256: known.Module.SHA256}), nil
+		return f.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: known.Module.SHA256}), nil
 	}
 	reference, err := name.ParseReference(filter.Image)
 	if err != nil {
-		return module.Result{}, fmt.Errorf("reading the image reference of a revision: %w", err)
+		return resolve.Result{}, fmt.Errorf("reading the image reference of a revision: %w", err)
 	}
 	return f.findImage(ctx, owner, filter, reference.Context().Digest(known.Module.ManifestDigest).String())
 }
 
 // findInConfigMap keeps what a ConfigMap holds if it is still the revision's module.
-func (f *Finder) findInConfigMap(ctx context.Context, owner types.NamespacedName, known revision.Revision) (module.Result, error) {
+func (f *Finder) findInConfigMap(ctx context.Context, owner types.NamespacedName, known revision.Revision) (resolve.Result, error) {
 	content, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.configMap", *known.Filter.ConfigMap)
 	if err != nil {
-		return module.Result{}, err
+		return resolve.Result{}, err
 	}
 	if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != known.Module.SHA256 {
-		return module.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
+		return resolve.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
 	}
-	return f.Modules.Keep(owner, revision.Source(known.Filter), content), nil
+	return f.Modules.ResolveContent(owner, revision.Source(known.Filter), content), nil
 }
 
 // findImage asks for an image with the credential of the filter's pull Secret,
 // where it names one.
-func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec, image string) (module.Result, error) {
-	request := module.Request{Image: image}
+func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec, image string) (resolve.Result, error) {
+	request := pull.Request{Image: image}
 	if options := filter.ImagePullOptions; options != nil {
 		request.PlainHTTP, request.InsecureSkipVerify = options.PlainHTTP, options.InsecureSkipVerify
 		if options.PullSecret != "" {
 			credential, err := f.credential(ctx, owner.Namespace, filter.Image, options.PullSecret)
 			if err != nil {
-				return module.Result{}, err
+				return resolve.Result{}, err
 			}
 			request.Credential = credential
 		}
@@ -101,12 +103,12 @@ func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filt
 	return f.Modules.Resolve(owner, request), nil
 }
 
-func (f *Finder) credential(ctx context.Context, namespace, image, pullSecret string) (module.Credential, error) {
+func (f *Finder) credential(ctx context.Context, namespace, image, pullSecret string) (pull.Credential, error) {
 	var secret corev1.Secret
 	if err := f.Reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: pullSecret}, &secret); err != nil {
-		return module.Credential{}, fmt.Errorf("spec.filter.imagePullOptions.pullSecret names Secret %s in namespace %s, which could not be read: create it, or fix the name: %w", pullSecret, namespace, err)
+		return pull.Credential{}, fmt.Errorf("spec.filter.imagePullOptions.pullSecret names Secret %s in namespace %s, which could not be read: create it, or fix the name: %w", pullSecret, namespace, err)
 	}
-	return module.CredentialFor(image, &secret, f.LegacyPullSecrets)
+	return pull.CredentialFor(image, &secret, f.LegacyPullSecrets)
 }
 
 // Configuration returns the content that spec.filter.configFrom references.

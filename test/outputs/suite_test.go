@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
@@ -88,7 +89,7 @@ func newModuleServer() *moduleServer {
 func (m *moduleServer) serve(content []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.held[render.ModulePath(digest(content))] = content
+	m.held[module.Path(digest(content))] = content
 }
 
 func digest(content []byte) string {

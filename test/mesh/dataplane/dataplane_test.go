@@ -27,6 +27,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
@@ -155,7 +156,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 			"metadata": map[string]any{"namespace": plugin.owner.Namespace, "name": plugin.owner.Name},
 			"spec": map[string]any{
 				"selector": map[string]any{"matchLabels": map[string]any{"app": "ratings-v1"}},
-				"url":      modules.url + render.ModulePath(modules.digests[filters.Hello]), "pluginName": filters.RootID,
+				"url":      modules.url + module.Path(modules.digests[filters.Hello]), "pluginName": filters.RootID,
 			},
 		}}
 		Expect(theMesh.Client().Create(ctx, object)).To(Succeed())
@@ -284,7 +285,7 @@ func startModuleServer(ctx context.Context, names ...string) *moduleServer {
 		Expect(err).NotTo(HaveOccurred())
 		digest := sha256.Sum256(content)
 		m.digests[name] = hex.EncodeToString(digest[:])
-		contents[render.ModulePath(m.digests[name])] = content
+		contents[module.Path(m.digests[name])] = content
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if content, found := contents[r.URL.Path]; found {
