@@ -154,7 +154,7 @@ var _ = Describe("The workloads", func() {
 		w.program(ctx, fd, &p)
 		verdict := programmedVerdict(p.targets, newest(history), asked)
 		Expect(verdict.Reason).To(Equal(wasmev1.ReasonWorkloadUnsupported))
-		Expect(verdict.Message).To(ContainSubstring("1 of 2 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by; add one"))
+		Expect(verdict.Message).To(ContainSubstring("1 of 2 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by: add one"))
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))
 	})
 
