@@ -86,6 +86,14 @@ test-controllers: ## The controller against a real API server.
 test-mesh: ## What is rendered, and the whole operator, against istiod and real sidecars.
 	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/...
 
+# The packages that decide without a cluster: their own tests must notice what breaks in them.
+PURE := ./api/v1 ./internal/render ./internal/dataplane ./internal/module
+PACKAGES ?= $(PURE)
+
+.PHONY: mutate
+mutate: ## Break the pure packages in small ways and show what their tests miss; PACKAGES=./internal/... chooses some.
+	go run ./hack/mutate $(PACKAGES)
+
 ##@ Try
 
 .PHONY: demo

@@ -136,7 +136,7 @@ var _ = Describe("The kind of the outputs", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		edit(ctx, fd, output(wasmev1.OutputWasmPlugin))
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, "spec.filter.config", "a WasmPlugin cannot carry it"))
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, "spec.filter.config", "a WasmPlugin cannot carry"))
 		Expect(w.made(ctx)).To(ConsistOf("EnvoyFilter a-f"))
 	})
 
@@ -285,7 +285,7 @@ var _ = It("A module that is not the one of spec.filter.sha256 is refused", func
 		fd.Spec.Filter.SHA256 = strings.Repeat("a", 64)
 	})
 	Expect(w.settle(ctx, fd)).To(Succeed())
-	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch, "the module is not the one of spec.filter.sha256"))
+	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch, "the module does not have the digest in spec.filter.sha256"))
 	Expect(w.outputs(ctx)).To(BeEmpty())
 })
 

@@ -382,7 +382,7 @@ var _ = Describe("A spec that an older schema let in", func() {
 		w.restart(ctx)
 		fd := &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "f"}}
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`))
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, `spec.filter.patchContext is "sideways": use inbound, outbound, gateway or any`))
 		Expect(fd.Status.Workloads).To(HaveLen(1))
 		Expect(fd.Status.Workloads).To(HaveKey("a"))
 		w.written()
@@ -407,9 +407,9 @@ var _ = Describe("A spec that an older schema let in", func() {
 			kind   string
 			text   string
 		}{
-			"context":  {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = "sideways" }, wasmev1.ConditionModuleResolved, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`},
-			"strategy": {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.FailStrategy = "FailSafe" }, wasmev1.ConditionModuleResolved, `spec.filter.failStrategy is "FailSafe"; use FailReload, FailClosed or FailOpen`},
-			"config":   {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Config.Raw = []byte("12") }, wasmev1.ConditionModuleResolved, "spec.filter.config: the configuration must be a string"},
+			"context":  {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = "sideways" }, wasmev1.ConditionModuleResolved, `spec.filter.patchContext is "sideways": use inbound, outbound, gateway or any`},
+			"strategy": {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.FailStrategy = "FailSafe" }, wasmev1.ConditionModuleResolved, `spec.filter.failStrategy is "FailSafe": use FailReload, FailClosed or FailOpen`},
+			"config":   {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Config.Raw = []byte("12") }, wasmev1.ConditionModuleResolved, "spec.filter.config: the configuration has none of the accepted forms: use a string"},
 			"kind":     {func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Kind = "Pod" }, wasmev1.ConditionWorkloadsSelected, `spec.deployment.istio.kind is "Pod": use Deployment, DaemonSet or StatefulSet`},
 			"":         {func(*wasmev1.FilterDeployment) {}, "", ""},
 		} {

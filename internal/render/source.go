@@ -1,7 +1,6 @@
 package render
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -9,13 +8,15 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/rules"
 )
 
-// digestAlgorithm begins the digests of manifests that proxies can check.
+// digestAlgorithm is the prefix of the digests that proxies can check.
 const digestAlgorithm = "sha256:"
 
-// moduleSource is where pilot-agent fetches the module, and the digest by which
-// it knows it: that of the bytes for HTTP, that of the manifest for an image.
+// moduleSource returns the URL from which pilot-agent fetches the module, and the
+// digest that it checks: the digest of the bytes for HTTP, and that of the manifest
+// for an image.
 func moduleSource(mesh Mesh, filter Filter) (url, sha256 string) {
 	if image := filter.Registry.Image; image != "" {
 		_, digest, _ := strings.Cut(image, "@"+digestAlgorithm)
@@ -24,14 +25,14 @@ func moduleSource(mesh Mesh, filter Filter) (url, sha256 string) {
 	return strings.TrimRight(mesh.ModuleServerURL, "/") + module.Path(filter.ModuleSHA256), filter.ModuleSHA256
 }
 
-// registry pins the image to the manifest that was resolved: an index would
-// give each proxy its child's digest, and a tag moves.
+// registry pins the image to the manifest that was resolved. With an index, a proxy
+// would see the digest of one of its manifests, and a tag can move.
 func registry(spec wasmev1.FilterSpec, resolved wasmev1.ModuleStatus) (Registry, error) {
 	if spec.Image == "" {
-		return Registry{}, errNoImage
+		return Registry{}, rules.RegistryWithoutImage
 	}
 	if !strings.HasPrefix(resolved.ManifestDigest, digestAlgorithm) {
-		return Registry{}, fmt.Errorf("spec.deployment.istio.distribution: proxies check sha256 digests only, and the image's manifest has %q; use Served", resolved.ManifestDigest)
+		return Registry{}, fmt.Errorf("spec.deployment.istio.distribution: proxies can check sha256 digests only, and the image's manifest has %q: set distribution to Served", resolved.ManifestDigest)
 	}
 	reference, err := name.ParseReference(spec.Image)
 	if err != nil {
@@ -39,8 +40,6 @@ func registry(spec wasmev1.FilterSpec, resolved wasmev1.ModuleStatus) (Registry,
 	}
 	return Registry{Image: reference.Context().Name() + "@" + resolved.ManifestDigest, PullSecret: pullSecret(spec)}, nil
 }
-
-var errNoImage = errors.New("spec.deployment.istio.distribution is Registry, and proxies pull nothing but images: name one in spec.filter.image, or use Served")
 
 func pullSecret(spec wasmev1.FilterSpec) string {
 	if spec.ImagePullOptions == nil {
