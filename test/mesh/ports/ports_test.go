@@ -78,10 +78,7 @@ func TestAReservationEndsWithItsProcess(t *testing.T) {
 	if err := exclusively(given); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("while the process has %s: %v", given, err)
 	}
-	if err := c.command.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = c.command.Wait() // it was killed
+	c.kill()
 	if err := exclusively(given); err != nil {
 		t.Errorf("after the process has ended: %v", err)
 	}
@@ -149,8 +146,7 @@ func startChild(t *testing.T) *child {
 	c := &child{command: exec.Command(os.Args[0])}
 	c.command.Env = append(os.Environ(), childEnv+"=yes")
 	c.command.Stderr = os.Stderr
-	input, err := c.command.StdinPipe()
-	if err != nil {
+	if _, err := c.command.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	output, err := c.command.StdoutPipe()
@@ -160,12 +156,15 @@ func startChild(t *testing.T) *child {
 	if err := c.command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		input.Close()
-		_ = c.command.Wait() // a test may have killed it
-	})
+	t.Cleanup(c.kill)
 	c.output = bufio.NewScanner(output)
 	return c
+}
+
+// kill ends the child and waits until it is gone. It may be called again.
+func (c *child) kill() {
+	_ = c.command.Process.Kill() // it may have ended
+	_ = c.command.Wait()         // it was killed
 }
 
 // reservations returns all that the child has reserved.
@@ -181,8 +180,8 @@ func (c *child) reservations(t *testing.T) []string {
 	return all
 }
 
-// reserveAsChild reserves, prints what it got a line each, and keeps it until
-// its input ends.
+// reserveAsChild reserves, prints what it got a line each, and keeps it until it
+// is killed or the test has ended.
 func reserveAsChild() {
 	var pool ports.Pool
 	for range childRounds {
