@@ -76,7 +76,7 @@ type ControlPlane struct {
 	temporary bool
 	log       io.Writer
 	group     process.Group
-	ports     *ports.Pool
+	ports     ports.Pool
 	audited   string
 	building  sync.Mutex // one build of the operator at a time
 
@@ -130,11 +130,7 @@ func newControlPlane(options Options) (*ControlPlane, error) {
 	if len(running) > 0 {
 		return nil, fmt.Errorf("starting in %s: %d processes still run there; end them first", c.folder, len(running))
 	}
-	if err := clearFolder(c.folder); err != nil {
-		return nil, err
-	}
-	c.ports, err = ports.NewPool()
-	return c, err
+	return c, clearFolder(c.folder)
 }
 
 // marker is a file that says that a folder is a control plane's.
