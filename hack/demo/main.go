@@ -24,7 +24,7 @@ import (
 )
 
 const introduction = `This demo runs the operator in a real mesh on this machine: a Kubernetes API server, istiod and Envoy
-sidecars, as ordinary processes. On a new machine it builds them first; later it takes about two minutes.
+sidecars, as ordinary processes. On a new machine it builds them first; later it takes about a minute.
 `
 
 func main() {

@@ -4,21 +4,37 @@ package binaries
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// interruptGrace is how long an interrupted command may take to clean up.
-const interruptGrace = 10 * time.Second
+const (
+	// interruptGrace is how long an interrupted command may take to end.
+	interruptGrace = 5 * time.Second
+	// reapBound bounds the wait for killed processes to be gone. They end at once,
+	// but the system may take its time to forget them.
+	reapBound = time.Second
+)
 
 // Run runs a command that exec.CommandContext made. Its error contains what the
 // command printed. When the context is done, the command and the processes that
-// it has started are interrupted, so that they remove their temporary files, and
-// killed if they take too long.
+// it started are interrupted, and killed if that does not end them. Temporary
+// files of all of them are removed: an interrupted `go build` would leave its own.
 func Run(command *exec.Cmd) error {
+	temporary, err := os.MkdirTemp(os.Getenv("GOTMPDIR"), "build-")
+	if err != nil {
+		return fmt.Errorf("making a folder for temporary files: %w", err)
+	}
+	defer os.RemoveAll(temporary)
+	command.Env = append(command.Environ(), "TMPDIR="+temporary, "GOTMPDIR="+temporary)
 	var output bytes.Buffer
 	command.Stdout, command.Stderr = &output, &output
 	if err := runGroup(command, syscall.SIGINT, interruptGrace); err != nil {
@@ -40,7 +56,14 @@ func runGroup(command *exec.Cmd, signal syscall.Signal, grace time.Duration) err
 	command.WaitDelay = grace
 	err := command.Run()
 	if interrupted {
-		_ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) // usually nothing is left to kill
+		endGroup(command.Process.Pid)
 	}
 	return err
+}
+
+// endGroup kills what is left of a process group, and waits until it is gone.
+func endGroup(group int) {
+	_ = wait.PollUntilContextTimeout(context.Background(), time.Millisecond, reapBound, true, func(context.Context) (bool, error) {
+		return errors.Is(syscall.Kill(-group, syscall.SIGKILL), syscall.ESRCH), nil
+	})
 }

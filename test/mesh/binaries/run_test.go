@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,13 +39,13 @@ func interrupted(t *testing.T, folder, script string) error {
 	command := exec.CommandContext(ctx, "/bin/sh", "-c", script)
 	command.Dir = folder
 	ended := make(chan error, 1)
-	go func() { ended <- runGroup(command, syscall.SIGINT, time.Second) }()
+	go func() { ended <- Run(command) }()
 	await(t, func() bool { return present(filepath.Join(folder, "ready")) })
 	cancel()
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(bound):
+	case <-time.After(2 * interruptGrace):
 		return errors.New("it has not ended")
 	}
 }
@@ -61,29 +60,50 @@ func await(t *testing.T, done func() bool) {
 
 func TestAnInterruptedCommandMayCleanUp(t *testing.T) {
 	folder := t.TempDir()
-	err := interrupted(t, folder, `trap 'rm temporary; exit 0' INT; touch temporary; touch ready; while :; do sleep 0.01; done`)
-	if err == nil {
-		t.Error("an interrupted command is no success")
+	err := interrupted(t, folder, `trap 'rm own; exit 0' INT; touch own; touch ready; while :; do sleep 0.01; done`)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
-	if present(filepath.Join(folder, "temporary")) {
+	if present(filepath.Join(folder, "own")) {
 		t.Error("the command could not clean up")
 	}
 }
 
 func TestNothingIsLeftOfAnInterruptedCommand(t *testing.T) {
 	folder := t.TempDir()
-	if err := interrupted(t, folder, `trap '' INT; sleep 300 & echo $! > child; touch ready; wait`); err == nil {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	t.Setenv("GOTMPDIR", "")
+	// The child ignores the interrupt, and has none of the command's output open.
+	err := interrupted(t, folder,
+		`mktemp -d > made; (trap '' INT; exec sleep 300 > /dev/null 2>&1) & echo $! > child; touch ready; wait`)
+	if err == nil {
 		t.Error("an interrupted command is no success")
 	}
-	content, err := os.ReadFile(filepath.Join(folder, "child"))
+	child, err := strconv.Atoi(read(t, folder, "child"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, err := strconv.Atoi(string(bytes.TrimSpace(content)))
+	if !gone(child) {
+		t.Error("a process that the command started is still running")
+	}
+	made := read(t, folder, "made")
+	if !strings.HasPrefix(made, temporary) {
+		t.Errorf("the temporary folder %s is not in %s", made, temporary)
+	}
+	left, err := os.ReadDir(temporary)
+	if err != nil || len(left) > 0 {
+		t.Errorf("temporary files are left: %v %v", left, err)
+	}
+}
+
+func read(t *testing.T, folder, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(folder, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, func() bool { return gone(child) })
+	return strings.TrimSpace(string(content))
 }
 
 // gone reports whether a process has ended; its parent may not have noticed yet.

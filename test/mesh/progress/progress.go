@@ -3,7 +3,7 @@
 // Package progress shows what a command is doing, for how long it has been
 // doing it, and how long that usually takes. A terminal gets lines that are
 // redrawn every second, below everything else that is printed; a log gets a
-// line every ten seconds. What ends within two seconds is not mentioned.
+// line every ten seconds. What ends within three seconds is not mentioned.
 package progress
 
 import (
@@ -20,7 +20,7 @@ import (
 
 const (
 	// unmentioned is how long something may run before it is shown.
-	unmentioned = 2 * time.Second
+	unmentioned = 3 * time.Second
 	// refresh is the time between two drawings on a terminal.
 	refresh = time.Second
 	// reminder is the time between two lines of a log that say the same.

@@ -85,8 +85,8 @@ func TestALogGetsALineAtTheBeginningEveryTenSecondsAndAtTheEnd(t *testing.T) {
 Preparing
    building etcd v3.6.8 (about 30 s)
    downloading Envoy
-   still building etcd v3.6.8: 0:17 of about 30 s; downloading Envoy: 0:12
-   still building etcd v3.6.8: 0:27 of about 30 s; downloading Envoy: 0:22
+   still building etcd v3.6.8: 0:18 of about 30 s; downloading Envoy: 0:13
+   still building etcd v3.6.8: 0:28 of about 30 s; downloading Envoy: 0:23
    building etcd v3.6.8: done after 0:35
    downloading Envoy: done after 0:31
 `)
@@ -113,25 +113,27 @@ func TestATerminalShowsWhatRunsBelowTheLines(t *testing.T) {
 	b.Begin("downloading Envoy", 0)
 	expect(t, screen(t, b.out.String()), "Preparing\n")
 	b.pass(2)
+	expect(t, screen(t, b.out.String()), "Preparing\n   building etcd v3.6.8: 0:03 of about 30 s\n")
+	b.pass(1)
 	expect(t, screen(t, b.out.String()), `
 Preparing
-   building etcd v3.6.8: 0:03 of about 30 s
-   downloading Envoy: 0:02
+   building etcd v3.6.8: 0:04 of about 30 s
+   downloading Envoy: 0:03
 `)
 	fmt.Fprintln(b, "using kubectl 1.37.1 from /usr/bin/kubectl")
 	b.pass(40)
 	expect(t, screen(t, b.out.String()), `
 Preparing
 using kubectl 1.37.1 from /usr/bin/kubectl
-   building etcd v3.6.8: 0:43, longer than the usual 30 s
-   downloading Envoy: 0:42
+   building etcd v3.6.8: 0:44, longer than the usual 30 s
+   downloading Envoy: 0:43
 `)
 	etcd(nil)
 	expect(t, screen(t, b.out.String()), `
 Preparing
 using kubectl 1.37.1 from /usr/bin/kubectl
-   building etcd v3.6.8: done after 0:43
-   downloading Envoy: 0:42
+   building etcd v3.6.8: done after 0:44
+   downloading Envoy: 0:43
 `)
 }
 
@@ -152,12 +154,12 @@ func TestALineThatIsWiderThanTheTerminalIsCut(t *testing.T) {
 	expect(t, screen(t, b.out.String()), "   building päckche\n")
 }
 
-func TestWhatEndsWithinTwoSecondsIsNotMentioned(t *testing.T) {
+func TestWhatEndsWithinThreeSecondsIsNotMentioned(t *testing.T) {
 	for name, width := range map[string]int{"log": 0, "terminal": 80} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(width)
 			end := b.Begin("building etcd", time.Minute)
-			b.pass(1)
+			b.pass(2)
 			end(nil)
 			b.pass(20)
 			expect(t, b.out.String(), "")
@@ -168,11 +170,11 @@ func TestWhatEndsWithinTwoSecondsIsNotMentioned(t *testing.T) {
 func TestAnUnfinishedLineIsHeldBack(t *testing.T) {
 	b := newBench(80)
 	b.Begin("building etcd", 0)
-	b.pass(2)
+	b.pass(3)
 	fmt.Fprint(b, "one\ntw")
-	expect(t, screen(t, b.out.String()), "one\n   building etcd: 0:02\n")
+	expect(t, screen(t, b.out.String()), "one\n   building etcd: 0:03\n")
 	fmt.Fprint(b, "o\n")
-	expect(t, screen(t, b.out.String()), "one\ntwo\n   building etcd: 0:02\n")
+	expect(t, screen(t, b.out.String()), "one\ntwo\n   building etcd: 0:03\n")
 }
 
 func TestAnotherLogGetsTheBeginningAndTheEnd(t *testing.T) {
@@ -191,7 +193,7 @@ func TestBeginUsesAPrinter(t *testing.T) {
 	b := newBench(0)
 	var log io.Writer = b.Printer
 	Begin(log, "building etcd", 0)
-	b.pass(2)
+	b.pass(3)
 	expect(t, b.out.String(), "   building etcd\n")
 }
 
