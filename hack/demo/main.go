@@ -25,6 +25,7 @@ import (
 
 const introduction = `This demo runs the operator in a real mesh on this machine: a Kubernetes API server, istiod and Envoy
 sidecars, as ordinary processes. On a new machine it builds them first; later it takes about a minute.
+Each step says what to expect. If that does not happen within a minute or so, the demo fails and says where the logs are.
 `
 
 func main() {

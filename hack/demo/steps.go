@@ -60,58 +60,32 @@ type step struct {
 
 func (d *demo) steps() []step {
 	return []step{
-		{
-			"Prepare the programs",
-			"What this machine does not have yet is built from pinned sources: about a quarter of an hour on two cores, once.", d.prepare,
-		},
-		{
-			"Start a mesh",
-			"An API server, istiod, a registry, and the workloads of bookinfo and httpbin behind Envoy sidecars: about 30 s.", d.startMesh,
-		},
-		{
-			"Push two filters to the registry",
-			"hello adds the response header `hello`. trap does so too, but crashes on some requests.", d.pushFilters,
-		},
-		{
-			"Install and run the operator",
-			"kubectl applies config/default, and the operator runs with the rights of its service account only: about 10 s.", d.startOperator,
-		},
-		{
-			"Apply a FilterDeployment to bookinfo",
-			"Expect `hello: world` from all six Deployments, without a restart of any pod: within 10 s.", d.apply("world", "world"),
-		},
-		{
-			"Change its configuration",
-			"Expect `hello: goodbye` from all of them: within 5 s.", d.apply("goodbye", "goodbye"),
-		},
-		{
-			"Give it a configuration that the filter refuses",
-			"Expect that no request fails: each Envoy refuses the configuration and still answers `hello: goodbye`.", d.refuse,
-		},
-		{
-			"Apply the same filter without a configuration to httpbin",
-			"Expect `hello: world`, the filter's default: within 5 s.", d.fixHTTPBin,
-		},
-		{
-			"Update httpbin to the filter that crashes on some requests",
-			"Expect status 503 for each of those, and READY False with the reason Crashing: within 30 s.", d.crash,
-		},
-		{
-			"Put the filter that works back on httpbin",
-			"Expect READY True again: within 10 s.", d.fixHTTPBin,
-		},
-		{
-			"See what is reported about the refused configuration of bookinfo",
-			"Expect READY False with the reason OlderRevision: the operator says so after 30 s, most of which have passed.", d.seeRefusal,
-		},
-		{
-			"Fix the configuration of bookinfo",
-			"Expect `hello: fixed` and READY True: within 5 s.", d.apply("fixed", "fixed"),
-		},
-		{
-			"Delete both FilterDeployments",
-			"Expect that no response has the header, and that nothing the operator made is left: within 5 s.", d.delete,
-		},
+		{"Prepare the programs",
+			"What this machine does not have yet is built from pinned sources: about a quarter of an hour on two cores, once.", d.prepare},
+		{"Start a mesh",
+			"An API server, istiod, a registry, and the workloads of bookinfo and httpbin behind Envoy sidecars: about 30 s.", d.startMesh},
+		{"Push two filters to the registry",
+			"hello adds the response header `hello`. trap does so too, but crashes on some requests.", d.pushFilters},
+		{"Install and run the operator",
+			"kubectl applies config/default, and the operator runs with the rights of its service account only: about 10 s.", d.startOperator},
+		{"Apply a FilterDeployment to bookinfo",
+			"Expect `hello: world` from all six Deployments, without a restart of any pod, usually within 10 s.", d.apply("world", "world")},
+		{"Change its configuration",
+			"Expect `hello: goodbye` from all of them, usually within 5 s.", d.apply("goodbye", "goodbye")},
+		{"Give it a configuration that the filter refuses",
+			"Expect that no request fails: each Envoy refuses the configuration and still answers `hello: goodbye`.", d.refuse},
+		{"Apply the same filter without a configuration to httpbin",
+			"Expect `hello: world`, the filter's default, usually within 5 s.", d.fixHTTPBin},
+		{"Update httpbin to the filter that crashes on some requests",
+			"Expect status 503 for each of those, and READY False with the reason Crashing, usually within 30 s.", d.crash},
+		{"Put the filter that works back on httpbin",
+			"Expect READY True again, usually within 10 s.", d.fixHTTPBin},
+		{"See what is reported about the refused configuration of bookinfo",
+			"Expect READY False with the reason OlderRevision: the operator waits 30 s before it says so, and most of them have passed.", d.seeRefusal},
+		{"Fix the configuration of bookinfo",
+			"Expect `hello: fixed` and READY True, usually within 5 s.", d.apply("fixed", "fixed")},
+		{"Delete both FilterDeployments",
+			"Expect that no response has the header, and that nothing the operator made is left, usually within 5 s.", d.delete},
 	}
 }
 

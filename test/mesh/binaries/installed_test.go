@@ -283,7 +283,8 @@ func TestOnlyWhatIsNeitherInstalledNorBuiltIsMissing(t *testing.T) {
 	if diff := cmp.Diff([][]string{{"kube-controller-manager", "kubectl"}, {"pilot-agent"}, {"etcd"}}, names); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if want := ControllerManager.Takes + Kubectl.Takes + PilotAgent.Takes + Etcd.Takes; takes != want {
+	// Without a build of kube-apiserver, kube-controller-manager takes as long as that.
+	if want := APIServer.Takes + Kubectl.Takes + PilotAgent.Takes + Etcd.Takes; takes != want {
 		t.Errorf("takes %s, want %s", takes, want)
 	}
 }

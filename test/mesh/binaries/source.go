@@ -125,26 +125,43 @@ func (s *Source) Prepare(ctx context.Context, further ...Build) (err error) {
 // missing returns what must be built of meshPrograms, and how long that takes.
 func (s *Source) missing(ctx context.Context) (rows [][]Program, takes time.Duration, err error) {
 	for _, row := range meshPrograms {
-		var missing []Program
-		for _, program := range row {
-			installed, err := s.installed(ctx, program)
-			if err != nil {
-				return nil, 0, err
-			}
-			built, err := program.built()
-			if err != nil {
-				return nil, 0, err
-			}
-			if installed == "" && !built {
-				missing = append(missing, program)
-				takes += program.Takes
-			}
+		missing, err := s.missingOf(ctx, row)
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, program := range missing {
+			takes += program.Takes
 		}
 		if len(missing) > 0 {
 			rows = append(rows, missing)
 		}
 	}
 	return rows, takes, nil
+}
+
+// missingOf returns what must be built of a row. The first build takes as long
+// as that of the row's first program: it compiles what all of them share.
+func (s *Source) missingOf(ctx context.Context, row []Program) ([]Program, error) {
+	var missing []Program
+	compiled := false // whether what they share is in Go's build cache
+	for _, program := range row {
+		installed, err := s.installed(ctx, program)
+		if err != nil {
+			return nil, err
+		}
+		built, err := program.built()
+		if err != nil {
+			return nil, err
+		}
+		if installed == "" && !built {
+			if !compiled {
+				program.Takes = row[0].Takes
+			}
+			missing = append(missing, program)
+		}
+		compiled = compiled || built || len(missing) > 0
+	}
+	return missing, nil
 }
 
 // built reports whether this machine has the program in its pinned version.
