@@ -96,17 +96,23 @@ mutate: ## Break the pure packages in small ways and show what their tests miss;
 
 ##@ Try
 
+# Builds a command and shows for how long. What it needs itself is compiled in some seconds.
+COMPILE := echo "Compiling (the first time takes some minutes)" && CGO_ENABLED=0 go run -trimpath ./hack/compile
+
 .PHONY: demo
 demo: ## Show what the operator does, on a real mesh; KEEP=1 leaves it running.
-	go run ./hack/demo
+	@$(COMPILE) bin/demo ./hack/demo
+	@bin/demo
 
 .PHONY: mesh-up
 mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its kubeconfig and URLs.
-	go run ./test/mesh/cmd/mesh up --workloads=bookinfo,httpbin
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh up --workloads=bookinfo,httpbin
 
 .PHONY: mesh-down
-mesh-down: ## End what mesh-up started.
-	go run ./test/mesh/cmd/mesh down
+mesh-down: ## End what mesh-up, or demo with KEEP=1, started.
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh down
 
 .PHONY: perf
 perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.

