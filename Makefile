@@ -68,7 +68,7 @@ check-generated: ## Fail when generated files are not what the sources give.
 
 .PHONY: test-unit
 test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
-	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e))(/|$$)')
+	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e|versions))(/|$$)')
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
 	cd hack/build/prometheus && CGO_ENABLED=0 go test -trimpath ./...
 
@@ -84,7 +84,11 @@ test-controllers: ## The controller against a real API server.
 
 .PHONY: test-mesh
 test-mesh: ## What is rendered, and the whole operator, against istiod and real sidecars.
-	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/...
+	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/... ./test/versions/...
+
+.PHONY: test-versions
+test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
+	go test -count=1 -timeout 30m -v ./test/versions/... -all
 
 # The packages that decide without a cluster: their own tests must notice what breaks in them.
 PURE := ./api/v1 ./internal/render ./internal/dataplane ./internal/module
