@@ -43,14 +43,14 @@ func Labels(fd *wasmev1.FilterDeployment) map[string]string {
 type Owner int
 
 const (
-	// Foreign objects were made by something else.
+	// Foreign are objects made by something else.
 	Foreign Owner = iota
-	// Ours are owned by this FilterDeployment.
+	// Ours are objects owned by this FilterDeployment.
 	Ours
-	// Orphaned objects were made for a FilterDeployment of this name whose UID is
+	// Orphaned are objects made for a FilterDeployment of this name whose UID is
 	// gone: after a restore, or a deletion that orphaned them.
 	Orphaned
-	// Others' objects are owned by another FilterDeployment.
+	// Others are objects owned by another FilterDeployment.
 	Others
 )
 

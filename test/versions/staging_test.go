@@ -13,7 +13,7 @@ import (
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	"sigs.k8s.io/yaml"
 
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/filters"
 )
 
@@ -46,16 +46,16 @@ func (s *slots) write() {
 
 // fill puts a revision of a module into a slot. The plugins of the slots have
 // different names: proof of one must not be taken for proof of the other.
-func (s *slots) fill(into *slot, revision int, module, configuration string) {
+func (s *slots) fill(into *slot, revision int, filter, configuration string) {
 	into.Plugin = fmt.Sprintf("wasm_filter.%s@%d", into.ECDSName, revision)
-	into.Configuration, into.SHA256 = configuration, digest(s.modules[module])
-	into.URL = s.source + render.ModulePath(into.SHA256)
+	into.Configuration, into.SHA256 = configuration, digest(s.modules[filter])
+	into.URL = s.source + module.Path(into.SHA256)
 }
 
 // stage brings a revision into the next slot and waits until it is loaded there.
-func (s *slots) stage(revision int, module, configuration string) {
+func (s *slots) stage(revision int, filter, configuration string) {
 	s.t.Helper()
-	s.fill(&s.next, revision, module, configuration)
+	s.fill(&s.next, revision, filter, configuration)
 	s.write()
 	s.eventuallyVerdict(s.next.Plugin, loaded)
 }

@@ -29,7 +29,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
@@ -249,8 +249,8 @@ func (s *spec) eventuallyAnswers(want answer) {
 // moduleServer serves the test modules under their digests, as the operator does.
 func (s *spec) moduleServer() *httptest.Server {
 	contents := map[string][]byte{}
-	for _, module := range s.modules {
-		contents[render.ModulePath(digest(module))] = module
+	for _, content := range s.modules {
+		contents[module.Path(digest(content))] = content
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if content, found := contents[r.URL.Path]; found {

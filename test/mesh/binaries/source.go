@@ -112,7 +112,7 @@ func (s *Source) Prepare(ctx context.Context, further ...Build) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	cores := semaphore.NewWeighted(int64(lanes))
 	group.Go(func() error {
-		_, err := Envoy(ctx, s.Log)
+		_, err := Envoy(ctx, s.Log, DefaultEnvoy)
 		return err
 	})
 	for _, row := range rows {
