@@ -26,7 +26,7 @@ const outage = 20 * time.Second
 // istiod, both client-go's, come back up to 30 s and more after it, in turn.
 const recovery = 90 * time.Second
 
-var _ = Describe("Faults", func() {
+var _ = Describe("Faults", long, func() {
 	It("ends what it began when the manager is killed in mid-pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		var pods []*mesh.Running

@@ -9,7 +9,7 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-var _ = Describe("An outage of istiod", func() {
+var _ = Describe("An outage of istiod", long, func() {
 	It("is told of a change that no pod gets, costs no request, and heals by itself", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))

@@ -159,7 +159,7 @@ var _ = Describe("Proof from the pods", func() {
 	})
 })
 
-var _ = Describe("A fetch that failed", func() {
+var _ = Describe("A fetch that failed", long, func() {
 	DescribeTable("is renewed once the module can be had", func(ctx SpecContext, kind wasmev1.Output) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))

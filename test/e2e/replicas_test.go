@@ -231,7 +231,7 @@ func live(ctx context.Context, fd *wasmev1.FilterDeployment) *wasmev1.FilterDepl
 	return &now
 }
 
-var _ = Describe("Two replicas", func() {
+var _ = Describe("Two replicas", long, func() {
 	var namespace string
 	BeforeEach(func(ctx SpecContext) { namespace = newNamespace(ctx) })
 

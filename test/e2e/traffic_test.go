@@ -19,7 +19,12 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-// stream asks a workload, on which a filter runs, without a pause until it is
+// streamPause is the least time from one request of a stream to the next: short
+// beside any failure that a client would see, and long enough to leave the
+// processors to what the spec is about.
+const streamPause = time.Millisecond
+
+// stream asks a workload, on which a filter runs, again and again until it is
 // ended. What was not answered with 200, or not by the filter, has failed.
 type stream struct {
 	end    context.CancelFunc
@@ -32,18 +37,29 @@ func startStream(ctx context.Context, url string) *stream {
 	s := &stream{}
 	ctx, s.end = context.WithCancel(ctx)
 	s.done.Go(func() {
-		for ctx.Err() == nil {
-			got := mesh.Ask(ctx, url)
-			if ctx.Err() != nil {
+		next := time.NewTicker(streamPause)
+		defer next.Stop()
+		for {
+			select {
+			case <-ctx.Done():
 				return
-			}
-			s.all.Add(1)
-			if got.Status != http.StatusOK || !got.Filtered() {
-				s.failed.Add(1)
+			case <-next.C:
+				s.ask(ctx, url)
 			}
 		}
 	})
 	return s
+}
+
+func (s *stream) ask(ctx context.Context, url string) {
+	got := mesh.Ask(ctx, url)
+	if ctx.Err() != nil {
+		return
+	}
+	s.all.Add(1)
+	if got.Status != http.StatusOK || !got.Filtered() {
+		s.failed.Add(1)
+	}
 }
 
 func (s *stream) stop() (all, failed int64) {
