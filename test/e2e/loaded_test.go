@@ -160,13 +160,18 @@ var _ = Describe("Proof from the pods", func() {
 })
 
 var _ = Describe("A fetch that failed", long, func() {
-	DescribeTable("is renewed once the module can be had", func(ctx SpecContext, kind wasmev1.Output) {
-		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		fd := filterDeployment(namespace, push(ctx, "hello"), "")
-		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
-		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
+	// One outage of the module server for all kinds: it takes a minute.
+	It("is renewed once the module can be had, by each kind of output", func(ctx SpecContext) {
+		kinds := []wasmev1.Output{wasmev1.OutputEnvoyFilter, wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension}
+		pods, fds := map[wasmev1.Output]*mesh.Running{}, map[wasmev1.Output]*wasmev1.FilterDeployment{}
+		for _, kind := range kinds {
+			namespace := newNamespace(ctx)
+			pods[kind] = run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+			fds[kind] = filterDeployment(namespace, push(ctx, "hello"), "")
+			fds[kind].Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+			Expect(admin.Create(ctx, fds[kind])).To(Succeed())
+			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
+		}
 
 		address := operator.ModuleServerURL[len("http://"):]
 		Expect(operator.Stop()).To(Succeed())
@@ -174,22 +179,24 @@ var _ = Describe("A fetch that failed", long, func() {
 			Expect(operator.Stop()).To(Succeed())
 			startOperator(ctx)
 		})
-		Expect(pod.StopSidecar()).To(Succeed())
-		started := make(chan error, 1)
-		go func() { started <- pod.StartSidecar(ctx) }()
-		meshtest.EventuallyIs(ctx, pod, mesh.Answered(403)) // its agent gave up
+		started := make(chan error, len(kinds))
+		for _, kind := range kinds {
+			Expect(pods[kind].StopSidecar()).To(Succeed())
+			go func() { started <- pods[kind].StartSidecar(ctx) }()
+		}
+		for _, kind := range kinds {
+			meshtest.EventuallyIs(ctx, pods[kind], mesh.Answered(403)) // its agent gave up
+		}
 
 		var err error
 		operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: address, Args: []string{"--image-poll-interval=2s"}})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(meshtest.Asking(ctx, pod.URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")))
-		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
-		Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
-	},
-		Entry("by an EnvoyFilter", wasmev1.OutputEnvoyFilter),
-		Entry("by a WasmPlugin", wasmev1.OutputWasmPlugin),
-		Entry("by a TrafficExtension", wasmev1.OutputTrafficExtension),
-	)
+		for _, kind := range kinds {
+			Eventually(meshtest.Asking(ctx, pods[kind].URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")), "by a "+string(kind))
+			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
+			Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
+		}
+	})
 })
 
 var _ = Describe("Each kind of output", func() {
