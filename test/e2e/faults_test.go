@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
@@ -152,7 +153,7 @@ func modulePath(ctx context.Context, fd *wasmev1.FilterDeployment) string {
 		Expect(admin.Get(ctx, client.ObjectKeyFromObject(fd), &live)).To(Succeed())
 		return live.Status.Module
 	}).ShouldNot(BeNil())
-	return "/modules/sha256/" + live.Status.Module.SHA256 + ".wasm"
+	return module.Path(live.Status.Module.SHA256)
 }
 
 // message is that of Ready.

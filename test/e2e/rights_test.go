@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
@@ -195,7 +195,7 @@ var _ = Describe("Rights that are seldom needed", func() {
 		image := push(ctx, "hello")
 		registry, _, _ := strings.Cut(image, "/")
 		Expect(admin.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "pull", Annotations: map[string]string{module.RegistryAnnotation: registry}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "pull", Annotations: map[string]string{pull.RegistryAnnotation: registry}},
 			StringData: map[string]string{"username": "u", "password": "p"},
 		})).To(Succeed())
 		fd := filterDeployment(namespace, image, "")

@@ -21,6 +21,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
@@ -141,7 +142,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 			"metadata": map[string]any{"namespace": plugin.owner.Namespace, "name": plugin.owner.Name},
 			"spec": map[string]any{
 				"selector": map[string]any{"matchLabels": map[string]any{"app": "ratings-v1"}},
-				"url":      modules.URL + render.ModulePath(modules.Serve(ctx, filters.Hello)), "pluginName": filters.RootID,
+				"url":      modules.URL + module.Path(modules.Serve(ctx, filters.Hello)), "pluginName": filters.RootID,
 			},
 		}}
 		Expect(theMesh.Client().Create(ctx, object)).To(Succeed())
