@@ -290,7 +290,7 @@ var _ = Describe("An EnvoyFilter", func() {
 		d.apply(ctx)
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
 
-		modules.Serve(ctx, filters.Trap)
+		modules.Serve(meshtest.Build(ctx, filters.Trap))
 		d.renewal = "1"
 		d.apply(ctx)
 		meshtest.EventuallyAnswers(ctx, app, "world")
