@@ -10,7 +10,7 @@ import (
 )
 
 var _ = Describe("An outage of istiod", long, func() {
-	It("is told of a change that no pod gets, costs no request, and heals by itself", func(ctx SpecContext) {
+	It("is reported for a change that reaches no pod, fails no request, and ends without help", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")

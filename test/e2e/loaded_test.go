@@ -81,7 +81,7 @@ var _ = Describe("Proof from the pods", func() {
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 2/2"))
 		for _, pod := range pods {
-			meshtest.EventuallyAnswers(ctx, pod, "before") // an open connection goes on as before for a while
+			meshtest.EventuallyAnswers(ctx, pod, "before") // an open connection keeps the old configuration for a while
 		}
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
@@ -121,7 +121,7 @@ var _ = Describe("Proof from the pods", func() {
 		}
 	})
 
-	It("names the one pod whose Envoy refuses the listener that the filter is to stand in", func(ctx SpecContext) {
+	It("names the one pod whose Envoy refuses the listener that is to hold the filter", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		healthy := workload(namespace, "app", map[string]string{"app": "app"})
 		broken := healthy
@@ -135,7 +135,7 @@ var _ = Describe("Proof from the pods", func() {
 		meshtest.EventuallyAnswers(ctx, pods[0], "before")
 		Eventually(loaded(ctx, fd), loadTime).Should(Equal("Refused 1/2"))
 		Expect(apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionReady).Message).To(ContainSubstring(pods[1].Pod))
-		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200)), "its former listener goes on")
+		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200)), "its former listener keeps serving")
 	})
 
 	It("is missing without sidecars", func(ctx SpecContext) {
@@ -161,7 +161,7 @@ var _ = Describe("Proof from the pods", func() {
 
 var _ = Describe("A fetch that failed", long, func() {
 	// One outage of the module server for all kinds: it takes a minute.
-	It("is renewed once the module can be had, by each kind of output", func(ctx SpecContext) {
+	It("is renewed once the module can be fetched, by each kind of output", func(ctx SpecContext) {
 		kinds := []wasmev1.Output{wasmev1.OutputEnvoyFilter, wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension}
 		pods, fds := map[wasmev1.Output]*mesh.Running{}, map[wasmev1.Output]*wasmev1.FilterDeployment{}
 		for _, kind := range kinds {
@@ -194,7 +194,7 @@ var _ = Describe("A fetch that failed", long, func() {
 		for _, kind := range kinds {
 			Eventually(meshtest.Asking(ctx, pods[kind].URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")), "by a "+string(kind))
 			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
-			Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
+			Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod keeps running
 		}
 	})
 })

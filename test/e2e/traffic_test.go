@@ -98,10 +98,10 @@ var _ = Describe("What Envoy answers", func() {
 			Eventually(refusals(ctx, w)).Should(BeNumerically(">", 0), "Envoy never saw the configuration")
 			Expect(mesh.Ask(ctx, w.URL)).To(Equal(mesh.Answered(200, "3")), "the last good one serves")
 		}
-		By("mending it")
-		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("mended") })
+		By("fixing it")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("fixed") })
 		for _, w := range bookinfo {
-			meshtest.EventuallyAnswers(ctx, w, "mended")
+			meshtest.EventuallyAnswers(ctx, w, "fixed")
 		}
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
@@ -235,7 +235,7 @@ var _ = Describe("What Envoy answers", func() {
 		meshtest.EventuallyAnswers(ctx, selected, "world")
 		Consistently(meshtest.Asking(ctx, other.URL), 2*time.Second).Should(Equal(mesh.Answered(200)))
 
-		By("selecting it too: each workload has its own object and both go on")
+		By("selecting it too: each workload has its own object and keeps its filter")
 		change(ctx, fd, func(*wasmev1.FilterSpec) { fd.Spec.Deployment.Istio.Labels = nil })
 		meshtest.EventuallyAnswers(ctx, other, "world")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("both") })

@@ -104,7 +104,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
 		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 
-		By("mending it, and refusing another module")
+		By("fixing it, and refusing another module")
 		refused.filter.Configuration = nil
 		refused.expect(refused.apply(ctx))
 		Eventually(refused.verdict).Should(Equal(loaded))
