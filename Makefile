@@ -107,8 +107,8 @@ test-race: ## The same unit tests under the race detector.
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install gcc libc6-dev"; exit 1; }
 	CGO_ENABLED=1 go test -race $(UNITS)
 
-# The suites mostly wait, so each runs in several processes side by side. Every
-# process has a control plane of its own.
+# The suites mostly wait, so several processes run side by side. Each of them has
+# a control plane of its own: no spec disturbs those of another process.
 SUITE = $(GINKGO) --timeout=30m --procs=$(1) $(2)
 
 .PHONY: test-api
@@ -117,13 +117,29 @@ test-api: $(GINKGO) ## The CRD's schema and rules against a real API server.
 
 .PHONY: test-controllers
 test-controllers: $(GINKGO) ## The controllers against a real API server.
-	$(call SUITE,3,$(filter controllers/% controllers,$(SUITES)))
+	$(call SUITE,3,$(addprefix ./,$(filter controllers%,$(SUITES))))
 
 .PHONY: test-mesh
 test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
-	$(call SUITE,2,./test/mesh ./test/mesh/dataplane ./test/outputs)
-	$(call SUITE,4,./test/e2e)
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-harness test-dataplane test-outputs
+	$(MAKE) --no-print-directory test-e2e
 	go test -count=1 -timeout 30m ./test/versions
+
+.PHONY: test-harness
+test-harness: $(GINKGO) # the mesh of the other suites
+	$(call SUITE,2,./test/mesh)
+
+.PHONY: test-dataplane
+test-dataplane: $(GINKGO) # internal/dataplane against real sidecars
+	$(call SUITE,2,./test/mesh/dataplane)
+
+.PHONY: test-outputs
+test-outputs: $(GINKGO) # internal/render against istiod and real sidecars
+	$(call SUITE,2,./test/outputs)
+
+.PHONY: test-e2e
+test-e2e: $(GINKGO) # the whole operator
+	$(call SUITE,4,./test/e2e)
 
 .PHONY: test-versions
 test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
