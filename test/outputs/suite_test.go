@@ -28,7 +28,7 @@ import (
 var (
 	theMesh *mesh.Mesh
 	admin   client.Client
-	modules *meshtest.ModuleServer
+	modules *filters.Server
 )
 
 func TestOutputs(t *testing.T) {
@@ -45,13 +45,14 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 // served is a test filter that the module server has.
 func served(ctx context.Context, filter string) wasmev1.ModuleStatus {
 	GinkgoHelper()
-	modules.Serve(ctx, filter)
-	return resolved(meshtest.Build(ctx, filter))
+	content := meshtest.Build(ctx, filter)
+	modules.Serve(content)
+	return resolved(content)
 }
 
 // resolved is what a test filter resolves to.
 func resolved(module []byte) wasmev1.ModuleStatus {
-	return wasmev1.ModuleStatus{SHA256: meshtest.SHA256(module), RootIDs: []string{filters.RootID}}
+	return wasmev1.ModuleStatus{SHA256: filters.SHA256(module), RootIDs: []string{filters.RootID}}
 }
 
 // deployment stands for a FilterDeployment: what is rendered for one target.
