@@ -131,6 +131,44 @@ func TestAnImageBeyondTheLimitsLeavesNothingInTheStore(t *testing.T) {
 	}
 }
 
+// What plain HTTP or an unverified certificate told is no proof.
+func TestKeysKeepApartWhatIsProved(t *testing.T) {
+	const digest = "sha256:1234"
+	client := NewClient(Options{Limits: module.DefaultLimits})
+	key := func(req Request, digest string) string {
+		image, err := client.OpenImage(req)
+		moduletest.Must(t, err)
+		return image.Key(digest)
+	}
+	image := "registry.example.com/filter:v1"
+	keys := map[string]string{
+		"verified":            key(Request{Image: image}, digest),
+		"plain HTTP":          key(Request{Image: image, PlainHTTP: true}, digest),
+		"unverified":          key(Request{Image: image, InsecureSkipVerify: true}, digest),
+		"another digest":      key(Request{Image: image}, "sha256:5678"),
+		"another repository":  key(Request{Image: "registry.example.com/other:v1"}, digest),
+		"another registry":    key(Request{Image: "registry.example.org/filter:v1"}, digest),
+		"at another port":     key(Request{Image: "registry.example.com:5000/filter:v1"}, digest),
+		"of another registry": key(Request{Image: "filter:v1"}, digest),
+	}
+	seen := map[string]string{}
+	for name, key := range keys {
+		if other, same := seen[key]; same {
+			t.Errorf("%s and %s are both %q", name, other, key)
+		}
+		seen[key] = name
+	}
+	for _, req := range []Request{
+		{Image: "registry.example.com/filter:v2"},
+		{Image: "registry.example.com/filter@sha256:" + moduletest.SHA256("")},
+		{Image: image, Credential: annSecret},
+	} {
+		if got := key(req, digest); got != keys["verified"] {
+			t.Errorf("%s is %q, not %q", req.Image, got, keys["verified"])
+		}
+	}
+}
+
 func TestRegistryFaults(t *testing.T) {
 	wasm := moduletest.Wasm("faults")
 	image := moduletest.FormOf(t, registry.CNCFArtifact, wasm)

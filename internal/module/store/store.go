@@ -77,8 +77,8 @@ type Store struct {
 
 // Why a module is not served.
 var (
-	ErrNotRetained = errors.New("no FilterDeployment names this module")
-	ErrNotHere     = errors.New("this module is not here yet")
+	ErrNotRetained = errors.New("no FilterDeployment references this module")
+	ErrNotHere     = errors.New("this replica does not have the module yet")
 )
 
 // storedModule is a module on disk.
