@@ -175,7 +175,7 @@ func (p *Peers) await(sha256 string) {
 		return missing == nil, nil
 	})
 	if err != nil && p.ctx.Err() == nil {
-		log.FromContext(p.ctx).Info("Going on although a replica lacks a module", "sha256", sha256, "reason", missing.Error())
+		log.FromContext(p.ctx).Info("Continuing although a replica does not have a module", "sha256", sha256, "reason", missing.Error())
 		until = time.Now().Add(givenUp)
 	}
 	p.mu.Lock()

@@ -88,9 +88,9 @@ func fromUserAndPassword(registry string, secret *corev1.Secret, legacy bool) (C
 	case annotated != "" && canonicalHost(annotated) == canonicalHost(registry), annotated == "" && legacy:
 		return c, nil
 	case annotated != "":
-		return Credential{}, invalidSecret(secret, "its annotation %s is for another registry than the image's, %s", RegistryAnnotation, registry)
+		return Credential{}, invalidSecret(secret, "its annotation %s names another registry than the image's, %s", RegistryAnnotation, registry)
 	}
-	return Credential{}, invalidSecret(secret, "annotate it with %s: %s, the registry it is for (the operator's flag --legacy-pull-secrets takes it without)", RegistryAnnotation, registry)
+	return Credential{}, invalidSecret(secret, "annotate it with %s: %s, the registry it is for (with --legacy-pull-secrets the operator accepts it without)", RegistryAnnotation, registry)
 }
 
 // dockerAuth is an entry of a Docker configuration file, as docker login and

@@ -83,7 +83,7 @@ func TestAMovedTagWakesAllOwners(t *testing.T) {
 
 func TestRecoversFromFailuresByItself(t *testing.T) {
 	for name, c := range map[string]struct {
-		breakIt, mend func(t *testing.T, r *registry.Registry)
+		breakIt, fixIt func(t *testing.T, r *registry.Registry)
 		reason        string
 	}{
 		"registry down": {down, up, wasmev1.ReasonRegistryUnavailable},
@@ -99,7 +99,7 @@ func TestRecoversFromFailuresByItself(t *testing.T) {
 			if e := f.failed(holder("a"), req); e.Reason != c.reason {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
-			c.mend(t, r)
+			c.fixIt(t, r)
 			f.stepUntilWoken(time.Second, holder("a"))
 			if m := f.Resolve(holder("a"), req).Module; m == nil {
 				t.Error("no module")
@@ -155,7 +155,7 @@ func TestABadImageIsNotPulledAgainUntilItChanges(t *testing.T) {
 		moduletest.WantRequests(t, r, http.MethodHead, "/v2/filter/manifests/v1", 1)
 		moduletest.WantRequests(t, r, http.MethodGet, "", 1) // the ping
 	}
-	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("mended")))
+	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("fixed")))
 	f.stepUntilWoken(pollInterval, holder("a"))
 	if f.Resolve(holder("a"), req).Module == nil {
 		t.Error("no module")
@@ -220,7 +220,7 @@ func TestAnEarlierTurnInTheQueueLosesNoRetry(t *testing.T) {
 	f.resolved(holder("a"), good)
 	_ = f.failed(holder("a"), bad)
 	f.drain()
-	moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("mended")))
+	moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("fixed")))
 	f.stepUntilWoken(pollInterval/30, holder("a"))
 	if f.Resolve(holder("a"), bad).Module == nil {
 		t.Error("no module")
@@ -237,7 +237,7 @@ func TestAPanicOfALibraryEndsOneRequest(t *testing.T) {
 			req := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("panic"))), PlainHTTP: true}
 			f := startResolver(t, 4)
 			f.panicIf(func() bool { return r.Requests(c.after, "") > 0 })
-			if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonInvalidImage || !strings.Contains(e.Message, "the operator fails on it") {
+			if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonInvalidImage || !strings.Contains(e.Message, "the operator failed on it") {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
 			f.settled(req)

@@ -95,7 +95,7 @@ func TestAURLRecoversByItself(t *testing.T) {
 		r.PutFile("/filter.wasm", wasm)
 	}
 	for name, c := range map[string]struct {
-		breakIt, mend func(*testing.T, *registry.Registry)
+		breakIt, fixIt func(*testing.T, *registry.Registry)
 		reason        string
 		step          time.Duration
 	}{
@@ -112,7 +112,7 @@ func TestAURLRecoversByItself(t *testing.T) {
 			if e := f.failed(holder("a"), req); e.Reason != c.reason {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
-			c.mend(t, r)
+			c.fixIt(t, r)
 			f.stepUntilWoken(c.step, holder("a"))
 			if f.Resolve(holder("a"), req).Module == nil {
 				t.Error("no module")
@@ -199,7 +199,7 @@ func TestAPanicAtAURLEndsOneRequest(t *testing.T) {
 	f.panicIf(func() bool { return true })
 	req := pull.Request{URL: "https://example.com/filter.wasm?token=hidden", SHA256: moduletest.SHA256("")}
 	e := f.failed(holder("a"), req)
-	if !strings.Contains(e.Message, "the operator fails on it") || strings.Contains(e.Message, "hidden") {
+	if !strings.Contains(e.Message, "the operator failed on it") || strings.Contains(e.Message, "hidden") {
 		t.Errorf("%s: %s", e.Reason, e.Message)
 	}
 	f.settled(req)

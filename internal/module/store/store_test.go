@@ -324,7 +324,7 @@ func onSmallDisk(t *testing.T, dir string) {
 	for chunk := make([]byte, 64<<10); err == nil; {
 		_, err = file.Write(chunk)
 	}
-	moduletest.WantError(t, err, wasmev1.ReasonStoreUnavailable, "no space left on device: look after the disk of the operator's --module-store")
+	moduletest.WantError(t, err, wasmev1.ReasonStoreUnavailable, "no space left on device: check the disk of the operator's --module-store")
 	file.Discard()
 	moduletest.WantFiles(t, dir, "modules/"+small+".wasm")
 	put(t, s, "fits again")
