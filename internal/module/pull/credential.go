@@ -159,8 +159,8 @@ func canonicalHost(key string) string {
 
 // splitKey returns the host, with its port, and the path of a key of a Docker
 // configuration file: a host, or a URL. Docker Hub goes by several names, of
-// which the one that ggcr uses stands for all; /v1/ and /v2/ are old ways to
-// say the whole registry.
+// which the one that ggcr uses is returned; /v1/ and /v2/ are old ways to name
+// the whole registry.
 func splitKey(key string) (string, string) {
 	if !strings.Contains(key, "://") {
 		key = "https://" + key

@@ -108,7 +108,7 @@ func TestRecoversFromFailuresByItself(t *testing.T) {
 	}
 }
 
-func TestWhatAFailureDoesToAGoodResult(t *testing.T) {
+func TestWhichFailuresReplaceAGoodResult(t *testing.T) {
 	badImage := func(t *testing.T, r *registry.Registry) {
 		t.Helper()
 		moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, []byte("text")))
@@ -209,12 +209,12 @@ func TestWhenAFailureIsTriedAgain(t *testing.T) {
 	})
 }
 
-func TestAnEarlierTurnInTheQueueLosesNoRetry(t *testing.T) {
+func TestAnEarlierTurnInTheQueueDoesNotLoseARetry(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	bad := pull.Request{Image: moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, []byte("text"))), PlainHTTP: true}
 	good := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("v1"))), PlainHTTP: true}
 	f := startResolver(t, 4)
-	// The queue keeps the first turn of the bad one when nobody wants it any more.
+	// The queue keeps the first turn of the bad request after its owner left.
 	_ = f.failed(holder("a"), bad)
 	f.clock.Step(pollInterval / 3)
 	f.resolved(holder("a"), good)
@@ -289,7 +289,7 @@ func TestATenantLeavesRoomAtASharedRegistry(t *testing.T) {
 	f.resolved(holder("good"), good)
 }
 
-func TestATenantGetsNothingFromAnothersRight(t *testing.T) {
+func TestATenantDoesNotGetAnothersRight(t *testing.T) {
 	r := moduletest.StartRegistry(t, registry.WithBearerAuth(map[string]string{"ann": "secret", "bob": "hidden"}))
 	r.Restrict("anns/filter", "ann")
 	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("private"))
@@ -505,7 +505,6 @@ func TestBadSpecsFailWithoutARegistry(t *testing.T) {
 	}
 }
 
-// What the agent refuses is remembered with the image.
 func TestARestartRemembersWhatTheAgentRefuses(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	req := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CNCFArtifact, moduletest.Wasm("remembered"))), PlainHTTP: true}
@@ -517,8 +516,8 @@ func TestARestartRemembersWhatTheAgentRefuses(t *testing.T) {
 	}
 }
 
-func TestKeepsAModuleThatIsBrought(t *testing.T) {
-	wasm := moduletest.Wasm("brought")
+func TestResolveContentKeepsTheModule(t *testing.T) {
+	wasm := moduletest.Wasm("content")
 	f := startResolver(t, 1)
 	got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", wasm)
 	if got.Err != nil {
@@ -540,7 +539,7 @@ func TestKeepsAModuleThatIsBrought(t *testing.T) {
 	}
 }
 
-func TestKeepForgetsTheOwnersRequest(t *testing.T) {
+func TestResolveContentForgetsTheOwnersRequest(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	wasm := moduletest.Wasm("moved")
 	f := startResolver(t, 1)

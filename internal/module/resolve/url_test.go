@@ -35,8 +35,8 @@ func TestAHundredOwnersOfAURLShareOneFetch(t *testing.T) {
 	moduletest.WantRequests(t, r, "", "", 1)
 }
 
-// What a URL gave can be told from its digest: it is asked once, over restarts
-// and a server that is gone.
+// The digest identifies what a URL has, so it is asked once, across restarts and
+// a server that is gone.
 func TestAURLIsNotPolled(t *testing.T) {
 	wasm := moduletest.Wasm("once")
 	r := moduletest.StartRegistry(t)
@@ -57,7 +57,7 @@ func TestAURLIsNotPolled(t *testing.T) {
 	moduletest.WantRequests(t, r, "", "", 0)
 }
 
-func TestKnowingADigestGivesNothing(t *testing.T) {
+func TestKnowingADigestGivesNoAccess(t *testing.T) {
 	wasm := moduletest.Wasm("known")
 	r := moduletest.StartRegistry(t)
 	f := startResolver(t, 4)
