@@ -160,6 +160,15 @@ func TestTheAgentReads256MiB(t *testing.T) {
 	}
 }
 
+func TestAnEntryOf256MiBIsNoGiant(t *testing.T) {
+	for size, giant := range map[int64]bool{agentBytes: false, agentBytes + 1: true} {
+		var e extraction
+		if e.pass(&tar.Header{Name: "hole", Size: size}); e.giant != giant {
+			t.Errorf("%d bytes: %v", size, e.giant)
+		}
+	}
+}
+
 func TestWhereAModuleEnds(t *testing.T) {
 	wasm := moduletest.Wasm("end")
 	files := moduletest.Archive(moduletest.File("before", make([]byte, 5000)), moduletest.File("plugin.wasm", wasm), moduletest.File("after", nil))

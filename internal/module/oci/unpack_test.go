@@ -127,7 +127,7 @@ func TestLayersCountTogetherAsTheyAreSent(t *testing.T) {
 	first, second, third := layer("a"), layer("b"), layer("c")
 	sum := int64(len(first) + len(second) + len(third))
 	image := moduletest.ImageOf(t, moduletest.Layers(first, second, third)...)
-	for name, undersized := range map[string]bool{"by the manifest": false, "by their bytes": true} {
+	for name, undersized := range map[string]bool{"by the manifest, before they are fetched": false, "by their bytes": true} {
 		for limit, want := range map[int64]string{sum: wasmev1.ReasonInvalidImage, sum - 1: wasmev1.ReasonTooLarge} {
 			t.Run(fmt.Sprint(name, " ", limit-sum), func(t *testing.T) {
 				m, blobs := inMemory(t, image)
@@ -138,8 +138,12 @@ func TestLayersCountTogetherAsTheyAreSent(t *testing.T) {
 				}
 				limits := module.DefaultLimits
 				limits.LayerBytes = limit
-				_, err := unpack(t, m, blobs, limits, io.Discard)
+				from := &shelf{blobs: blobs}
+				_, err := NewUnpacker(limits).Unpack(m, from.fetch, io.Discard)
 				moduletest.WantError(t, err, want, "the image")
+				if tooLarge := limit < sum; (from.fetched == 2) != (tooLarge && !undersized) || from.taken != 0 {
+					t.Errorf("%d layers are fetched, %d are not discarded", from.fetched, from.taken)
+				}
 			})
 		}
 	}
@@ -219,10 +223,11 @@ func unpack(t *testing.T, m *Manifest, blobs map[string][]byte, limits module.Li
 	return contents, err
 }
 
-// shelf has blobs by their digests, and counts those that are taken from it.
+// shelf has blobs by their digests, and counts those that are fetched, and those
+// of them that are not discarded.
 type shelf struct {
-	blobs map[string][]byte
-	taken int
+	blobs          map[string][]byte
+	fetched, taken int
 }
 
 func (s *shelf) fetch(desc v1.Descriptor) (Blob, error) {
@@ -230,6 +235,7 @@ func (s *shelf) fetch(desc v1.Descriptor) (Blob, error) {
 	if !has {
 		return nil, fmt.Errorf("no blob %s", desc.Digest)
 	}
+	s.fetched++
 	s.taken++
 	return memoryBlob{bytes.NewReader(content), s}, nil
 }

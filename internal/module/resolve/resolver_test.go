@@ -84,7 +84,7 @@ func TestAMovedTagWakesAllOwners(t *testing.T) {
 func TestRecoversFromFailuresByItself(t *testing.T) {
 	for name, c := range map[string]struct {
 		breakIt, fixIt func(t *testing.T, r *registry.Registry)
-		reason        string
+		reason         string
 	}{
 		"registry down": {down, up, wasmev1.ReasonRegistryUnavailable},
 		"status 500":    {inject(registry.Status(500)), heal, wasmev1.ReasonRegistryUnavailable},

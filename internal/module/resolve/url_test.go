@@ -96,8 +96,8 @@ func TestAURLRecoversByItself(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		breakIt, fixIt func(*testing.T, *registry.Registry)
-		reason        string
-		step          time.Duration
+		reason         string
+		step           time.Duration
 	}{
 		"server down":    {down, up, wasmev1.ReasonRegistryUnavailable, time.Second},
 		"status 500":     {inject(registry.Status(500)), heal, wasmev1.ReasonRegistryUnavailable, time.Second},

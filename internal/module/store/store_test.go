@@ -145,9 +145,9 @@ func TestWhatTheStoreFindsCanBeEvictedWhenItsHoldersAreKnown(t *testing.T) {
 		after  time.Duration
 		fits   bool
 	}{
-		"no holder is known":           {false, settleTime - time.Second, false},
-		"no holder came":               {false, settleTime, true},
-		"the first holder is known":    {true, firstPass - time.Second, false},
+		"no holder is known":            {false, settleTime - time.Second, false},
+		"no holder came":                {false, settleTime, true},
+		"the first holder is known":     {true, firstPass - time.Second, false},
 		"the others had time to follow": {true, firstPass, true},
 	} {
 		t.Run(name, func(t *testing.T) {
