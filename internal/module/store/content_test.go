@@ -35,6 +35,15 @@ func TestKeepContentRefuses(t *testing.T) {
 	}
 }
 
+func TestKeepContentTakesAModuleAsLargeAsMayBe(t *testing.T) {
+	wasm := moduletest.Wasm("as large as may be")
+	s := openStore(t, t.TempDir(), int64(len(wasm)))
+	_, err := s.KeepContent(wasm, module.Limits{ModuleBytes: int64(len(wasm))})
+	moduletest.Must(t, err)
+	_, err = s.KeepContent(wasm, module.Limits{ModuleBytes: int64(len(wasm)) - 1})
+	moduletest.WantError(t, err, wasmev1.ReasonTooLarge, "--max-module-bytes")
+}
+
 func TestKeepContentInAFullStore(t *testing.T) {
 	wasm := moduletest.Wasm("no room")
 	s := openStore(t, t.TempDir(), int64(len(wasm))-1)
