@@ -172,7 +172,7 @@ var _ = Describe("The module", func() {
 			cure:  func(ctx context.Context) { basic(ctx, "s", "right") },
 		}),
 		Entry("wrong credentials", failure{
-			reason: wasmev1.ReasonUnauthorized, texts: []string{"refuses it", "pullSecret"},
+			reason: wasmev1.ReasonUnauthorized, texts: []string{"denies access", "pullSecret"},
 			setup: func(ctx context.Context) string { basic(ctx, "s", "wrong"); return w.push(ctx, "private:v1", "hello") },
 			cure:  func(ctx context.Context) { deleted(ctx, "s"); basic(ctx, "s", "right") },
 		}),
@@ -216,8 +216,8 @@ var _ = Describe("The module", func() {
 			},
 			cure: func(ctx context.Context) { w.push(ctx, "text:v1", "mended") },
 		}),
-		Entry("content that its digest does not cover", failure{
-			reason: wasmev1.ReasonDigestMismatch, texts: []string{"sends content that its digest does not cover"},
+		Entry("content that does not match its digest", failure{
+			reason: wasmev1.ReasonDigestMismatch, texts: []string{"sends content that does not match its digest"},
 			setup: func(ctx context.Context) string {
 				basic(ctx, "s", "right")
 				reference := w.push(ctx, "hello:v1", "hello")
