@@ -44,8 +44,8 @@ docs: manifests ## Generate the references in docs/ from the CRD, the conditions
 	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
-golden: ## Rewrite the golden files of internal/render and internal/module.
-	go test ./internal/render/... ./internal/module/... -update
+golden: ## Rewrite the golden files of internal/render and internal/module/oci.
+	go test ./internal/render ./internal/module/oci -update
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.
@@ -91,7 +91,7 @@ vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls
 
 .PHONY: test-unit
 test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
-	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e))(/|$$)')
+	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e|versions))(/|$$)')
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
 	cd hack/build/prometheus && CGO_ENABLED=0 go test -trimpath ./...
 
@@ -107,21 +107,39 @@ test-controllers: ## The controller against a real API server.
 
 .PHONY: test-mesh
 test-mesh: ## What is rendered, and the whole operator, against istiod and real sidecars.
-	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/...
+	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/... ./test/versions/...
+
+.PHONY: test-versions
+test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
+	go test -count=1 -timeout 30m -v ./test/versions/... -all
+
+# The packages that decide without a cluster: their own tests must notice what breaks in them.
+PURE := ./api/v1 ./internal/render ./internal/dataplane ./internal/module
+PACKAGES ?= $(PURE)
+
+.PHONY: mutate
+mutate: ## Break the pure packages in small ways and show what their tests miss; PACKAGES=./internal/... chooses some.
+	go run ./hack/mutate $(PACKAGES)
 
 ##@ Try
 
+# Builds a command and shows for how long. What it needs itself is compiled in some seconds.
+COMPILE := echo "Compiling (the first time takes some minutes)" && CGO_ENABLED=0 go run -trimpath ./hack/compile
+
 .PHONY: demo
 demo: ## Show what the operator does, on a real mesh; KEEP=1 leaves it running.
-	go run ./hack/demo
+	@$(COMPILE) bin/demo ./hack/demo
+	@bin/demo
 
 .PHONY: mesh-up
 mesh-up: ## Start a mesh with bookinfo and httpbin to work on by hand; print its kubeconfig and URLs.
-	go run ./test/mesh/cmd/mesh up --workloads=bookinfo,httpbin
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh up --workloads=bookinfo,httpbin
 
 .PHONY: mesh-down
-mesh-down: ## End what mesh-up started.
-	go run ./test/mesh/cmd/mesh down
+mesh-down: ## End what mesh-up, or demo with KEEP=1, started.
+	@$(COMPILE) bin/mesh ./test/mesh/cmd/mesh
+	@bin/mesh down
 
 .PHONY: perf
 perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.

@@ -13,7 +13,6 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
@@ -176,32 +175,4 @@ var _ = Describe("A status that something else overwrites", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(contested)
 	})
-
-	It("is not remembered when its FilterDeployment is gone", func(ctx context.Context) {
-		Expect(w.statuses.known).To(HaveLen(1))
-		Expect(user.Delete(ctx, fd)).To(Succeed())
-		_, err := w.reconcile(ctx, fd)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(w.statuses.known).To(BeEmpty())
-	})
 })
-
-var _ = DescribeTable("The controller wakes for a status",
-	func(before, after []string, want bool) {
-		with := func(types []string) *wasmev1.FilterDeployment {
-			fd := &wasmev1.FilterDeployment{}
-			for _, kind := range types {
-				fd.Status.Conditions = append(fd.Status.Conditions, metav1.Condition{Type: kind})
-			}
-			return fd
-		}
-		Expect(statusLost().Update(event.UpdateEvent{ObjectOld: with(before), ObjectNew: with(after)})).To(Equal(want))
-		Expect(statusLost().Create(event.CreateEvent{Object: with(before)})).To(BeFalse())
-		Expect(statusLost().Delete(event.DeleteEvent{Object: with(before)})).To(BeFalse())
-	},
-	Entry("that loses its conditions", []string{"Ready"}, nil, true),
-	Entry("that loses Ready", []string{"Ready", "Stalled"}, []string{"Stalled"}, true),
-	Entry("not of its own", nil, []string{"Ready"}, false),
-	Entry("not that changes", []string{"Ready", "Stalled"}, []string{"Ready"}, false),
-	Entry("not that never was", nil, nil, false),
-)

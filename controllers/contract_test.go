@@ -117,12 +117,12 @@ var _ = Describe("The kind of the outputs", func() {
 			object := istio.Kinds[kind].New()
 			key := client.ObjectKey{Namespace: w.namespace, Name: "a-f"}
 			Expect(live.Get(ctx, key, object)).To(Succeed())
-			before := specHash(object.Content().Raw)
+			before := istio.SpecHash(object.Content().Raw)
 			Expect(live.Patch(ctx, object, client.RawPatch("application/merge-patch+json", []byte(`{"spec":`+spoilt+`}`)))).To(Succeed())
-			Expect(specHash(object.Content().Raw)).NotTo(Equal(before))
+			Expect(istio.SpecHash(object.Content().Raw)).NotTo(Equal(before))
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(live.Get(ctx, key, object)).To(Succeed())
-			Expect(specHash(object.Content().Raw)).To(Equal(before))
+			Expect(istio.SpecHash(object.Content().Raw)).To(Equal(before))
 			w.written()
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(w.written()).To(BeEmpty())
@@ -136,7 +136,7 @@ var _ = Describe("The kind of the outputs", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		edit(ctx, fd, output(wasmev1.OutputWasmPlugin))
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, "spec.filter.config", "a WasmPlugin cannot carry it"))
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, "spec.filter.config", "a WasmPlugin cannot carry"))
 		Expect(w.made(ctx)).To(ConsistOf("EnvoyFilter a-f"))
 	})
 
@@ -144,7 +144,7 @@ var _ = Describe("The kind of the outputs", func() {
 		allow := denyEnvoyFilters(ctx, w.namespace)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(MatchError(ContainSubstring("takes no EnvoyFilter")))
-		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster may forbid it", "this platform takes no EnvoyFilter"))
+		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, "a policy of the cluster forbids it", "this platform takes no EnvoyFilter"))
 
 		allow()
 		Eventually(ctx, func() error { return w.settle(ctx, fd) }).WithTimeout(bound).Should(Succeed())
@@ -210,7 +210,7 @@ var _ = Describe("A ConfigMap", func() {
 	It("gives the configuration, is read again soon, and its loss costs nothing", func(ctx context.Context) {
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), fromConfigMap)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.configFrom.configMapKeyRef names ConfigMap settings", "create it or mend the name"))
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.configFrom.configMapKeyRef names ConfigMap settings", "create it, or fix the name"))
 
 		object := configMap(ctx, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greeting": "world"} })
 		result, err := w.reconcile(ctx, fd)
@@ -285,7 +285,7 @@ var _ = It("A module that is not the one of spec.filter.sha256 is refused", func
 		fd.Spec.Filter.SHA256 = strings.Repeat("a", 64)
 	})
 	Expect(w.settle(ctx, fd)).To(Succeed())
-	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch, "the module is not the one of spec.filter.sha256"))
+	Expect(fd).To(notReady(wasmev1.ReasonDigestMismatch, "the module does not have the digest in spec.filter.sha256"))
 	Expect(w.outputs(ctx)).To(BeEmpty())
 })
 

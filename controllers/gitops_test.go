@@ -25,6 +25,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 const (
@@ -112,8 +114,8 @@ func (w *world) waitedForPods(ctx context.Context, fd *wasmev1.FilterDeployment)
 	GinkgoHelper()
 	loaded := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionLoaded)
 	Expect(loaded.Reason).To(Equal(wasmev1.ReasonLoading))
-	loaded.LastTransitionTime = metav1.NewTime(time.Now().Add(-loadTimeout))
-	w.clock.Step(loadTimeout)
+	loaded.LastTransitionTime = metav1.NewTime(time.Now().Add(-rollout.LoadTimeout))
+	w.clock.Step(rollout.LoadTimeout)
 	Expect(user.Status().Update(ctx, fd)).To(Succeed())
 }
 
@@ -158,7 +160,7 @@ var _ = Describe("For GitOps tools", func() {
 		Entry("programmed, pods not asked", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
 			return settled(ctx)
-		}, status.CurrentStatus, "Healthy", "on 1 of 1 workloads; not asked what pods run"),
+		}, status.CurrentStatus, "Healthy", "on 1 of 1 workloads; pods were not asked what they run"),
 		Entry("no workloads", func(ctx context.Context) *wasmev1.FilterDeployment {
 			return settled(ctx)
 		}, status.CurrentStatus, "Healthy", "no Deployment in namespace"),
@@ -200,7 +202,7 @@ var _ = Describe("For GitOps tools", func() {
 			w.waitedForPods(ctx, fd)
 			w.becomesBecause(ctx, fd, wasmev1.ReasonOlderRevision)
 			return fd
-		}, status.InProgressStatus, "Degraded", "go on with an older revision"),
+		}, status.InProgressStatus, "Degraded", "keep running an older revision"),
 		Entry("pods without sidecar", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
 			w.startSidecars().start(ctx, "a", 1, withoutSidecar)
@@ -222,7 +224,7 @@ var _ = Describe("For GitOps tools", func() {
 		}, status.InProgressStatus, "Degraded", "push the image"),
 		Entry("pull Secret not there yet", func(ctx context.Context) *wasmev1.FilterDeployment {
 			return settled(ctx, pullSecret("s"))
-		}, status.InProgressStatus, "Degraded", "create it or mend the name"),
+		}, status.InProgressStatus, "Degraded", "create it, or fix the name"),
 		Entry("registry down from the start", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
 			return settled(ctx, unreachable(ctx))
@@ -247,7 +249,7 @@ var _ = Describe("For GitOps tools", func() {
 		}, status.CurrentStatus, "Healthy", "on 1 of 1 workloads"),
 		Entry("kind of the outputs missing", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
-			w.Outputs[wasmev1.OutputEnvoyFilter].state.Store(int32(OutputKindMissing))
+			w.Outputs[wasmev1.OutputEnvoyFilter].Assume(outputkinds.Missing)
 			return settled(ctx)
 		}, status.InProgressStatus, "Degraded", "does not serve EnvoyFilter"),
 		Entry("an object in the way", func(ctx context.Context) *wasmev1.FilterDeployment {

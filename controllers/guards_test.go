@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
@@ -36,8 +38,8 @@ var _ = Describe("Someone's label istio.io/rev on an output", func() {
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		for _, name := range []string{"a-f", "b-f"} {
-			Expect(w.output(ctx, name).Labels).NotTo(HaveKey(istioRevisionLabel))
-			edit(ctx, w.output(ctx, name), func(f *networking.EnvoyFilter) { f.Labels[istioRevisionLabel] = "canary" })
+			Expect(w.output(ctx, name).Labels).NotTo(HaveKey("istio.io/rev"))
+			edit(ctx, w.output(ctx, name), func(f *networking.EnvoyFilter) { f.Labels["istio.io/rev"] = "canary" })
 		}
 		w.written()
 		for range 3 {
@@ -51,10 +53,10 @@ var _ = Describe("Someone's label istio.io/rev on an output", func() {
 			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady),
 		))
 		Eventually(ctx, func() []string { return w.notes(ctx, fd, wasmev1.ReasonRevisionLabel) }).WithTimeout(bound).Should(ConsistOf(HavePrefix("Warning: ")))
-		Expect(w.output(ctx, "a-f").Labels).To(HaveKeyWithValue(istioRevisionLabel, "canary"))
+		Expect(w.output(ctx, "a-f").Labels).To(HaveKeyWithValue("istio.io/rev", "canary"))
 
 		for _, name := range []string{"a-f", "b-f"} {
-			edit(ctx, w.output(ctx, name), func(f *networking.EnvoyFilter) { delete(f.Labels, istioRevisionLabel) })
+			edit(ctx, w.output(ctx, name), func(f *networking.EnvoyFilter) { delete(f.Labels, "istio.io/rev") })
 		}
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("2/2"))
@@ -84,13 +86,13 @@ var _ = Describe("The WasmPlugin of an older Istio", Serial, func() {
 				probe.SetNamespace(w.namespace)
 				probe.SetName("probe")
 				probe.Content().Raw = []byte(`{"url":"http://modules/x.wasm","failStrategy":"FAIL_RELOAD"}`)
-				return live.Create(ctx, probe, client.DryRunAll, strict)
+				return live.Create(ctx, probe, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
 			}
 			Eventually(ctx, refuses).WithTimeout(bound).ShouldNot(Succeed())
 
 			fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig, output(wasmev1.OutputWasmPlugin))
 			Expect(w.settle(ctx, fd)).NotTo(Succeed(), "tried again with the queue's backoff")
-			Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, append(texts, "WasmPlugin a-f", "this Istio be too old for a field")...))
+			Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, append(texts, "WasmPlugin a-f", "this Istio is too old for a field")...))
 			Expect(w.made(ctx)).To(BeEmpty())
 
 			restore(ctx)
@@ -113,7 +115,7 @@ var _ = Describe("The WasmPlugin of an older Istio", Serial, func() {
 
 var _ = Describe("The manager, of WasmPlugin and TrafficExtension", Serial, Ordered, func() {
 	var w *world
-	var kinds OutputKinds
+	var kinds outputkinds.Kinds
 	fds := map[wasmev1.Output]*wasmev1.FilterDeployment{}
 	removeCRDs := func(ctx context.Context) {
 		GinkgoHelper()
@@ -128,10 +130,10 @@ var _ = Describe("The manager, of WasmPlugin and TrafficExtension", Serial, Orde
 		GinkgoHelper()
 		Expect(controlPlane.InstallCRDs(istioCRDs)).To(Succeed())
 	}
-	noticed := func(ctx context.Context, state OutputKindState) {
+	noticed := func(ctx context.Context, state outputkinds.State) {
 		GinkgoHelper()
 		for _, kind := range extensionKinds {
-			Eventually(ctx, func() (OutputKindState, error) {
+			Eventually(ctx, func() (outputkinds.State, error) {
 				err := kinds[kind].Check(ctx)
 				return kinds[kind].State(), err
 			}).WithTimeout(patience).Should(Equal(state), string(kind))
@@ -181,16 +183,16 @@ var _ = Describe("The manager, of WasmPlugin and TrafficExtension", Serial, Orde
 
 	It("makes the outputs when the CRDs appear", func(ctx context.Context) {
 		installCRDs()
-		noticed(ctx, OutputKindServed)
+		noticed(ctx, outputkinds.Served)
 		made(ctx)
 	})
 
 	It("notices when the CRDs go, and makes the outputs again when they are back", func(ctx context.Context) {
 		removeCRDs(ctx)
-		noticed(ctx, OutputKindMissing)
+		noticed(ctx, outputkinds.Missing)
 		missing(ctx)
 		installCRDs()
-		noticed(ctx, OutputKindServed)
+		noticed(ctx, outputkinds.Served)
 		made(ctx)
 		Expect(w.output(ctx, "a-envoyfilter").ResourceVersion).To(Equal(untouched))
 	})
@@ -310,7 +312,7 @@ var _ = Describe("Outputs that the API server refuses", func() {
 		times := attempts.times()
 		for i := 1; i < tried; i++ {
 			// The queue's backoff is the least that passes between two attempts.
-			Expect(times[i].Sub(times[i-1])).To(BeNumerically(">=", minBackoff<<(i-1)*9/10), "wait %d", i)
+			Expect(times[i].Sub(times[i-1])).To(BeNumerically(">=", filterdeployment.MinBackoff<<(i-1)*9/10), "wait %d", i)
 		}
 		Expect(fd.Status.ObservedGeneration).To(HaveValue(BeEquivalentTo(1)))
 		allow()
@@ -362,7 +364,7 @@ var _ = Describe("A configuration", func() {
 			w.deployments(ctx, "a")
 			fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig, output(kind))
 			// Each revision holds one; so many are kept.
-			for i := range revisionHistory + 1 {
+			for i := range historyLimit + 1 {
 				edit(ctx, fd, object(wasmev1.MaxConfigurationBytes-i))
 				Expect(w.settle(ctx, fd)).To(Succeed())
 				Expect(fd).To(beReady("1/1"))
@@ -370,7 +372,7 @@ var _ = Describe("A configuration", func() {
 			held := istio.Kinds[kind].New()
 			key := client.ObjectKey{Namespace: w.namespace, Name: "a-f"}
 			Expect(live.Get(ctx, key, held)).To(Succeed())
-			Expect(len(held.Content().Raw)).To(BeNumerically(">", wasmev1.MaxConfigurationBytes-revisionHistory-1))
+			Expect(len(held.Content().Raw)).To(BeNumerically(">", wasmev1.MaxConfigurationBytes-historyLimit-1))
 
 			edit(ctx, fd, object(300<<10))
 			Expect(w.settle(ctx, fd)).To(Succeed())

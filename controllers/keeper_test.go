@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -59,7 +60,7 @@ var _ = Describe("The module keeper", func() {
 	BeforeEach(func(ctx context.Context) {
 		w = newWorld(ctx, registry.WithBearerAuth(map[string]string{"ann": "right"}))
 		secret := &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s", Annotations: map[string]string{module.RegistryAnnotation: w.registry.Host()}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s", Annotations: map[string]string{pull.RegistryAnnotation: w.registry.Host()}},
 			StringData: map[string]string{"username": "ann", "password": "right"},
 		}
 		Expect(user.Create(ctx, secret)).To(Succeed())
@@ -123,7 +124,7 @@ var _ = Describe("The module keeper", func() {
 		Expect(user.Get(ctx, types.NamespacedName{Namespace: w.namespace, Name: "s"}, secret)).To(Succeed())
 		Expect(user.Delete(ctx, secret)).To(Succeed())
 		result, err := keep(ctx)
-		Expect(err).To(MatchError(ContainSubstring("create it or mend the name")))
+		Expect(err).To(MatchError(ContainSubstring("create it, or fix the name")))
 		Expect(result.IsZero()).To(BeTrue(), "the queue's backoff decides")
 		secret.ResourceVersion = ""
 		Expect(user.Create(ctx, secret)).To(Succeed())
@@ -136,18 +137,18 @@ var _ = Describe("The module keeper", func() {
 	It("has a module served for as long as a revision names it, and an hour beyond", func(ctx context.Context) {
 		w.restart(ctx)
 		replica = w.operator
-		w.clock.Step(2 * module.ServedAfterRelease)
+		w.clock.Step(2 * store.ServedAfterRelease)
 		Expect(served(ctx)).To(BeFalse(), "it is held, and nobody names it")
 		kept(ctx)
 		Expect(served(ctx)).To(BeTrue())
-		w.clock.Step(2 * module.ServedAfterRelease)
+		w.clock.Step(2 * store.ServedAfterRelease)
 		Expect(served(ctx)).To(BeTrue())
 
 		Expect(user.Delete(ctx, &w.revisions(ctx, fd)[0])).To(Succeed())
 		result, err := keep(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(result.IsZero()).To(BeTrue())
-		w.clock.Step(module.ServedAfterRelease - time.Second)
+		w.clock.Step(store.ServedAfterRelease - time.Second)
 		Expect(served(ctx)).To(BeTrue())
 		w.clock.Step(2 * time.Second)
 		Expect(served(ctx)).To(BeFalse())

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -25,8 +24,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/istio"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 )
 
 const ownPrefix = "wasme_"
@@ -62,12 +61,12 @@ func filled(namespace, name string) wasmev1.FilterDeployment {
 // that it registers when it starts.
 func registered(t *testing.T) []prometheus.Collector {
 	t.Helper()
-	store, err := module.OpenStore(t.TempDir(), 1<<20, clock.RealClock{})
+	modules, err := store.Open(t.TempDir(), 1<<20, clock.RealClock{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	reader := &inMemory{list: wasmev1.FilterDeploymentList{Items: []wasmev1.FilterDeployment{filled("bookinfo", "hello")}}}
-	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), store, NewStatusCollector(reader, isElected())}
+	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), modules, filterdeployment.NewStatusCollector(reader, isElected())}
 }
 
 // described matches what a Desc says of itself, which has no accessors.
@@ -168,7 +167,7 @@ func BenchmarkStatusOf1000FilterDeployments(b *testing.B) {
 		reader.list.Items = append(reader.list.Items, filled(fmt.Sprintf("namespace-%d", i%50), fmt.Sprintf("filter-%d", i)))
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewStatusCollector(reader, isElected()))
+	registry.MustRegister(filterdeployment.NewStatusCollector(reader, isElected()))
 	b.ReportAllocs()
 	for b.Loop() {
 		families, err := registry.Gather()
@@ -183,7 +182,14 @@ func series(collector prometheus.Collector, namespace string) map[string]float64
 	GinkgoHelper()
 	registry := prometheus.NewPedanticRegistry()
 	Expect(registry.Register(collector)).To(Succeed())
-	families, err := registry.Gather()
+	return gathered(registry, namespace)
+}
+
+// gathered are the values of all metrics for one namespace, or all when it is
+// empty, by name and the other labels' values.
+func gathered(gatherer prometheus.Gatherer, namespace string) map[string]float64 {
+	GinkgoHelper()
+	families, err := gatherer.Gather()
 	Expect(err).NotTo(HaveOccurred())
 	found := map[string]float64{}
 	for _, family := range families {
@@ -207,7 +213,7 @@ func series(collector prometheus.Collector, namespace string) map[string]float64
 var _ = Describe("The metrics of FilterDeployments", func() {
 	It("are what their status says, and go with them", func(ctx context.Context) {
 		w := newWorld(ctx)
-		status := NewStatusCollector(w.Client, isElected())
+		status := filterdeployment.NewStatusCollector(w.Client, isElected())
 		w.deployments(ctx, "a", "b")
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		w.catchUp(ctx, w.namespace)
@@ -231,7 +237,7 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 		all["filterdeployment_ready f True"], all["filterdeployment_ready f False"], all["filterdeployment_suspended f"] = 0, 1, 1
 		all["filterdeployment_workloads_programmed f"] = 0
 		Expect(series(status, w.namespace)).To(Equal(all))
-		Expect(series(NewStatusCollector(w.Client, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
+		Expect(series(filterdeployment.NewStatusCollector(w.Client, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
 		Expect(user.Delete(ctx, fd)).To(Succeed())
 		w.catchUp(ctx, w.namespace)
 		Expect(series(status, w.namespace)).To(BeEmpty())
@@ -240,7 +246,7 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 	It("are none when there is no cache, and take no others with them", func(ctx context.Context) {
 		w := newWorld(ctx)
 		w.stop()
-		Expect(series(NewStatusCollector(unreadable{w.Client}, isElected()), "")).To(BeEmpty())
+		Expect(series(filterdeployment.NewStatusCollector(unreadable{w.Client}, isElected()), "")).To(BeEmpty())
 	})
 })
 
@@ -256,14 +262,15 @@ var _ = Describe("Writes of outputs", func() {
 	var before map[string]float64
 	BeforeEach(func(ctx context.Context) {
 		w = newWorld(ctx)
-		before = series(writesTotal, "")
+		before = gathered(metrics.Registry, "")
 	})
 	// counted are the writes since the spec began, of EnvoyFilters.
 	counted := func() map[string]float64 {
 		writes := map[string]float64{}
-		for name, value := range series(writesTotal, "") {
-			if more := value - before[name]; more > 0 {
-				writes[strings.TrimPrefix(name, "output_writes_total EnvoyFilter ")] = more
+		for name, value := range gathered(metrics.Registry, "") {
+			write, of := strings.CutPrefix(name, "output_writes_total ")
+			if more := value - before[name]; of && more > 0 {
+				writes[strings.TrimPrefix(write, "EnvoyFilter ")] = more
 			}
 		}
 		return writes
@@ -304,15 +311,3 @@ var _ = Describe("Writes of outputs", func() {
 		Expect(counted()).To(HaveKeyWithValue("create OutputRefused", 1.0))
 	})
 })
-
-var _ = DescribeTable("A change of an output is",
-	func(annotations map[string]string, want string) {
-		cached := istio.Kinds[wasmev1.OutputEnvoyFilter].New()
-		cached.SetAnnotations(annotations)
-		renewed := fetch{revision: "r", renewals: 1, at: time.Unix(0, 0)}
-		Expect(changeOf(cached, map[string]string{revisionAnnotation: "r", fetchAnnotation: renewed.annotation()})).To(Equal(want))
-	},
-	Entry("an update of another revision", map[string]string{revisionAnnotation: "q"}, opUpdate),
-	Entry("an update when it is renewed", map[string]string{revisionAnnotation: "r"}, opUpdate),
-	Entry("else a repair", map[string]string{revisionAnnotation: "r", fetchAnnotation: "r 1 1970-01-01T00:00:00Z"}, opRepair),
-)

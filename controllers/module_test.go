@@ -16,10 +16,13 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -35,7 +38,7 @@ var _ = Describe("The module", func() {
 		GinkgoHelper()
 		object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name}, Type: kind, StringData: data}
 		if registry != "" {
-			object.Annotations = map[string]string{module.RegistryAnnotation: registry}
+			object.Annotations = map[string]string{pull.RegistryAnnotation: registry}
 		}
 		Expect(user.Create(ctx, object)).To(Succeed())
 	}
@@ -116,7 +119,7 @@ var _ = Describe("The module", func() {
 			}
 			generation := fd.Generation
 			Eventually(ctx, func(g Gomega) {
-				w.clock.Step(module.ServedAfterRelease)
+				w.clock.Step(store.ServedAfterRelease)
 				g.Expect(w.settle(ctx, fd)).To(Succeed())
 				g.Expect(fd).To(beReady("1/1"))
 			}).WithTimeout(bound).Should(Succeed())
@@ -141,7 +144,7 @@ var _ = Describe("The module", func() {
 				Expect(err).NotTo(HaveOccurred())
 				DeferCleanup(other.Close)
 				edit(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "s"}}, func(s *corev1.Secret) {
-					s.Annotations[module.RegistryAnnotation] = other.Host()
+					s.Annotations[pull.RegistryAnnotation] = other.Host()
 				})
 				main := w.registry
 				w.registry = other
@@ -164,7 +167,7 @@ var _ = Describe("The module", func() {
 			cure: func(context.Context) {},
 		}),
 		Entry("no such Secret", failure{
-			reason: wasmev1.ReasonSecretNotFound, texts: []string{"pullSecret", "Secret s of namespace", "create it or mend the name"},
+			reason: wasmev1.ReasonSecretNotFound, texts: []string{"pullSecret", "Secret s in namespace", "create it, or fix the name"},
 			setup: func(ctx context.Context) string { return w.push(ctx, "private:v1", "hello") },
 			cure:  func(ctx context.Context) { basic(ctx, "s", "right") },
 		}),
@@ -250,7 +253,7 @@ var _ = Describe("The module", func() {
 	})
 
 	It("is pulled with a Secret without registry where the operator is told so", func(ctx context.Context) {
-		w.LegacyPullSecrets = true
+		w.Finder.LegacyPullSecrets = true
 		secret(ctx, "s", corev1.SecretTypeOpaque, map[string]string{"username": "ann", "password": "right"}, "")
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "private:v1", "hello"), pullSecret("s"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
@@ -379,7 +382,7 @@ var _ = Describe("A spec that an older schema let in", func() {
 		w.restart(ctx)
 		fd := &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "f"}}
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`))
+		Expect(fd).To(notReady(wasmev1.ReasonInvalidSpec, `spec.filter.patchContext is "sideways": use inbound, outbound, gateway or any`))
 		Expect(fd.Status.Workloads).To(HaveLen(1))
 		Expect(fd.Status.Workloads).To(HaveKey("a"))
 		w.written()
@@ -404,18 +407,17 @@ var _ = Describe("A spec that an older schema let in", func() {
 			kind   string
 			text   string
 		}{
-			"context":  {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = "sideways" }, wasmev1.ConditionModuleResolved, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`},
-			"strategy": {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.FailStrategy = "FailSafe" }, wasmev1.ConditionModuleResolved, `spec.filter.failStrategy is "FailSafe"; use FailReload, FailClosed or FailOpen`},
-			"config":   {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Config.Raw = []byte("12") }, wasmev1.ConditionModuleResolved, "spec.filter.config: the configuration must be a string"},
-			"kind":     {func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Kind = "Pod" }, wasmev1.ConditionWorkloadsSelected, `spec.deployment.istio.kind is "Pod"; use Deployment, DaemonSet or StatefulSet`},
+			"context":  {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = "sideways" }, wasmev1.ConditionModuleResolved, `spec.filter.patchContext is "sideways": use inbound, outbound, gateway or any`},
+			"strategy": {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.FailStrategy = "FailSafe" }, wasmev1.ConditionModuleResolved, `spec.filter.failStrategy is "FailSafe": use FailReload, FailClosed or FailOpen`},
+			"config":   {func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Config.Raw = []byte("12") }, wasmev1.ConditionModuleResolved, "spec.filter.config: the configuration has none of the accepted forms: use a string"},
+			"kind":     {func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Kind = "Pod" }, wasmev1.ConditionWorkloadsSelected, `spec.deployment.istio.kind is "Pod": use Deployment, DaemonSet or StatefulSet`},
 			"":         {func(*wasmev1.FilterDeployment) {}, "", ""},
 		} {
 			fd := healthy.DeepCopy()
 			fd.Name = "odd-" + name
 			c.change(fd)
-			found, err := w.walk(ctx, fd)
+			_, err := w.reconcileInMemory(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
-			found.setStatus(&fd.Status, fd.Generation)
 			if name == "" {
 				Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonResolving))
 				continue
@@ -430,6 +432,27 @@ var _ = Describe("A spec that an older schema let in", func() {
 		Expect(healthy).To(beReady("1/1"))
 	})
 })
+
+// reconcileInMemory makes a pass over a FilterDeployment that the API server would
+// refuse, and reads its status.
+func (w *world) reconcileInMemory(ctx context.Context, fd *wasmev1.FilterDeployment) (ctrl.Result, error) {
+	original := w.Client
+	defer func() { w.Client = original }()
+	w.Client = interceptor.NewClient(original.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+			if asked, ok := object.(*wasmev1.FilterDeployment); ok {
+				fd.DeepCopyInto(asked)
+				return nil
+			}
+			return c.Get(ctx, key, object, options...)
+		},
+		SubResourcePatch: func(_ context.Context, _ client.Client, _ string, object client.Object, _ client.Patch, _ ...client.SubResourcePatchOption) error {
+			object.(*wasmev1.FilterDeployment).DeepCopyInto(fd)
+			return nil
+		},
+	})
+	return w.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(fd)})
+}
 
 // matchSame matches nil for nil, and an error with the same text for an error.
 func matchSame(err error) gomegatypes.GomegaMatcher {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -17,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 // filterDeployment is one like the predecessor's sample, with an image of the
@@ -48,6 +51,20 @@ func edit[T client.Object](ctx context.Context, object T, change func(T)) {
 	change(object)
 	Expect(user.Update(ctx, object)).To(Succeed())
 }
+
+// The operator's documented numbers.
+const (
+	// historyLimit is the number of revisions that are kept.
+	historyLimit = 3
+	// repairInterval and contestMemory are for a status that something else overwrites.
+	repairInterval = time.Minute
+	contestMemory  = 5 * time.Minute
+	// configMapInterval is how soon a change of a ConfigMap is noticed.
+	configMapInterval = 30 * time.Second
+)
+
+// cachedHashAnnotation is on outputs in the cache only.
+const cachedHashAnnotation = "wasme.io/cached-spec-hash"
 
 func config(text string) func(*wasmev1.FilterDeployment) {
 	return func(fd *wasmev1.FilterDeployment) {
@@ -127,7 +144,7 @@ func (w *world) outputs(ctx context.Context) []string {
 func (w *world) revisions(ctx context.Context, fd *wasmev1.FilterDeployment) []appsv1.ControllerRevision {
 	GinkgoHelper()
 	var list appsv1.ControllerRevisionList
-	Expect(user.List(ctx, &list, client.InNamespace(w.namespace), madeFor(fd))).To(Succeed())
+	Expect(user.List(ctx, &list, client.InNamespace(w.namespace), client.MatchingLabels(ownership.Labels(fd)))).To(Succeed())
 	slices.SortFunc(list.Items, func(a, b appsv1.ControllerRevision) int { return int(a.Revision - b.Revision) })
 	return list.Items
 }
@@ -137,9 +154,26 @@ func (w *world) held(ctx context.Context) map[string]string {
 	GinkgoHelper()
 	held := map[string]string{}
 	for _, name := range w.outputs(ctx) {
-		held[name] = w.output(ctx, name).Annotations[revisionAnnotation]
+		held[name] = w.output(ctx, name).Annotations[revision.HashAnnotation]
 	}
 	return held
+}
+
+// controllerRevision is the one that keeps what a FilterDeployment asks for.
+func controllerRevision(fd *wasmev1.FilterDeployment, resolved wasmev1.ModuleStatus) *appsv1.ControllerRevision {
+	GinkgoHelper()
+	asked, err := revision.New(client.ObjectKeyFromObject(fd), revision.Content{Filter: fd.Spec.Filter, Module: resolved})
+	Expect(err).NotTo(HaveOccurred())
+	object, err := revision.Desired(fd, asked, nil)
+	Expect(err).NotTo(HaveOccurred())
+	return object
+}
+
+// ownersFor are the owner references of what is made for a FilterDeployment.
+func ownersFor(fd *wasmev1.FilterDeployment) []metav1.OwnerReference {
+	var object metav1.ObjectMeta
+	ownership.Claim(&object, fd, nil)
+	return object.OwnerReferences
 }
 
 func reasonOf(fd *wasmev1.FilterDeployment, kind string) string {

@@ -22,8 +22,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
@@ -39,8 +47,8 @@ const (
 // Reconcile. All else is what the manager has: the cache with its transforms,
 // the rights of the installation, the resolvers.
 type operator struct {
-	*FilterDeploymentReconciler
-	keeper *ModuleKeeper
+	*filterdeployment.Reconciler
+	keeper *modulekeeper.Reconciler
 	cache  cache.Cache
 	// stop ends it.
 	stop func()
@@ -73,13 +81,13 @@ func watchNamespaces(namespaces ...string) operatorOption {
 
 func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder string, options ...operatorOption) *operator {
 	GinkgoHelper()
-	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock)
+	modules, err := store.Open(folder, store.DefaultBytes, clock)
 	Expect(err).NotTo(HaveOccurred())
 	var flags operatorOptions
 	for _, option := range options {
 		option(&flags)
 	}
-	puller := module.NewPuller(module.PullerOptions{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
+	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
 	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
@@ -88,34 +96,34 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	o.stop = stop
 	DeferCleanup(stop)
 	cached := o.startCache(ctx, running, flags.watchNamespaces)
-	resolver := func(woken chan types.NamespacedName) *module.Resolver {
-		resolver := module.NewResolver(store, puller, module.ResolverOptions{
+	resolver := func(woken chan types.NamespacedName) *resolve.Resolver {
+		resolver := resolve.New(modules, puller, resolve.Options{
 			PollInterval: pollInterval,
-			Workers:      module.DefaultWorkers,
+			Workers:      resolve.DefaultWorkers,
 			Wake:         func(name types.NamespacedName) { woken <- name },
 			Clock:        clock,
 		})
 		go func() { _ = resolver.Start(running) }()
 		return resolver
 	}
-	alone, err := peers.New(running, nil, store, func(types.NamespacedName) {})
+	alone, err := peers.New(running, nil, modules, func(types.NamespacedName) {})
 	Expect(err).NotTo(HaveOccurred())
-	o.FilterDeploymentReconciler = &FilterDeploymentReconciler{
+	o.Reconciler = &filterdeployment.Reconciler{
 		Client:          cached,
 		Reader:          reader,
-		Modules:         resolver(o.woken),
-		Store:           store,
+		Finder:          source.Finder{Reader: reader, Modules: resolver(o.woken)},
+		Store:           modules,
 		Peers:           alone,
-		Outputs:         NewOutputKinds(nil),
+		Outputs:         outputkinds.New(nil),
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
 		Clock:           clock,
 	}
 	for _, kind := range o.Outputs {
-		kind.state.Store(int32(OutputKindServed))
+		kind.Assume(outputkinds.Served)
 	}
-	o.keeper = &ModuleKeeper{Client: cached, Reader: reader, Modules: resolver(o.keeperWoken), Store: store, Peers: alone, RecheckInterval: pollInterval}
+	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
 
@@ -123,13 +131,12 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 // writes are counted.
 func (o *operator) startCache(ctx, running context.Context, namespaces []string) client.Client {
 	GinkgoHelper()
-	options := CacheOptions(namespaces)
+	options := filterdeployment.CacheOptions(namespaces)
 	options.Scheme = operatorScheme
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(indexPods(ctx, o.cache)).To(Succeed())
-	Expect(indexPredecessor(ctx, o.cache)).To(Succeed())
+	Expect(filterdeployment.IndexCache(ctx, o.cache)).To(Succeed())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
 		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{},
@@ -215,7 +222,7 @@ func (o *operator) settle(ctx context.Context, fd *wasmev1.FilterDeployment) err
 	for {
 		result, err := o.reconcile(ctx, fd)
 		switch {
-		case result.RequeueAfter == minBackoff:
+		case result.RequeueAfter == filterdeployment.MinBackoff:
 		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving:
 			o.awaitAnswer(ctx, fd)
 		default:
@@ -258,7 +265,7 @@ func (o *operator) catchUp(ctx context.Context, namespace string) {
 
 // versions are the versions of the objects in a namespace that the operator watches.
 func versions(ctx context.Context, g Gomega, reader client.Reader, namespace string) map[string]string {
-	made := client.MatchingLabels{managedByLabel: managedBy}
+	made := client.MatchingLabels{ownership.ManagedByLabel: ownership.ManagedBy}
 	found := map[string]string{}
 	list := func(list client.ObjectList, options ...client.ListOption) {
 		g.Expect(reader.List(ctx, list, append(options, client.InNamespace(namespace))...)).To(Succeed())

@@ -23,8 +23,17 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 // patience is how long the whole operator may take for anything: it retries
@@ -33,7 +42,7 @@ const patience = 30 * time.Second
 
 // startManager runs both controllers as cmd/manager does, with a resolver by
 // the wall clock. Its requests to the API server go through the wrappers.
-func startManager(folder string, wrappers ...transport.WrapperFunc) *FilterDeploymentReconciler {
+func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeployment.Reconciler {
 	GinkgoHelper()
 	config := rest.CopyConfig(operatorConfig)
 	for _, wrapper := range wrappers {
@@ -41,35 +50,35 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *FilterDeplo
 	}
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         operatorScheme,
-		MapperProvider: NamespacedMapper(operatorScheme),
-		Cache:          CacheOptions(nil),
+		MapperProvider: filterdeployment.NamespacedMapper(operatorScheme),
+		Cache:          filterdeployment.CacheOptions(nil),
 		Metrics:        metricsserver.Options{BindAddress: "0"},
 		Controller:     ctrlconfig.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
 	kinds, err := discovery.NewDiscoveryClientForConfig(operatorConfig)
 	Expect(err).NotTo(HaveOccurred())
-	store, err := module.OpenStore(folder, module.DefaultStoreBytes, clock.RealClock{})
+	modules, err := store.Open(folder, store.DefaultBytes, clock.RealClock{})
 	Expect(err).NotTo(HaveOccurred())
-	puller := module.NewPuller(module.PullerOptions{Limits: module.DefaultLimits})
-	resolver := func(waker *Waker) *module.Resolver {
-		resolver := module.NewResolver(store, puller, module.ResolverOptions{PollInterval: pollInterval, Workers: module.DefaultWorkers, Wake: waker.Wake, Clock: clock.RealClock{}})
+	puller := pull.NewClient(pull.Options{Limits: module.DefaultLimits})
+	resolver := func(wakes *waker.Waker) *resolve.Resolver {
+		resolver := resolve.New(modules, puller, resolve.Options{PollInterval: pollInterval, Workers: resolve.DefaultWorkers, Wake: wakes.Wake, Clock: clock.RealClock{}})
 		Expect(manager.Add(resolver)).To(Succeed())
 		return resolver
 	}
-	filterDeployments, revisions := &Waker{}, &Waker{}
+	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
 	running, stop := context.WithCancel(context.Background())
-	alone, err := peers.New(running, nil, store, filterDeployments.Wake)
+	alone, err := peers.New(running, nil, modules, filterDeployments.Wake)
 	Expect(err).NotTo(HaveOccurred())
-	reconciler := &FilterDeploymentReconciler{
+	reconciler := &filterdeployment.Reconciler{
 		Client: manager.GetClient(), Reader: manager.GetAPIReader(),
-		Modules: resolver(filterDeployments), Store: store, Peers: alone, Outputs: NewOutputKinds(kinds),
+		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
 		Clock:           clock.RealClock{},
 	}
 	Expect(reconciler.SetupWithManager(manager, filterDeployments, 4)).To(Succeed())
-	keeper := &ModuleKeeper{Client: manager.GetClient(), Reader: manager.GetAPIReader(), Modules: resolver(revisions), Store: store, Peers: alone, RecheckInterval: time.Hour}
+	keeper := &modulekeeper.Reconciler{Client: manager.GetClient(), Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(revisions)}, Store: modules, Peers: alone, RecheckInterval: time.Hour}
 	Expect(keeper.SetupWithManager(manager, revisions)).To(Succeed())
 
 	ended := make(chan error, 1)
@@ -84,7 +93,7 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *FilterDeplo
 var _ = Describe("The manager", Serial, Ordered, func() {
 	var w *world
 	var fd *wasmev1.FilterDeployment
-	var outputKind *OutputKind
+	var outputKind *outputkinds.Kind
 	crd := func() *apiextensionsv1.CustomResourceDefinition {
 		return &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "envoyfilters.networking.istio.io"}}
 	}
@@ -100,9 +109,9 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 		Expect(controlPlane.InstallCRDs(istioCRDs)).To(Succeed())
 	}
 	// noticed asks as the operator does every 10 seconds.
-	noticed := func(ctx context.Context, state OutputKindState) {
+	noticed := func(ctx context.Context, state outputkinds.State) {
 		GinkgoHelper()
-		Eventually(ctx, func() (OutputKindState, error) {
+		Eventually(ctx, func() (outputkinds.State, error) {
 			err := outputKind.Check(ctx)
 			return outputKind.State(), err
 		}).WithTimeout(patience).Should(Equal(state))
@@ -144,7 +153,7 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 
 	It("makes the outputs when the CRDs appear", func(ctx context.Context) {
 		installCRD()
-		noticed(ctx, OutputKindServed)
+		noticed(ctx, outputkinds.Served)
 		eventually(ctx).Should(beReady("1/1"))
 		Expect(output(ctx)()).NotTo(BeNil())
 		Expect(fd.Generation).To(BeEquivalentTo(1))
@@ -152,10 +161,10 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 
 	It("notices when the CRDs go, and makes the outputs again when they are back", func(ctx context.Context) {
 		removeCRD(ctx)
-		noticed(ctx, OutputKindMissing)
+		noticed(ctx, outputkinds.Missing)
 		missing(ctx)
 		installCRD()
-		noticed(ctx, OutputKindServed)
+		noticed(ctx, outputkinds.Served)
 		eventually(ctx).Should(beReady("1/1"))
 		Expect(output(ctx)()).NotTo(BeNil())
 	})
@@ -173,7 +182,7 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 			Eventually(ctx, output(ctx)).WithTimeout(patience).Should(And(
 				HaveField("UID", before.UID), HaveField("Spec.Priority", BeZero()), HaveField("Labels", before.Labels),
 				HaveField("OwnerReferences", before.OwnerReferences),
-				HaveField("Annotations", HaveKeyWithValue(revisionAnnotation, before.Annotations[revisionAnnotation]))))
+				HaveField("Annotations", HaveKeyWithValue(revision.HashAnnotation, before.Annotations[revision.HashAnnotation]))))
 		}
 		Expect(user.Delete(ctx, before)).To(Succeed())
 		Eventually(ctx, output(ctx)).WithTimeout(patience).Should(HaveField("UID", Not(Equal(before.UID))))
@@ -197,7 +206,7 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 	It("loses nothing while the API server is away", func(ctx context.Context) {
 		Expect(controlPlane.StopAPIServer()).To(Succeed())
 		Expect(outputKind.Check(ctx)).NotTo(Succeed())
-		Expect(outputKind.State()).To(Equal(OutputKindServed))
+		Expect(outputKind.State()).To(Equal(outputkinds.Served))
 		w.push(ctx, "hello:v2", "second")
 		Expect(controlPlane.StartAPIServer(ctx)).To(Succeed())
 		edit(ctx, fd, image(w.registry.Host()+"/hello:v2"))
@@ -236,7 +245,7 @@ var _ = Describe("A pass", func() {
 	})
 
 	It("waits until the kind of the outputs is known", func(ctx context.Context) {
-		w.Outputs[wasmev1.OutputEnvoyFilter].state.Store(int32(OutputKindUnknown))
+		w.Outputs[wasmev1.OutputEnvoyFilter].Assume(outputkinds.Unknown)
 		result, err := w.reconcile(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(result.IsZero()).To(BeTrue())
@@ -282,8 +291,4 @@ var _ = Describe("A pass", func() {
 		Expect(w.output(ctx, "a-f").ResourceVersion).To(Equal(first))
 		Expect(w.revisions(ctx, fd)).To(HaveLen(1))
 	})
-})
-
-var _ = It("The waker does nothing before its controller starts", func() {
-	(&Waker{}).Wake(types.NamespacedName{Namespace: "n", Name: "f"})
 })

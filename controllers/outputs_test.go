@@ -24,8 +24,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 // kstatusOf is what kubectl wait, Argo CD and Flux make of a FilterDeployment.
@@ -74,7 +77,7 @@ var _ = Describe("The outputs", func() {
 			Expect(key).NotTo(ContainSubstring("istio.io"))
 		}
 		for key := range output.Annotations {
-			Expect(key).NotTo(Or(ContainSubstring("istio.io"), Equal(specHashAnnotation)))
+			Expect(key).NotTo(Or(ContainSubstring("istio.io"), Equal(cachedHashAnnotation)))
 		}
 
 		Expect(fd).To(beReady("2/2"))
@@ -101,7 +104,7 @@ var _ = Describe("The outputs", func() {
 		w.deployments(ctx, "a")
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"))
 		left := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{
-			Namespace: w.namespace, Name: "a-f." + w.namespace, OwnerReferences: ownersWith(nil, fd),
+			Namespace: w.namespace, Name: "a-f." + w.namespace, OwnerReferences: ownersFor(fd),
 		}}
 		Expect(user.Create(ctx, left)).To(Succeed())
 
@@ -145,13 +148,13 @@ var _ = Describe("The outputs", func() {
 			}),
 			Entry("a removed patch", func(f *networking.EnvoyFilter) { f.Spec.ConfigPatches = f.Spec.ConfigPatches[:1] }),
 			Entry("a removed selector", func(f *networking.EnvoyFilter) { f.Spec.WorkloadSelector = nil }),
-			Entry("one label removed", func(f *networking.EnvoyFilter) { delete(f.Labels, managedByLabel) }),
+			Entry("one label removed", func(f *networking.EnvoyFilter) { delete(f.Labels, ownership.ManagedByLabel) }),
 			Entry("all labels removed", func(f *networking.EnvoyFilter) { f.Labels = nil }),
-			Entry("all labels and the owner removed", func(f *networking.EnvoyFilter) { f.OwnerReferences = nil; delete(f.Labels, managedByLabel) }),
+			Entry("all labels and the owner removed", func(f *networking.EnvoyFilter) { f.OwnerReferences = nil; delete(f.Labels, ownership.ManagedByLabel) }),
 			Entry("all annotations removed", func(f *networking.EnvoyFilter) { f.Annotations = nil }),
-			Entry("the wrong revision", func(f *networking.EnvoyFilter) { f.Annotations[revisionAnnotation] = "0" }),
+			Entry("the wrong revision", func(f *networking.EnvoyFilter) { f.Annotations[revision.HashAnnotation] = "0" }),
 			Entry("the hash that only the cache has", func(f *networking.EnvoyFilter) {
-				f.Annotations[specHashAnnotation] = hashOf(&f.Spec)
+				f.Annotations[cachedHashAnnotation] = hashOf(&f.Spec)
 				f.Spec.Priority = 10
 			}),
 			Entry("the owner removed", func(f *networking.EnvoyFilter) { f.OwnerReferences = nil }),
@@ -200,7 +203,7 @@ var _ = Describe("The outputs", func() {
 			})
 			result, err := w.reconcile(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(result.RequeueAfter).To(Equal(minBackoff))
+			Expect(result.RequeueAfter).To(Equal(filterdeployment.MinBackoff))
 			Expect(w.written()).To(ConsistOf("update EnvoyFilter a-f"), "the status stays")
 			Expect(w.output(ctx, "a-f").Spec.Priority).To(BeEquivalentTo(20))
 
@@ -227,7 +230,7 @@ var _ = Describe("The outputs", func() {
 			})
 			result, err := w.reconcile(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(result.RequeueAfter).To(Equal(minBackoff))
+			Expect(result.RequeueAfter).To(Equal(filterdeployment.MinBackoff))
 			Expect(newer).To(HaveLen(2))
 			Expect(w.held(ctx)).To(Equal(newer))
 			Expect(fd).To(beReady("2/2"))
@@ -267,7 +270,7 @@ var _ = Describe("The outputs", func() {
 			fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 			foreign := func(name string) *networking.EnvoyFilter {
 				object := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{
-					Namespace: w.namespace, Name: name, Labels: madeFor(fd), Annotations: map[string]string{ownerAnnotation: fd.Name},
+					Namespace: w.namespace, Name: name, Labels: ownership.Labels(fd), Annotations: map[string]string{ownership.OwnerAnnotation: fd.Name},
 					OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Namespace", Name: w.namespace, UID: w.uid(ctx), Controller: new(true)}},
 				}}
 				Expect(user.Create(ctx, object)).To(Succeed())
@@ -312,14 +315,14 @@ var _ = Describe("The outputs", func() {
 				w.deployments(ctx, "a")
 				fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 				orphan := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{
-					Namespace: w.namespace, Name: "a-f", Labels: madeFor(fd), Annotations: map[string]string{ownerAnnotation: fd.Name}, OwnerReferences: owners,
+					Namespace: w.namespace, Name: "a-f", Labels: ownership.Labels(fd), Annotations: map[string]string{ownership.OwnerAnnotation: fd.Name}, OwnerReferences: owners,
 				}}
 				Expect(user.Create(ctx, orphan)).To(Succeed())
 				// The garbage collector may be quicker than the operator where the owner is gone.
 				Eventually(ctx, func(g Gomega) {
 					g.Expect(w.settle(ctx, fd)).To(Succeed())
 					g.Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
-					g.Expect(w.output(ctx, "a-f").OwnerReferences).To(Equal(ownersWith(nil, fd)))
+					g.Expect(w.output(ctx, "a-f").OwnerReferences).To(Equal(ownersFor(fd)))
 				}).WithTimeout(bound).Should(Succeed())
 				Expect(fd).To(beReady("1/1"))
 				if owners == nil {
@@ -380,7 +383,7 @@ var _ = Describe("The outputs", func() {
 		})
 		result, err := w.reconcile(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(result.RequeueAfter).To(Equal(minBackoff))
+		Expect(result.RequeueAfter).To(Equal(filterdeployment.MinBackoff))
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.outputs(ctx)).To(BeEmpty())
@@ -456,53 +459,5 @@ func jsonOf(spec *networkingapi.EnvoyFilter) []byte {
 
 func hashOf(spec *networkingapi.EnvoyFilter) string {
 	GinkgoHelper()
-	return specHash(jsonOf(spec))
+	return istio.SpecHash(jsonOf(spec))
 }
-
-var _ = It("The cache keeps of an output its metadata and a hash of its spec, whatever stood there by hand", func() {
-	object := &istio.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{
-		Name: "a-f", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{specHashAnnotation: "by hand"},
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
-	}}
-	object.Spec.Raw = []byte(`{"priority": 7, "workloadSelector": {}}`)
-	hash := specHash([]byte(`{"workloadSelector":{},"priority":7}`))
-	Expect(hash).NotTo(Equal(specHash([]byte(`{"workloadSelector":{}}`))))
-	for range 2 { // a transform may be given its own result
-		item, err := trimOutput(object)
-		Expect(err).NotTo(HaveOccurred())
-		object = item.(*istio.EnvoyFilter)
-		Expect(object.ObjectMeta).To(Equal(metav1.ObjectMeta{
-			Name: "a-f", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{specHashAnnotation: hash},
-		}))
-		Expect(object.Spec.Raw).To(BeEmpty())
-	}
-	Expect(trimOutput("tombstone")).To(Equal("tombstone"))
-})
-
-var _ = DescribeTable("An output belongs",
-	func(want ownership, change func(*networking.EnvoyFilter)) {
-		fd := &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "f", UID: "live"}}
-		object := &networking.EnvoyFilter{}
-		claim(object, fd, nil)
-		change(object)
-		Expect(ownershipOf(object, fd)).To(Equal(want))
-	},
-	Entry("to us as it is made", ours, func(*networking.EnvoyFilter) {}),
-	Entry("to us without labels and annotations", ours, func(f *networking.EnvoyFilter) { f.Labels, f.Annotations = nil, nil }),
-	Entry("to nobody when its owner is gone", orphan, func(f *networking.EnvoyFilter) { f.OwnerReferences[0].UID = "dead" }),
-	Entry("to nobody without owner", orphan, func(f *networking.EnvoyFilter) { f.OwnerReferences = nil }),
-	Entry("to another FilterDeployment", others, func(f *networking.EnvoyFilter) { f.OwnerReferences[0].UID, f.OwnerReferences[0].Name = "other", "g" }),
-	Entry("to an earlier FilterDeployment, without our labels", others, func(f *networking.EnvoyFilter) { f.OwnerReferences[0].UID = "dead"; f.Labels = nil }),
-	Entry("to someone else without owner and labels", foreign, func(f *networking.EnvoyFilter) { f.OwnerReferences, f.Labels = nil, nil }),
-	Entry("to someone else without owner and annotations", foreign, func(f *networking.EnvoyFilter) { f.OwnerReferences, f.Annotations = nil, nil }),
-	Entry("to someone else when that is the controller", foreign, func(f *networking.EnvoyFilter) {
-		f.OwnerReferences[0].Kind, f.OwnerReferences[0].UID = "Deployment", "other"
-	}),
-	Entry("to someone else's kind of that name", foreign, func(f *networking.EnvoyFilter) {
-		f.OwnerReferences[0].APIVersion, f.OwnerReferences[0].UID = "example.com/v1", "other"
-	}),
-	Entry("to someone else when ours is not the controller", foreign, func(f *networking.EnvoyFilter) {
-		f.OwnerReferences[0].Controller = nil
-		f.Labels = nil
-	}),
-)

@@ -2,10 +2,6 @@ package controllers
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"strings"
-	"testing"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -13,137 +9,12 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/render"
 )
-
-// workloadsFrom reads `[<namespace>/]<kind>/<name> <label>=<value>,…`; the
-// namespace is n when it is left out.
-func workloadsFrom(texts ...string) []render.Target {
-	var workloads []render.Target
-	for _, text := range texts {
-		name, pods, _ := strings.Cut(text, " ")
-		parts := strings.Split("n/"+name, "/")
-		parts = parts[len(parts)-3:]
-		set, err := labels.ConvertSelectorToLabelsMap(pods)
-		if err != nil {
-			panic(err)
-		}
-		workloads = append(workloads, render.Target{Namespace: parts[0], Kind: parts[1], Name: parts[2], PodLabels: set})
-	}
-	return workloads
-}
-
-// programmedAs are targets whose outputs are in place, of the filter f.
-func programmedAs(kind wasmev1.Output, workloads ...render.Target) []target {
-	targets := make([]target, 0, len(workloads))
-	for _, workload := range workloads {
-		targets = append(targets, target{workload: workload, output: outputKey{kind, render.Name(workload, "f")}})
-	}
-	return targets
-}
-
-var _ = DescribeTable("Of the workloads whose pods an output selects are told",
-	func(targets, others []string, want ...string) {
-		of := programmedAs(wasmev1.OutputWasmPlugin, workloadsFrom(targets...)...)
-		got := []string{}
-		for _, o := range findOverlaps(of, workloadsFrom(append(others, targets...)...)) {
-			got = append(got, fmt.Sprintf("%s/%s/%s runs %d times, by %s", o.workload.Namespace, o.workload.Kind, o.workload.Name, o.runs(), o.by.name))
-		}
-		Expect(got).To(Equal(append([]string{}, want...)))
-	},
-	Entry("none but its own", []string{"Deployment/a app=a"}, []string{"Deployment/b app=b"}),
-	Entry("one with the same labels", []string{"Deployment/a app=a"}, []string{"Deployment/b app=a"},
-		"n/Deployment/b runs 1 times, by a-f"),
-	Entry("one with more labels", []string{"Deployment/a app=a,v=1"}, []string{"Deployment/b app=a,v=1,track=canary"},
-		"n/Deployment/b runs 1 times, by a-f"),
-	Entry("none with fewer labels", []string{"Deployment/a app=a,v=1"}, []string{"Deployment/b app=a", "Deployment/c v=1"}),
-	Entry("none with another value", []string{"Deployment/a app=a,v=1"}, []string{"Deployment/b app=a,v=2"}),
-	Entry("none without labels", []string{"Deployment/a app=a"}, []string{"Deployment/b"}),
-	Entry("one of another kind, of the same name too", []string{"Deployment/a app=a"}, []string{"DaemonSet/a app=a", "StatefulSet/s app=a"},
-		"n/DaemonSet/a runs 1 times, by a-f", "n/StatefulSet/s runs 1 times, by a-f"),
-	Entry("one of another namespace, of the same name too", []string{"Deployment/a app=a"}, []string{"m/Deployment/a app=a"},
-		"m/Deployment/a runs 1 times, by a-f"),
-	Entry("a target that another target's output selects, which runs the filter twice",
-		[]string{"Deployment/a app=a", "Deployment/b app=a,track=canary"}, nil,
-		"n/Deployment/b runs 2 times, by a-f"),
-	Entry("targets with the same labels, each by the others' outputs",
-		[]string{"Deployment/a app=a", "Deployment/b app=a", "Deployment/c app=a"}, nil,
-		"n/Deployment/a runs 3 times, by b-f", "n/Deployment/b runs 3 times, by a-f", "n/Deployment/c runs 3 times, by a-f"),
-	Entry("a chain of ever more labels, the most often first",
-		[]string{"Deployment/a app=a", "Deployment/b app=a,x=1", "Deployment/c app=a,x=1,y=1"}, []string{"Deployment/d app=a,x=1,y=1,z=1", "Deployment/e app=a,y=1"},
-		"n/Deployment/c runs 3 times, by a-f", "n/Deployment/d runs 3 times, by a-f", "n/Deployment/b runs 2 times, by a-f", "n/Deployment/e runs 1 times, by a-f"),
-	Entry("one that no single label gives away", []string{"Deployment/a app=a,v=1,tier=web"},
-		[]string{"Deployment/b app=a,v=1", "Deployment/c app=a,tier=web", "Deployment/d v=1,tier=web", "Deployment/e app=a,v=1,tier=web"},
-		"n/Deployment/e runs 1 times, by a-f"),
-)
-
-var _ = DescribeTable("No overlap is told of",
-	func(change func(*target)) {
-		targets := programmedAs(wasmev1.OutputTrafficExtension, workloadsFrom("Deployment/a app=a")...)
-		others := workloadsFrom("Deployment/a app=a", "Deployment/b app=a")
-		Expect(findOverlaps(targets, others)).To(HaveLen(1))
-		change(&targets[0])
-		Expect(findOverlaps(targets, others)).To(BeEmpty())
-	},
-	Entry("an EnvoyFilter, which names its proxies", func(t *target) { t.output.kind = wasmev1.OutputEnvoyFilter }),
-	Entry("an output that could not be written", func(t *target) { t.err = errors.New("refused") }),
-	Entry("an output that was not tried", func(t *target) { t.output = outputKey{} }),
-	Entry("a targetRef", func(t *target) {
-		t.workload = render.Target{Kind: wasmev1.TargetKindGateway, Namespace: "n", Name: "a"}
-	}),
-)
-
-var _ = Describe("The message about overlaps", func() {
-	It("says most clearly that a filter runs twice, and is bounded", func() {
-		var targets, others []string
-		for i := range 5 {
-			targets = append(targets, fmt.Sprintf("Deployment/t%d app=a", i))
-			others = append(others, fmt.Sprintf("m/Deployment/o%d app=b,more=%d", i, i))
-		}
-		workloads := workloadsFrom(append(append(others, targets...), "Deployment/b app=b")...)
-		found := findOverlaps(programmedAs(wasmev1.OutputWasmPlugin, workloadsFrom(append(targets, "Deployment/b app=b")...)...), workloads)
-		verdict := overlapVerdict(found, "n")
-		Expect(verdict.Reason).To(Equal(wasmev1.ReasonRunsRepeatedly))
-		Expect(verdict.Status).To(Equal(metav1.ConditionTrue))
-		Expect(verdict.Message).To(Equal("the filter runs more than once on each request to 5 workloads, whose pods other outputs of this FilterDeployment select too: " +
-			"Deployment t0 (5 times, by WasmPlugin t1-f), Deployment t1 (5 times, by WasmPlugin t0-f), Deployment t2 (5 times, by WasmPlugin t0-f), and 2 more; " +
-			"the filter runs on 5 workloads that outputs were not made for: " +
-			"Deployment o0 in namespace m (by WasmPlugin b-f), Deployment o1 in namespace m (by WasmPlugin b-f), Deployment o2 in namespace m (by WasmPlugin b-f), and 2 more; " +
-			"a WasmPlugin reaches all pods with the labels of its workload's pods: tell the pods apart by a label in their templates, or set spec.deployment.istio.output to EnvoyFilter"))
-	})
-})
-
-// BenchmarkFindOverlaps shows that the cost grows with the number of workloads,
-// not with its square.
-func BenchmarkFindOverlaps(b *testing.B) {
-	for _, row := range []struct {
-		name string
-		pods func(i int) string
-	}{
-		{"of distinct labels", func(i int) string { return fmt.Sprintf("app=w%d,version=v1,team=t%d,tier=web", i, i%10) }},
-		{"of the same labels", func(int) string { return "app=w,version=v1,team=t,tier=web" }},
-	} {
-		for _, n := range []int{100, 1000, 10000} {
-			b.Run(fmt.Sprintf("%d %s", n, row.name), func(b *testing.B) {
-				var texts []string
-				for i := range n {
-					texts = append(texts, fmt.Sprintf("Deployment/w%d %s", i, row.pods(i)))
-				}
-				workloads := workloadsFrom(texts...)
-				targets := programmedAs(wasmev1.OutputWasmPlugin, workloads...)
-				for b.Loop() {
-					findOverlaps(targets, workloads)
-				}
-			})
-		}
-	}
-}
 
 // notes are the texts of the events about a FilterDeployment of a reason.
 func (w *world) notes(ctx context.Context, fd *wasmev1.FilterDeployment, reason string) []string {
@@ -194,7 +65,7 @@ var _ = Describe("Overlaps", func() {
 			}
 			Expect(fd).To(And(
 				haveCondition(wasmev1.ConditionOverlapping, metav1.ConditionTrue, wasmev1.ReasonOtherWorkloads,
-					"the filter runs on 1 workloads that outputs were not made for: Deployment a-canary (by "+string(kind)+" a-f)", "set spec.deployment.istio.output to EnvoyFilter"),
+					"the filter runs on 1 workloads that no output was made for: Deployment a-canary (by "+string(kind)+" a-f)", "set spec.deployment.istio.output to EnvoyFilter"),
 				haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady),
 				HaveField("Status.Summary.WorkloadsReady", "1/1"),
 			))
@@ -261,9 +132,9 @@ var _ = Describe("Overlaps", func() {
 		request := func(name string) reconcile.Request {
 			return reconcile.Request{NamespacedName: types.NamespacedName{Namespace: w.namespace, Name: name}}
 		}
-		Expect(w.reaching(ctx, canary(w.namespace, "b", nil))).To(ConsistOf(request("plugin"), request("extension")))
-		Expect(w.reaching(ctx, canary(newNamespace(ctx), "b", nil))).To(BeEmpty())
+		Expect(w.ForWorkload(ctx, canary(w.namespace, "b", nil))).To(ConsistOf(request("plugin"), request("extension")))
+		Expect(w.ForWorkload(ctx, canary(newNamespace(ctx), "b", nil))).To(BeEmpty())
 		w.Mesh.RootNamespace = w.namespace
-		Expect(w.reaching(ctx, canary(newNamespace(ctx), "b", nil))).To(ConsistOf(request("plugin"), request("extension")))
+		Expect(w.ForWorkload(ctx, canary(newNamespace(ctx), "b", nil))).To(ConsistOf(request("plugin"), request("extension")))
 	})
 })

@@ -16,6 +16,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 var _ = Describe("While another replica lacks the module", func() {
@@ -62,7 +63,7 @@ var _ = Describe("While another replica lacks the module", func() {
 		Expect(user.List(ctx, &outputs, client.InNamespace(w.namespace))).To(Succeed())
 		Expect(outputs.Items).To(HaveLen(2))
 		for _, output := range outputs.Items {
-			Expect(output.Annotations).To(HaveKeyWithValue(revisionAnnotation, before))
+			Expect(output.Annotations).To(HaveKeyWithValue(revision.HashAnnotation, before))
 		}
 
 		has.Store(true)

@@ -9,17 +9,17 @@ import (
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/legacy"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 // predecessorsManifest is a FilterDeployment as its author applies it.
@@ -80,7 +80,7 @@ func predecessorsEnvoyFilter(fd client.Object, app string) *networking.EnvoyFilt
 		Namespace: fd.GetNamespace(), Name: fmt.Sprintf("%s-v1-%s.%s", app, fd.GetName(), fd.GetNamespace()),
 	}}
 	Expect(yaml.Unmarshal(fmt.Appendf(nil, predecessorsOutput, app), &object.Spec)).To(Succeed())
-	Expect(isLegacy(jsonOf(&object.Spec))).To(BeTrue())
+	Expect(legacy.MadeEnvoyFilter(jsonOf(&object.Spec))).To(BeTrue())
 	return object
 }
 
@@ -144,13 +144,13 @@ var _ = Describe("The predecessor's", func() {
 			output := w.output(ctx, name)
 			outputs[name] = output.UID
 			if output.Spec.WorkloadSelector.Labels["app"] == "ratings" {
-				Expect(isLegacy(jsonOf(&output.Spec))).To(BeTrue(), "the workload is gone, nothing asks for it")
+				Expect(legacy.MadeEnvoyFilter(jsonOf(&output.Spec))).To(BeTrue(), "the workload is gone, nothing asks for it")
 				continue
 			}
-			Expect(isLegacy(jsonOf(&output.Spec))).To(BeFalse())
+			Expect(legacy.MadeEnvoyFilter(jsonOf(&output.Spec))).To(BeFalse())
 			Expect(output.Spec.ConfigPatches).To(HaveLen(2))
-			Expect(output.Annotations).To(HaveKeyWithValue(revisionAnnotation, fd.Status.Revision))
-			Expect(output.OwnerReferences).To(Equal(ownersWith(nil, fd)))
+			Expect(output.Annotations).To(HaveKeyWithValue(revision.HashAnnotation, fd.Status.Revision))
+			Expect(output.OwnerReferences).To(Equal(ownersFor(fd)))
 		}
 		Expect(outputs).To(Equal(made))
 		Eventually(ctx, func() []string { return w.events(ctx, fd) }).WithTimeout(bound).Should(
@@ -186,7 +186,7 @@ var _ = Describe("The predecessor's", func() {
 		deployed := predecessorsEnvoyFilter(fd, "details") // as by wasme deploy istio
 		Expect(user.Create(ctx, deployed)).To(Succeed())
 		Expect(w.settle(ctx, fd)).NotTo(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonConflict, "EnvoyFilter "+deployed.Name, "made by wasme on its own", "delete it, or set another spec.filter.id"))
+		Expect(fd).To(notReady(wasmev1.ReasonConflict, "EnvoyFilter "+deployed.Name, "made by wasme itself", "delete it, or set another spec.filter.id"))
 		Expect(w.output(ctx, deployed.Name).ResourceVersion).To(Equal(deployed.ResourceVersion))
 	})
 
@@ -203,7 +203,7 @@ var _ = Describe("The predecessor's", func() {
 		running := predecessorsDeployment(w.namespace)
 		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(user.Delete(ctx, running))).To(Succeed()) })
 		Expect(user.Create(ctx, running)).To(Succeed())
-		Expect(w.all(ctx, running)).To(ContainElements(
+		Expect(w.ForAll(ctx, running)).To(ContainElements(
 			HaveField("NamespacedName", client.ObjectKeyFromObject(fd)), HaveField("NamespacedName", client.ObjectKeyFromObject(other))))
 		noticed := And(
 			haveCondition(wasmev1.ConditionContested, metav1.ConditionTrue, wasmev1.ReasonPredecessorRunning, "kubectl -n "+w.namespace+" scale deployment wasme-operator --replicas=0"),
@@ -241,48 +241,3 @@ func predecessorsDeployment(namespace string) *appsv1.Deployment {
 		Spec:       appsv1.DeploymentSpec{Selector: selector, Template: template},
 	}
 }
-
-var _ = DescribeTable("The predecessor's operator is told from other Deployments, and",
-	func(runs bool, change func(*appsv1.Deployment)) {
-		object := predecessorsDeployment("wasme")
-		change(object)
-		trimmed, err := trimWorkload(object)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(runningPredecessor(trimmed.(client.Object))).To(Equal(runs))
-
-		stopped := object.DeepCopy()
-		stopped.Spec.Replicas = new(int32(0))
-		filter := predecessorChanged()
-		Expect(filter.Create(event.CreateEvent{Object: object})).To(Equal(runs))
-		Expect(filter.Delete(event.DeleteEvent{Object: object})).To(Equal(runs))
-		Expect(filter.Update(event.UpdateEvent{ObjectOld: object, ObjectNew: stopped})).To(Equal(runs))
-		Expect(filter.Update(event.UpdateEvent{ObjectOld: stopped, ObjectNew: object})).To(Equal(runs))
-		Expect(filter.Update(event.UpdateEvent{ObjectOld: object, ObjectNew: object})).To(BeFalse())
-	},
-	Entry("runs by default", true, func(*appsv1.Deployment) {}),
-	Entry("runs with a replica", true, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(1)) }),
-	Entry("runs elsewhere, installed by Helm", true, func(d *appsv1.Deployment) { d.Namespace = "elsewhere" }),
-	Entry("does not without replicas", false, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) }),
-	Entry("is not of another name", false, func(d *appsv1.Deployment) { d.Name = "other" }),
-	Entry("is not this operator", false, func(d *appsv1.Deployment) {
-		d.Spec.Template.Labels = map[string]string{"app.kubernetes.io/name": "wasme-operator"}
-	}),
-)
-
-var _ = DescribeTable("An EnvoyFilter is wasme's",
-	func(want bool, change func(*networkingapi.EnvoyFilter)) {
-		spec := predecessorsEnvoyFilter(&wasmev1.FilterDeployment{}, "a").Spec.DeepCopy()
-		change(spec)
-		Expect(isLegacy(jsonOf(spec))).To(Equal(want))
-	},
-	Entry("as it made it", true, func(*networkingapi.EnvoyFilter) {}),
-	Entry("with patches of others before its own", true, func(f *networkingapi.EnvoyFilter) {
-		f.ConfigPatches = append([]*networkingapi.EnvoyFilter_EnvoyConfigObjectPatch{{}}, f.ConfigPatches...)
-	}),
-	Entry("not without patches", false, func(f *networkingapi.EnvoyFilter) { f.ConfigPatches = nil }),
-	Entry("not with an empty match", false, func(f *networkingapi.EnvoyFilter) { f.ConfigPatches[0].Match = nil }),
-	Entry("not with the names of today", false, func(f *networkingapi.EnvoyFilter) {
-		filter := f.ConfigPatches[0].GetMatch().GetListener().GetFilterChain().GetFilter()
-		filter.Name, filter.SubFilter.Name = "envoy.filters.network.http_connection_manager", "envoy.filters.http.router"
-	}),
-)

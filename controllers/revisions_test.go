@@ -15,6 +15,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 var _ = Describe("The revision in force", func() {
@@ -135,8 +138,8 @@ var _ = Describe("The revision in force", func() {
 		Expect(w.written()[0]).To(HavePrefix("create ControllerRevision f-"))
 		revisions := w.revisions(ctx, fd)
 		Expect(revisions).To(HaveLen(2))
-		Expect(revisions[1].OwnerReferences).To(Equal(ownersWith(nil, fd)))
-		Expect(revisions[1].Annotations).To(HaveKeyWithValue(revisionAnnotation, fd.Status.Revision))
+		Expect(revisions[1].OwnerReferences).To(Equal(ownersFor(fd)))
+		Expect(revisions[1].Annotations).To(HaveKeyWithValue(revision.HashAnnotation, fd.Status.Revision))
 	})
 
 	It("stays when the next one cannot be kept", func(ctx context.Context) {
@@ -170,13 +173,13 @@ var _ = Describe("The revision in force", func() {
 		edit(ctx, fd, config("second"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		revisions := w.revisions(ctx, fd)
-		Expect(revisions[len(revisions)-1].Annotations).To(HaveKeyWithValue(revisionAnnotation, fd.Status.Revision))
+		Expect(revisions[len(revisions)-1].Annotations).To(HaveKeyWithValue(revision.HashAnnotation, fd.Status.Revision))
 
 		edit(ctx, fd, image(w.registry.Host()+"/none:v1"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		w.restart(ctx)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(w.held(ctx)).To(HaveEach(revisions[len(revisions)-1].Annotations[revisionAnnotation]))
+		Expect(w.held(ctx)).To(HaveEach(revisions[len(revisions)-1].Annotations[revision.HashAnnotation]))
 	})
 
 	It("leaves three revisions, and those that an output still holds", func(ctx context.Context) {
@@ -194,7 +197,7 @@ var _ = Describe("The revision in force", func() {
 		}
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": first, "b-f": fd.Status.Revision}))
 		Expect(w.revisions(ctx, fd)).To(HaveLen(4))
-		Expect(w.revisions(ctx, fd)[0].Annotations).To(HaveKeyWithValue(revisionAnnotation, first))
+		Expect(w.revisions(ctx, fd)[0].Annotations).To(HaveKeyWithValue(revision.HashAnnotation, first))
 
 		w.intercept(nil)
 		Expect(w.settle(ctx, fd)).To(Succeed())
@@ -212,7 +215,7 @@ var _ = Describe("The revision in force", func() {
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(fd).To(beReady("2/2"))
 		}
-		Expect(len(w.revisions(ctx, fd))).To(BeNumerically("<=", revisionHistory))
+		Expect(len(w.revisions(ctx, fd))).To(BeNumerically("<=", historyLimit))
 		Expect(w.written()).NotTo(ContainElement(HavePrefix("update EnvoyFilter")))
 	})
 
@@ -257,9 +260,7 @@ var _ = Describe("The revision in force", func() {
 	It("does not take someone else's ControllerRevision", func(ctx context.Context) {
 		changed := fd.DeepCopy()
 		config("taken")(changed)
-		next, _ := w.candidate(changed, changed.Spec.Filter, *fd.Status.Module)
-		object, err := revisionObject(fd, next)
-		Expect(err).NotTo(HaveOccurred())
+		object := controllerRevision(changed, *fd.Status.Module)
 		foreign := &appsv1.ControllerRevision{
 			ObjectMeta: metav1.ObjectMeta{Namespace: fd.Namespace, Name: object.Name},
 			Data:       runtime.RawExtension{Raw: []byte(`{"foreign":true}`)}, Revision: 1,
@@ -281,7 +282,7 @@ var _ = Describe("The revision in force", func() {
 			ObjectMeta: metav1.ObjectMeta{Namespace: fd.Namespace, Name: "odd"},
 			Data:       runtime.RawExtension{Raw: []byte(`{"filter":{"patchContext":"sideways"}}`)}, Revision: 100,
 		}
-		claim(odd, fd, nil)
+		ownership.Claim(odd, fd, nil)
 		Expect(user.Create(ctx, odd)).To(Succeed())
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.written()).To(BeEmpty())
@@ -303,7 +304,7 @@ var _ = Describe("The revision in force", func() {
 		})
 		result, err := w.reconcile(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(result.RequeueAfter).To(Equal(minBackoff))
+		Expect(result.RequeueAfter).To(Equal(filterdeployment.MinBackoff))
 		Expect(&fd.Status).To(Equal(status))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("2/2"))
@@ -314,9 +315,7 @@ var _ = Describe("The revision in force", func() {
 		for i := range 8 {
 			twin := fd.DeepCopy()
 			config(fmt.Sprint(i))(twin)
-			content, _ := w.candidate(twin, twin.Spec.Filter, *fd.Status.Module)
-			object, err := revisionObject(fd, content)
-			Expect(err).NotTo(HaveOccurred())
+			object := controllerRevision(twin, *fd.Status.Module)
 			object.Revision = 7
 			Expect(user.Create(ctx, object)).To(Succeed())
 		}

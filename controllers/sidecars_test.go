@@ -3,15 +3,8 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -20,44 +13,37 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
+	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
-// sidecars stand in for the sidecars of more pods than the machine can run: two
-// servers at every address of 127.0.0.0/8, which answer with what an Envoy and a
-// pilot-agent answered once (internal/dataplane/testdata).
+// sidecars are those of more pods than the machine can run.
 type sidecars struct {
 	*world
-	envoyPort, agentPort int32
-	pods                 int
-
-	mu sync.Mutex
-	// plugins are what pods run, as their Envoys show it.
-	plugins map[netip.Addr]string
-	// agent is the answer of each pilot-agent.
-	agent string
+	envoys, agents *sidecar.Server
+	pods           int
 }
 
 // startSidecars has the operator ask pods.
 func (w *world) startSidecars() *sidecars {
 	GinkgoHelper()
-	s := &sidecars{world: w, plugins: map[netip.Addr]string{}, agent: recorded("agent-empty.txt")}
-	s.envoyPort = serveEverywhere(func(pod netip.Addr) string {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return envoyPage(s.plugins[pod])
-	})
-	s.agentPort = serveEverywhere(func(netip.Addr) string {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.agent
-	})
+	s := &sidecars{world: w, envoys: startSidecar(envoyPage("")), agents: startSidecar(recorded("agent-empty"))}
 	w.newProber()
 	w.startProber()
 	return s
+}
+
+// startSidecar starts what answers for all pods, with a page at first.
+func startSidecar(page string) *sidecar.Server {
+	GinkgoHelper()
+	server, err := sidecar.Start(sidecar.Page(page))
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(server.Close)
+	return server
 }
 
 // newProber gives the operator a prober that has asked nobody yet.
@@ -74,45 +60,24 @@ func (w *world) startProber() {
 	})
 }
 
-// serveEverywhere answers with the page for the address that was asked, and
-// returns the port.
-func serveEverywhere(page func(netip.Addr) string) int32 {
-	GinkgoHelper()
-	listener, err := net.Listen("tcp4", ":0")
-	Expect(err).NotTo(HaveOccurred())
-	server := &httptest.Server{Listener: listener, Config: &http.Server{ReadHeaderTimeout: bound, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).AddrPort().Addr().Unmap()
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		_, _ = io.WriteString(w, page(asked))
-	})}}
-	server.Start()
-	DeferCleanup(server.Close)
-	return int32(listener.Addr().(*net.TCPAddr).Port)
-}
-
 func recorded(name string) string {
 	GinkgoHelper()
-	text, err := os.ReadFile("../internal/dataplane/testdata/" + name)
+	page, err := sidecar.Recorded(name)
 	Expect(err).NotTo(HaveOccurred())
-	return string(text)
+	return page
 }
 
-// envoyPage is what an Envoy answers that runs the plugin; empty for none. An
-// EnvoyFilter's is in a label, and another one's in the names of the metrics.
+// envoyPage is what an Envoy answers that runs the plugin; empty for none.
 func envoyPage(plugin string) string {
-	if plugin == "" {
-		return recorded("envoy-empty.txt")
-	}
-	if label, found := strings.CutPrefix(plugin, "wasm_filter."); found {
-		return strings.ReplaceAll(recorded("envoy-loaded.txt"), "bookinfo/details-v1/greeting@14643ae8", label)
-	}
-	name := strings.NewReplacer(".", "_", "-", "_").Replace(plugin)
-	return strings.ReplaceAll(recorded("envoy-untagged.txt"), "wasm_filter_bookinfo_details_v1_greeting_14643ae8", name)
+	GinkgoHelper()
+	page, err := sidecar.EnvoyPage(plugin)
+	Expect(err).NotTo(HaveOccurred())
+	return page
 }
 
 // withoutSidecar is a change of a pod.
 func withoutSidecar(pod *corev1.Pod) {
-	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == sidecarContainer })
+	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == workload.SidecarContainer })
 }
 
 // start creates pods of a Deployment that have been Ready for an hour, and
@@ -124,7 +89,7 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 	owner := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: deployment + "-5d8"}, Spec: appsv1.ReplicaSetSpec{Selector: selector, Template: template}}
 	Expect(user.Create(ctx, owner)).To(Succeed())
 	template.Spec.Containers = append(template.Spec.Containers, corev1.Container{
-		Name: sidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: statsPortName, ContainerPort: s.envoyPort}},
+		Name: workload.SidecarContainer, Image: "proxyv2", Ports: []corev1.ContainerPort{{Name: workload.StatsPortName, ContainerPort: int32(s.envoys.Port())}},
 	})
 	addresses := make([]netip.Addr, 0, count)
 	for range count {
@@ -133,7 +98,7 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: s.namespace, Name: fmt.Sprintf("%s-%d", owner.Name, s.pods), Labels: template.Labels,
-				Annotations:     map[string]string{agentPortAnnotation: fmt.Sprint(s.agentPort)},
+				Annotations:     map[string]string{workload.AgentPortAnnotation: fmt.Sprint(s.agents.Port())},
 				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))},
 			},
 			Spec: *template.Spec.DeepCopy(),
@@ -148,27 +113,23 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 		addresses = append(addresses, address)
 	}
 	Eventually(ctx, func(g Gomega) {
-		ready, err := s.readyPods(ctx, render.Target{Kind: "Deployment", Namespace: s.namespace, Name: deployment})
-		g.Expect(err).NotTo(HaveOccurred())
-		g.Expect(ready).To(HaveLen(count))
+		var cached corev1.PodList
+		g.Expect(s.Client.List(ctx, &cached, client.InNamespace(s.namespace), client.MatchingFields{"owner": "Deployment/" + deployment})).To(Succeed())
+		g.Expect(cached.Items).To(And(HaveLen(count), HaveEach(WithTransform(func(pod corev1.Pod) bool { return workload.IsReady(&pod) }, BeTrue()))))
 	}).WithTimeout(bound).Should(Succeed())
 	return addresses
 }
 
 // run has pods run a plugin; none when it is empty.
 func (s *sidecars) run(plugin string, pods ...netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, pod := range pods {
-		s.plugins[pod] = plugin
-	}
+	GinkgoHelper()
+	s.envoys.Answer(sidecar.Page(envoyPage(plugin)), pods...)
 }
 
 // failFetches has pilot-agents tell of a fetch that failed.
 func (s *sidecars) failFetches() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.agent = recorded("agent-failed.txt")
+	GinkgoHelper()
+	s.agents.AnswerElse(sidecar.Page(recorded("agent-failed")))
 }
 
 // plugin is what pods of a Deployment show of a filter in a revision.

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 )
 
 // events are the events about a FilterDeployment, as type and reason, in no order.
@@ -115,7 +115,7 @@ var _ = Describe("The status", func() {
 		})
 		result, err := w.pass(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(result.RequeueAfter).To(Equal(minBackoff))
+		Expect(result.RequeueAfter).To(Equal(filterdeployment.MinBackoff))
 		Expect(*fd.Status.ObservedGeneration).To(BeEquivalentTo(1))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("1/1"))
@@ -135,25 +135,17 @@ var _ = Describe("The status", func() {
 	})
 
 	It("names 500 workloads, failing ones first, and counts all", func(ctx context.Context) {
-		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"))
-		Expect(w.settle(ctx, fd)).To(Succeed())
-		p := pass{
-			module:    succeeded(wasmev1.ReasonResolved, ""),
-			selection: succeeded(wasmev1.ReasonSelected, ""),
-			loaded:    succeeded(wasmev1.ReasonNoPods, ""),
-			inForce:   &revision{revisionContent: revisionContent{Module: *fd.Status.Module}},
-		}
 		for i := range 600 {
-			name := fmt.Sprintf("w%03d", i)
-			t := target{workload: render.Target{Kind: "Deployment", Name: name}, output: outputKey{name: name}}
-			if i >= 595 {
-				t.reason, t.err = wasmev1.ReasonWriteFailed, errors.New(strings.Repeat("ä", 2000))
-			}
-			p.targets = append(p.targets, t)
+			w.deployments(ctx, fmt.Sprintf("w%03d", i))
 		}
-		p.programmed = programmedVerdict(p.targets, p.inForce, asked)
-		Expect(w.writeStatus(ctx, fd, contest{}, p.setStatus)).To(Succeed())
-		Expect(user.Get(ctx, client.ObjectKeyFromObject(fd), fd)).To(Succeed())
+		w.intercept(func(write string) error {
+			if strings.HasPrefix(write, "create EnvoyFilter w59") && write >= "create EnvoyFilter w595" {
+				return errors.New(strings.Repeat("ä", 2000))
+			}
+			return nil
+		})
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		Expect(w.settle(ctx, fd)).NotTo(Succeed())
 
 		Expect(fd.Status.Summary).To(Equal(&wasmev1.WorkloadSummary{
 			Workloads: new(int64(600)), Programmed: new(int64(595)), WorkloadsReady: "595/600", WorkloadsOmitted: new(int64(100)),
@@ -166,7 +158,7 @@ var _ = Describe("The status", func() {
 		}
 		Expect(fd.Status.Workloads).To(HaveKey("w494"))
 		Expect(fd.Status.Workloads).NotTo(HaveKey("w495"))
-		Expect(fd).To(notReady(wasmev1.ReasonWriteFailed, "5 of 600 workloads failed: w595: ä"))
+		Expect(fd).To(notReady(wasmev1.ReasonWriteFailed, "5 of 600 workloads failed: w595: writing EnvoyFilter w595-f: ä"))
 		Expect(characters(fd.Status.Reason)).To(Equal(wasmev1.MaxMessageLength))
 		By("having told of it in an event too, which is bounded by bytes")
 		Eventually(ctx, func() []string { return w.events(ctx, fd) }).WithTimeout(bound).Should(ContainElement("Warning WriteFailed"))
@@ -174,67 +166,3 @@ var _ = Describe("The status", func() {
 })
 
 func characters(text string) int { return len([]rune(text)) }
-
-var _ = DescribeTable("Of the workloads' outcomes",
-	func(targets []target, inForce *revision, is standing, status metav1.ConditionStatus, reason, message string) {
-		verdict := programmedVerdict(targets, inForce, is)
-		Expect(verdict.Status).To(Equal(status))
-		Expect(verdict.Reason).To(Equal(reason))
-		Expect(verdict.Message).To(Equal(message))
-		Expect(verdict.Stalled).To(BeFalse())
-		Expect(verdict.Err != nil).To(Equal(len(failing(targets)) > 0), "only failed writes are tried again with backoff")
-	},
-	Entry("all in place", outcomes("", "", ""), &revision{hash: "r"}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision r on 3 of 3 workloads"),
-	Entry("none there", outcomes(), &revision{hash: "r"}, asked, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "revision r on 0 of 0 workloads"),
-	Entry("some have to wait", append(outcomes("", ""), target{waits: "for others"}), &revision{hash: "r"}, asked, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "revision r on 2 of 3 workloads; the others follow as pods have loaded it"),
-	Entry("some have to wait for an earlier revision", append(outcomes("", ""), target{waits: "for others"}), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"),
-	Entry("nothing in force", outcomes(""), nil, lastGood, metav1.ConditionFalse, wasmev1.ReasonNothingResolved, "there is no module to run yet"),
-	Entry("an earlier revision in force", outcomes("", ""), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"),
-	Entry("the module under way to the replicas", outcomes(""), nil, distributing, metav1.ConditionUnknown, wasmev1.ReasonDistributing, "every replica of the operator is to hold the new module before proxies ask for it"),
-	Entry("some failed", outcomes("", "b", "", "d"), &revision{hash: "r"}, asked, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"),
-	Entry("many failed", outcomes("a", "b", "c", "d", "e"), &revision{hash: "r"}, lastGood, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"),
-)
-
-// outcomes are those of workloads w0, w1 …: failures where the text is not empty.
-func outcomes(failures ...string) []target {
-	var targets []target
-	for i, failure := range failures {
-		t := target{workload: render.Target{Name: fmt.Sprintf("w%d", i)}}
-		if failure != "" {
-			t.reason, t.err = "Reason-"+failure, errors.New(failure)
-		}
-		targets = append(targets, t)
-	}
-	return targets
-}
-
-var _ = DescribeTable("Of the steps' verdicts",
-	func(p pass, ready, reconciling, stalled string) {
-		verdict := readyVerdict(p)
-		Expect(string(verdict.Status) + " " + verdict.Reason).To(Equal(ready))
-		Expect(abnormal(verdict)).To(Equal(map[string]string{wasmev1.ConditionReconciling: reconciling, wasmev1.ConditionStalled: stalled}))
-	},
-	Entry("all true", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: succeeded("D", "")}, "True Ready", "", ""),
-	Entry("no workloads", pass{module: succeeded("A", ""), selection: succeeded(wasmev1.ReasonNoWorkloads, ""), programmed: succeeded("C", ""), loaded: succeeded("D", "")}, "True NoWorkloads", "", ""),
-	Entry("the module pending", pass{module: pending("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "Unknown A", wasmev1.ReasonProgressing, ""),
-	Entry("the module refused", pass{module: refused("A", ""), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", wasmev1.ReasonProgressingWithRetry, ""),
-	Entry("the module stalled", pass{module: stalled("A", errors.New("")), selection: succeeded("B", ""), programmed: refused("C", "")}, "False A", "", "A"),
-	Entry("the selection stalled", pass{module: pending("A", ""), selection: stalled("B", errors.New("")), programmed: refused("C", "")}, "False B", "", "B"),
-	Entry("pods loading", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: pending("D", "")}, "Unknown D", wasmev1.ReasonProgressing, ""),
-	Entry("pods failing", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: succeeded("C", ""), loaded: refused("D", "")}, "False D", wasmev1.ReasonProgressingWithRetry, ""),
-	Entry("a write failed", pass{module: succeeded("A", ""), selection: succeeded("B", ""), programmed: failed("C", errors.New(""))}, "False C", wasmev1.ReasonProgressingWithRetry, ""),
-)
-
-var _ = DescribeTable("The note of an event is cut",
-	func(text, want string) { Expect(eventNote(text)).To(Equal(want)) },
-	Entry("not at the bound", strings.Repeat("ä", 512), strings.Repeat("ä", 512)),
-	Entry("by bytes beyond it", strings.Repeat("ä", 513), strings.Repeat("ä", 510)+"…"),
-	Entry("with three bytes for the mark", strings.Repeat("a", 1025), strings.Repeat("a", 1021)+"…"),
-)
-
-var _ = DescribeTable("A message is cut",
-	func(text, want string) { Expect(cut(text)).To(Equal(want)) },
-	Entry("not when it is short", "short", "short"),
-	Entry("not at the bound", strings.Repeat("ä", 1024), strings.Repeat("ä", 1024)),
-	Entry("by characters beyond it", strings.Repeat("ä", 1025), strings.Repeat("ä", 1023)+"…"),
-)

@@ -8,9 +8,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -32,7 +30,6 @@ import (
 // own (newWorld).
 var (
 	controlPlane *mesh.ControlPlane
-	scheme       = runtime.NewScheme()
 	// operatorScheme has the operator's own types of Istio's kinds in place of Istio's.
 	operatorScheme = runtime.NewScheme()
 	// user is a client with every right, and without a cache.
@@ -52,11 +49,6 @@ func TestControllers(t *testing.T) {
 
 var _ = BeforeSuite(func(ctx context.Context) {
 	ctrl.SetLogger(GinkgoLogr)
-	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, apiextensionsv1.AddToScheme, networking.AddToScheme, wasmev1.AddToScheme,
-	} {
-		Expect(add(scheme)).To(Succeed())
-	}
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, istio.AddToScheme, wasmev1.AddToScheme} {
 		Expect(add(operatorScheme)).To(Succeed())
 	}
@@ -72,7 +64,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 
 	config := controlPlane.Admin()
 	config.WarningHandler = rest.NoWarnings{}
-	user, err = client.New(config, client.Options{Scheme: scheme})
+	user, err = mesh.NewClient(config)
 	Expect(err).NotTo(HaveOccurred())
 	live, err = client.New(config, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
@@ -24,7 +25,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 
 	It("spread in waves, which workloads without pods need not wait for", func(ctx context.Context) {
 		w.deployments(ctx, "a", "b", "c", "empty")
-		const each = wavePods/2 + 1
+		const each = rollout.MaxLoadingPods/2 + 1
 		a, b, c := s.start(ctx, "a", each), s.start(ctx, "b", each), s.start(ctx, "c", each)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
@@ -41,8 +42,8 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		By("going on when the pods of the second had their time")
 		result, err := w.reconcile(ctx, fd)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(result.RequeueAfter).To(BeNumerically("<=", loadTimeout))
-		w.clock.Step(loadTimeout)
+		Expect(result.RequeueAfter).To(BeNumerically("<=", rollout.LoadTimeout))
+		w.clock.Step(rollout.LoadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f", "c-f", "empty-f"))
 		s.load(ctx, fd, "b", b)
@@ -59,7 +60,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 
 	It("of a workload whose output cannot be written leave their room to others", func(ctx context.Context) {
 		w.deployments(ctx, "a", "b", "c")
-		const each = wavePods/2 + 1
+		const each = rollout.MaxLoadingPods/2 + 1
 		s.start(ctx, "a", each)
 		s.start(ctx, "b", each)
 		s.start(ctx, "c", 1)
@@ -94,7 +95,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		s = w.startSidecars()
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", first))
-		w.clock.Step(loadTimeout)
+		w.clock.Step(rollout.LoadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": second, "b-f": second}), "nothing waits for ever")
 	})
@@ -150,7 +151,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		w.waitedForPods(ctx, fd)
 		w.becomesBecause(ctx, fd, wasmev1.ReasonOlderRevision)
-		Expect(w.output(ctx, "a-f").Annotations[fetchAnnotation]).To(HavePrefix(fd.Status.Revision + " 1 "))
+		Expect(w.output(ctx, "a-f").Annotations[rollout.FetchAnnotation]).To(HavePrefix(fd.Status.Revision + " 1 "))
 
 		edit(ctx, fd, config("mended"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
@@ -175,28 +176,10 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		edit(ctx, fd, image(w.push(ctx, "hello:v3", "third")))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionUnknown, wasmev1.ReasonSpreading))
-		w.clock.Step(loadTimeout)
+		w.clock.Step(rollout.LoadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))
 	})
-})
-
-var _ = DescribeTable("A wave holds",
-	func(size int64, pods int) {
-		Expect(newWave(wasmev1.ModuleStatus{SizeBytes: new(size)}).most).To(Equal(pods))
-	},
-	Entry("pods as may drain, of a small module", int64(1<<10), wavePods),
-	Entry("pods as may fetch, of a large one", int64(64<<20), 8),
-	Entry("one pod at least", int64(1<<40), 1),
-)
-
-var _ = It("A workload that is larger than a wave is one by itself", func() {
-	w := wave{most: 10}
-	Expect(w.admit(11)).To(BeTrue())
-	Expect(w.admit(1)).To(BeFalse())
-	Expect(w.admit(0)).To(BeTrue())
-	Expect((&wave{pods: 1, most: 10}).admit(10)).To(BeFalse())
-	Expect((&wave{pods: 1, most: 10}).admit(9)).To(BeTrue())
 })
 
 var _ = It("A fetch that a wrong clock dates into the future holds nothing up", func(ctx context.Context) {
@@ -207,7 +190,7 @@ var _ = It("A fetch that a wrong clock dates into the future holds nothing up", 
 	Expect(w.settle(ctx, fd)).To(Succeed())
 	edit[client.Object](ctx, w.output(ctx, "a-f"), func(object client.Object) {
 		notes := object.GetAnnotations()
-		notes[fetchAnnotation] = fetch{revision: fd.Status.Revision, at: w.clock.Now().Add(time.Hour)}.annotation()
+		notes[rollout.FetchAnnotation] = rollout.Fetch{Revision: fd.Status.Revision, At: w.clock.Now().Add(time.Hour)}.Annotation()
 		object.SetAnnotations(notes)
 	})
 	edit(ctx, fd, image(w.push(ctx, "hello:v2", "other")))

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"slices"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -12,11 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 // workload is one of the three kinds, of this name.
@@ -50,7 +50,7 @@ var _ = Describe("The workloads", func() {
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(fd).To(beReady("1/1"))
 			Expect(fd).To(haveCondition(wasmev1.ConditionWorkloadsSelected, metav1.ConditionTrue, wasmev1.ReasonSelected, "1 of kind "+kind))
-			Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(workloadAnnotation, kind+"/a"))
+			Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.WorkloadAnnotation, kind+"/a"))
 		},
 		Entry("Deployment", "Deployment", "Deployment"),
 		Entry("DaemonSet", "DaemonSet", "DaemonSet"),
@@ -138,23 +138,21 @@ var _ = Describe("The workloads", func() {
 
 	It("without pod labels are named, and the others are programmed", func(ctx context.Context) {
 		// The API server refuses a template without the selector's labels; this
-		// workload exists in memory only.
-		w.deployments(ctx, "a")
-		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
-		Expect(w.settle(ctx, fd)).To(Succeed())
-		history, err := w.listRevisions(ctx, fd)
-		Expect(err).NotTo(HaveOccurred())
-		p := pass{inForce: newest(history)}
-		p.targets, err = w.targetsOf(ctx, []render.Target{
-			{Kind: "Deployment", Namespace: w.namespace, Name: "bare"},
-			{Kind: "Deployment", Namespace: w.namespace, Name: "b", PodLabels: map[string]string{"app": "b"}},
+		// workload is in the cache only.
+		w.deployments(ctx, "a", "b")
+		w.Client = interceptor.NewClient(w.Client.(client.WithWatch), interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+				err := c.List(ctx, list, options...)
+				if deployments, ok := list.(*appsv1.DeploymentList); ok {
+					bare := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "bare"}}
+					deployments.Items = append(slices.Clone(deployments.Items), bare)
+				}
+				return err
+			},
 		})
-		Expect(err).NotTo(HaveOccurred())
-		w.plan(client.ObjectKeyFromObject(fd), &p, history)
-		w.program(ctx, fd, &p)
-		verdict := programmedVerdict(p.targets, newest(history), asked)
-		Expect(verdict.Reason).To(Equal(wasmev1.ReasonWorkloadUnsupported))
-		Expect(verdict.Message).To(ContainSubstring("1 of 2 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by; add one"))
+		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
+		Expect(w.settle(ctx, fd)).NotTo(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonWorkloadUnsupported, "1 of 3 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by"))
 		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))
 	})
 
@@ -220,7 +218,7 @@ var _ = Describe("The workloads", func() {
 					}
 					return
 				}
-				Expect(fd).To(notReady(wasmev1.ReasonRootNamespace, w.namespace, "patchContext must be gateway", "labels must select", "--allow-root-namespace"))
+				Expect(fd).To(notReady(wasmev1.ReasonRootNamespace, w.namespace, "set spec.filter.patchContext to gateway", "select the gateways in spec.deployment.istio.labels", "--allow-root-namespace"))
 				Expect(fd).To(haveCondition(wasmev1.ConditionStalled, metav1.ConditionTrue, wasmev1.ReasonRootNamespace))
 				Expect(w.outputs(ctx)).To(BeEmpty())
 
@@ -246,58 +244,12 @@ var _ = Describe("The workloads", func() {
 			w.filterDeployment(ctx, name, reference, selection)
 		}
 		w.catchUp(ctx, w.namespace)
-		found := w.selecting(ctx, w.workload("Deployment", "a", map[string]string{"team": "x", "more": "z"}))
+		found := w.ForWorkload(ctx, w.workload("Deployment", "a", map[string]string{"team": "x", "more": "z"}))
 		request := func(name string) reconcile.Request {
 			return reconcile.Request{NamespacedName: types.NamespacedName{Namespace: w.namespace, Name: name}}
 		}
 		Expect(found).To(ConsistOf(request("all"), request("default"), request("labels")))
-		Expect(w.selecting(ctx, w.workload("StatefulSet", "a", nil))).To(BeEmpty())
-		Expect(w.selecting(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace}})).To(BeEmpty())
+		Expect(w.ForWorkload(ctx, w.workload("StatefulSet", "a", nil))).To(BeEmpty())
+		Expect(w.ForWorkload(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace}})).To(BeEmpty())
 	})
 })
-
-var _ = DescribeTable("A change of a workload",
-	func(want bool, change func(*appsv1.Deployment)) {
-		_, template := podTemplate("a")
-		before := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a"}}, Spec: appsv1.DeploymentSpec{Template: template}}
-		after := before.DeepCopy()
-		change(after)
-		Expect(targetChanged(event.UpdateEvent{ObjectOld: before, ObjectNew: after})).To(Equal(want))
-	},
-	Entry("matters in its labels", true, func(d *appsv1.Deployment) { d.Labels["team"] = "x" }),
-	Entry("matters in its pods' labels", true, func(d *appsv1.Deployment) { delete(d.Spec.Template.Labels, "version") }),
-	Entry("does not matter in its status", false, func(d *appsv1.Deployment) { d.Status.ReadyReplicas = 3 }),
-	Entry("does not matter in its annotations", false, func(d *appsv1.Deployment) { d.Annotations = map[string]string{"a": "b"} }),
-)
-
-var _ = DescribeTable("The cache keeps of a workload",
-	func(kind string) {
-		full := (&world{namespace: "n"}).workload(kind, "a", map[string]string{"app": "a"})
-		full.SetUID("u")
-		full.SetResourceVersion("1")
-		full.SetAnnotations(map[string]string{"large": "text"})
-		full.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m"}})
-		for range 2 { // a transform may be given its own result
-			item, err := trimWorkload(full)
-			Expect(err).NotTo(HaveOccurred())
-			trimmed := item.(client.Object)
-			Expect(kindOf(trimmed)).To(Equal(kind))
-			Expect(podLabels(trimmed)).To(Equal(map[string]string{"app": "a", "version": "v1"}))
-			want := (&world{}).workload(kind, "a", nil)
-			want.SetNamespace("n")
-			want.SetUID("u")
-			want.SetResourceVersion("1")
-			want.SetLabels(map[string]string{"app": "a"})
-			switch object := want.(type) {
-			case *appsv1.Deployment:
-				object.Spec.Selector, object.Spec.Template.Spec = nil, corev1.PodSpec{}
-			case *appsv1.DaemonSet:
-				object.Spec.Selector, object.Spec.Template.Spec = nil, corev1.PodSpec{}
-			case *appsv1.StatefulSet:
-				object.Spec.Selector, object.Spec.Template.Spec = nil, corev1.PodSpec{}
-			}
-			Expect(trimmed).To(Equal(want))
-		}
-	},
-	Entry("a Deployment", "Deployment"), Entry("a DaemonSet", "DaemonSet"), Entry("a StatefulSet", "StatefulSet"),
-)

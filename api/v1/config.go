@@ -8,17 +8,19 @@ import (
 	"fmt"
 )
 
-// MaxConfigurationBytes is the largest filter configuration that is accepted:
-// every output repeats it and etcd holds objects up to 1.5 MiB.
+// MaxConfigurationBytes is the size of the largest filter configuration that is
+// accepted. Every output repeats it, and etcd holds objects of up to 1.5 MiB.
 const MaxConfigurationBytes = 256 << 10
 
-// The forms of google.protobuf.Any that a configuration may take, as the
-// protobuf JSON mapping writes them.
+// The types of google.protobuf.Any that a configuration can have, as protobuf's
+// JSON mapping writes them.
 const (
 	StringValueType = "type.googleapis.com/google.protobuf.StringValue"
 	BytesValueType  = "type.googleapis.com/google.protobuf.BytesValue"
 	StructType      = "type.googleapis.com/google.protobuf.Struct"
 )
+
+const acceptedTypes = StringValueType + ", " + BytesValueType + " or " + StructType
 
 // Configuration is what a filter is configured with, as the user wrote it in
 // JSON: a string, an object, or a google.protobuf.Any in its JSON form holding
@@ -49,9 +51,9 @@ func (c *Configuration) UnmarshalJSON(text []byte) error {
 }
 
 // Value returns the bytes that the module reads as its plugin configuration:
-// those of a string, StringValue or BytesValue as they are, those of an object
-// or a Struct as compact JSON. It is nil without a configuration. The error
-// names what is wrong and the forms that are accepted.
+// those of a string, StringValue or BytesValue as they are, and those of an object
+// or a Struct as compact JSON. It returns nil when there is no configuration. The
+// error says what is wrong and what is accepted instead.
 func (c *Configuration) Value() ([]byte, error) {
 	if c == nil || len(c.Raw) == 0 {
 		return nil, nil
@@ -61,7 +63,7 @@ func (c *Configuration) Value() ([]byte, error) {
 		return nil, err
 	}
 	if len(value) > MaxConfigurationBytes {
-		return nil, fmt.Errorf("the configuration has %d bytes; at most %d are accepted", len(value), MaxConfigurationBytes)
+		return nil, fmt.Errorf("the configuration has %d bytes: at most %d are accepted", len(value), MaxConfigurationBytes)
 	}
 	return value, nil
 }
@@ -75,7 +77,7 @@ func configurationValue(raw json.RawMessage) ([]byte, error) {
 	case '{':
 		return objectValue(raw)
 	default:
-		return nil, errors.New("the configuration must be a string, an object, or a google.protobuf.Any holding a StringValue, a BytesValue or a Struct")
+		return nil, errors.New("the configuration has none of the accepted forms: use a string, an object, or a google.protobuf.Any that holds a StringValue, a BytesValue or a Struct")
 	}
 }
 
@@ -91,12 +93,12 @@ func objectValue(raw json.RawMessage) ([]byte, error) {
 	return anyValue(typeURL, fields["value"])
 }
 
-var errNoBase64 = errors.New("the value of a BytesValue must be a string in standard base64")
+var errNotBase64 = errors.New("the value of the BytesValue cannot be decoded: use a string in standard base64")
 
 func anyValue(typeURL, value json.RawMessage) ([]byte, error) {
 	var name string
 	if err := json.Unmarshal(typeURL, &name); err != nil {
-		return nil, fmt.Errorf("the configuration's @type must be a string: %w", err)
+		return nil, errors.New("the configuration's @type is not a string: use " + acceptedTypes)
 	}
 	if len(value) == 0 {
 		value = json.RawMessage("null")
@@ -105,32 +107,32 @@ func anyValue(typeURL, value json.RawMessage) ([]byte, error) {
 	case StringValueType:
 		var text string
 		if err := json.Unmarshal(value, &text); err != nil {
-			return nil, errors.New("the value of a StringValue must be a string")
+			return nil, errors.New("the value of the StringValue is not a string: use one")
 		}
 		return []byte(text), nil
 	case BytesValueType:
 		var encoded string
 		if err := json.Unmarshal(value, &encoded); err != nil {
-			return nil, errNoBase64
+			return nil, errNotBase64
 		}
 		content, err := base64.StdEncoding.DecodeString(encoded)
 		if err != nil {
-			return nil, errNoBase64
+			return nil, errNotBase64
 		}
 		return content, nil
 	case StructType:
 		if value[0] != '{' {
-			return nil, errors.New("the value of a Struct must be an object")
+			return nil, errors.New("the value of the Struct is not an object: use one")
 		}
 		return canonical(value)
 	default:
-		return nil, fmt.Errorf("the configuration's @type %q is not accepted; use %s, %s or %s", name, StringValueType, BytesValueType, StructType)
+		return nil, fmt.Errorf("the configuration's @type %q is not accepted: use %s", name, acceptedTypes)
 	}
 }
 
-// canonical writes JSON in one form whatever way it came through encoders:
-// compact, keys in order, numbers as they were written, nothing escaped that
-// need not be.
+// canonical returns JSON in one form, whatever encoders it has passed: compact,
+// with the keys in order, the numbers as they were written, and nothing escaped
+// that need not be.
 func canonical(raw json.RawMessage) ([]byte, error) {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()

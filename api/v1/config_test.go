@@ -50,7 +50,7 @@ func TestConfigurationValue(t *testing.T) {
 
 func TestConfigurationValueRefuses(t *testing.T) {
 	overLimit := strings.Repeat("a", wasmev1.MaxConfigurationBytes+1)
-	const forms = "must be a string, an object, or a google.protobuf.Any"
+	const forms = "none of the accepted forms: use a string, an object, or a google.protobuf.Any"
 	for _, c := range []struct {
 		name string
 		json string
@@ -63,16 +63,16 @@ func TestConfigurationValueRefuses(t *testing.T) {
 		{"false", `false`, forms},
 		{"array", `["world"]`, forms},
 		{"empty array", `[]`, forms},
-		{"unknown @type", anyOf("type.googleapis.com/google.protobuf.Int32Value", `1`), "is not accepted; use"},
-		{"empty @type", anyOf("", `1`), "is not accepted; use"},
-		{"@type that is no string", `{"@type": 1}`, "@type must be a string"},
-		{"StringValue holding a number", anyOf(wasmev1.StringValueType, `1`), "StringValue must be a string"},
-		{"StringValue holding an object", anyOf(wasmev1.StringValueType, `{}`), "StringValue must be a string"},
+		{"unknown @type", anyOf("type.googleapis.com/google.protobuf.Int32Value", `1`), "is not accepted: use"},
+		{"empty @type", anyOf("", `1`), "is not accepted: use"},
+		{"@type that is no string", `{"@type": 1}`, "@type is not a string"},
+		{"StringValue holding a number", anyOf(wasmev1.StringValueType, `1`), "StringValue is not a string"},
+		{"StringValue holding an object", anyOf(wasmev1.StringValueType, `{}`), "StringValue is not a string"},
 		{"BytesValue that is no base64", anyOf(wasmev1.BytesValueType, `"w%rld"`), "standard base64"},
 		{"BytesValue without padding", anyOf(wasmev1.BytesValueType, `"AAEC/w"`), "standard base64"},
 		{"BytesValue holding a list", anyOf(wasmev1.BytesValueType, `[1, 2]`), "standard base64"},
-		{"Struct holding a string", anyOf(wasmev1.StructType, `"world"`), "Struct must be an object"},
-		{"Struct without value", `{"@type": "` + wasmev1.StructType + `"}`, "Struct must be an object"},
+		{"Struct holding a string", anyOf(wasmev1.StructType, `"world"`), "Struct is not an object"},
+		{"Struct without value", `{"@type": "` + wasmev1.StructType + `"}`, "Struct is not an object"},
 		{"string too large", `"` + overLimit + `"`, "at most 262144 are accepted"},
 		{"few characters, too many bytes", `"` + strings.Repeat("ä", wasmev1.MaxConfigurationBytes/2+1) + `"`, "at most 262144 are accepted"},
 		{"object too large", `{"a": "` + overLimit + `"}`, "at most 262144 are accepted"},

@@ -12,10 +12,11 @@ type FilterDeploymentStatus struct {
 	// +kubebuilder:validation:Minimum=-1
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: ModuleResolved, WorkloadsSelected, Programmed and Loaded for the
-	// steps; Ready, Reconciling and Stalled over them, as kstatus reads them;
-	// Contested while something else acts on the object or its outputs;
-	// Overlapping while an output reaches pods of a workload that is not its own.
+	// conditions holds ModuleResolved, WorkloadsSelected, Programmed and Loaded for
+	// the steps, and Ready, Reconciling and Stalled, which sum them up as kstatus
+	// reads them. Contested is there while something else acts on the object or its
+	// outputs, and Overlapping while an output reaches pods of a workload that it was
+	// not made for.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -26,8 +27,8 @@ type FilterDeploymentStatus struct {
 	// +optional
 	Module *ModuleStatus `json:"module,omitempty"`
 
-	// revision names what the outputs hold: a hash over all that a proxy sees
-	// (module, root id, configuration, fail strategy, placement). It stands in
+	// revision identifies what the outputs hold: a hash over everything that a proxy
+	// sees (module, root id, configuration, fail strategy, placement). It appears in
 	// the plugin name that proxies report.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
@@ -37,13 +38,13 @@ type FilterDeploymentStatus struct {
 	// +optional
 	Summary *WorkloadSummary `json:"summary,omitempty"`
 
-	// reason is the error, when there is one: the message of Ready while it is False.
+	// reason is the error, if there is one: the message of Ready while Ready is False.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
 
-	// workloads holds the state of each selected workload by its name, and of
-	// each targetRef by `<kind>/<name>`; failing ones first, at most 500.
+	// workloads holds the state of each selected workload by its name, and of each
+	// targetRef by `<kind>/<name>`. It holds 500 at most, and those that fail first.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=500
 	Workloads map[string]WorkloadStatus `json:"workloads,omitempty"`
@@ -57,8 +58,9 @@ type ModuleStatus struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Reference string `json:"reference"`
 
-	// manifestDigest is the digest of the image's manifest: that of the child
-	// where the reference names an index. Only images have one.
+	// manifestDigest is the digest of the image's manifest. If the reference is that
+	// of an index, it is the digest of the manifest that was chosen from it. Only
+	// images have one.
 	// +optional
 	// +kubebuilder:validation:MaxLength=71
 	ManifestDigest string `json:"manifestDigest,omitempty"`
@@ -95,28 +97,28 @@ type WorkloadSummary struct {
 	// +kubebuilder:validation:Minimum=0
 	Workloads *int64 `json:"workloads"`
 
-	// programmed is the number of workloads whose output is as the spec asks.
+	// programmed is the number of workloads whose output matches the spec.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	Programmed *int64 `json:"programmed"`
 
-	// workloadsReady is programmed and workloads in one string, such as 5/6.
+	// workloadsReady is `<programmed>/<workloads>`, such as 5/6.
 	// +required
 	// +kubebuilder:validation:MaxLength=32
 	WorkloadsReady string `json:"workloadsReady"`
 
-	// pods is the number of pods of the workloads that are to run the filter:
-	// those that are Ready and have a sidecar.
+	// pods is the number of the workloads' pods that should run the filter: those
+	// that are Ready and have a sidecar.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Pods *int64 `json:"pods,omitempty"`
 
-	// podsLoaded is the number of them whose proxies run the revision.
+	// podsLoaded is the number of these pods whose proxies run the revision.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PodsLoaded *int64 `json:"podsLoaded,omitempty"`
 
-	// podsReady is podsLoaded and pods in one string, such as 12/12.
+	// podsReady is `<podsLoaded>/<pods>`, such as 12/12.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	PodsReady string `json:"podsReady,omitempty"`
@@ -135,12 +137,13 @@ type WorkloadState string
 
 // The states of a workload.
 const (
-	// WorkloadPending: not yet attempted, or its pods load the filter.
+	// WorkloadPending says that nothing was written for the workload yet, or that its
+	// pods are loading the filter.
 	WorkloadPending WorkloadState = "Pending"
-	// WorkloadSucceeded: the output is as the spec asks, and its pods run it, as
-	// far as they can be asked.
+	// WorkloadSucceeded says that the output matches the spec, and that the pods run
+	// it, as far as they can be asked.
 	WorkloadSucceeded WorkloadState = "Succeeded"
-	// WorkloadFailed: see reason.
+	// WorkloadFailed says that something is wrong, which reason explains.
 	WorkloadFailed WorkloadState = "Failed"
 )
 
@@ -150,7 +153,7 @@ type WorkloadStatus struct {
 	// +required
 	State WorkloadState `json:"state"`
 
-	// reason says why a workload failed or waits.
+	// reason says why the workload failed or is waiting.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`

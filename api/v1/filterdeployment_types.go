@@ -18,28 +18,28 @@ const (
 	PatchContextOutbound PatchContext = "outbound"
 	// PatchContextGateway is traffic that a gateway proxy receives.
 	PatchContextGateway PatchContext = "gateway"
-	// PatchContextAny is all of them.
+	// PatchContextAny is all of this traffic.
 	PatchContextAny PatchContext = "any"
 )
 
-// FailStrategy says what a proxy does when the filter cannot run.
+// FailStrategy says what a proxy does while the filter cannot run.
 //
 // +kubebuilder:validation:Enum=FailReload;FailClosed;FailOpen
 // +kubebuilder:validation:MaxLength=16
 type FailStrategy string
 
-// The fail strategies; names as in Istio's WasmPlugin.
+// The fail strategies, named as in Istio's WasmPlugin.
 const (
 	// FailReload denies requests until the module loads, and starts a new VM after a crash.
 	FailReload FailStrategy = "FailReload"
-	// FailClosed denies requests until the module loads, and all after a crash.
+	// FailClosed denies requests until the module loads, and every request after a crash.
 	FailClosed FailStrategy = "FailClosed"
 	// FailOpen lets requests pass unfiltered.
 	FailOpen FailStrategy = "FailOpen"
 )
 
 // Phase is the part of an HTTP filter chain that a WasmPlugin or a
-// TrafficExtension puts a filter into; names as in Istio.
+// TrafficExtension puts a filter into, named as in Istio.
 //
 // +kubebuilder:validation:Enum=Authn;Authz;Stats
 // +kubebuilder:validation:MaxLength=16
@@ -88,17 +88,18 @@ type Distribution string
 
 // The distributions.
 const (
-	// DistributionServed: proxies fetch the module from the operator, by digest.
+	// DistributionServed has proxies fetch the module from the operator, by its digest.
 	DistributionServed Distribution = "Served"
-	// DistributionRegistry: proxies pull the image, by the digest of its manifest.
+	// DistributionRegistry has proxies pull the image, by the digest of its manifest.
 	DistributionRegistry Distribution = "Registry"
 )
 
-// The kinds of objects that a targetRef may name.
+// The kinds of objects that a targetRef can reference.
 const (
-	// TargetKindGateway is gateway.networking.k8s.io Gateway: a gateway or a waypoint.
+	// TargetKindGateway is the Gateway of gateway.networking.k8s.io, which is a gateway
+	// or a waypoint.
 	TargetKindGateway = "Gateway"
-	// TargetKindService is the core Service: its waypoint runs the filter.
+	// TargetKindService is the core Service, whose waypoint runs the filter.
 	TargetKindService = "Service"
 )
 
@@ -108,9 +109,9 @@ const (
 type LabelValue string
 
 // FilterDeploymentSpec says which filter runs on which workloads. The rules over
-// filter and deployment together stand in hack/crdschema.
+// filter and deployment together are in hack/crdschema.
 type FilterDeploymentSpec struct {
-	// filter is the filter to run: its image, its configuration, its place.
+	// filter is the filter to run: its module, its configuration and its place.
 	// +required
 	Filter FilterSpec `json:"filter"`
 
@@ -118,66 +119,65 @@ type FilterDeploymentSpec struct {
 	// +optional
 	Deployment DeploymentSpec `json:"deployment,omitempty"`
 
-	// suspend keeps everything as it is: no new image is looked up, and nothing
-	// is written, repaired or deleted.
+	// suspend keeps everything as it is: the operator looks up no new image, and
+	// writes, repairs and deletes nothing.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 }
 
-// FilterSpec is a Wasm filter with its configuration. Not both of config and
-// configFrom: hack/crdschema says so, as no rule can see config.
+// FilterSpec is a Wasm filter with its configuration. The rules that the renderer
+// checks, too, are in hack/crdschema, and so is the one that config and configFrom
+// exclude each other, since no rule can see config.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.image), has(self.url), has(self.configMap)].exists_one(given, given)",message="the module comes from exactly one of image, url and configMap"
-// +kubebuilder:validation:XValidation:rule="!has(self.url) || has(self.sha256)",message="url needs sha256, the digest of the module that is meant",fieldPath=".url"
-// +kubebuilder:validation:XValidation:rule="has(self.image) || !has(self.imagePullOptions)",message="imagePullOptions are for image: leave them out",fieldPath=".imagePullOptions"
-// +kubebuilder:validation:XValidation:rule="!has(self.ports) || size(self.ports) == 0 || !has(self.patchContext) || self.patchContext != 'any'",message="a port is another one on inbound and on outbound traffic: with ports, set patchContext to inbound, outbound or gateway",fieldPath=".ports"
+// +kubebuilder:validation:XValidation:rule="has(self.image) || !has(self.imagePullOptions)",message="imagePullOptions apply to image only: leave them out",fieldPath=".imagePullOptions"
 type FilterSpec struct {
-	// id names the filter on its workloads: the Istio objects are called
+	// id identifies the filter on its workloads: its Istio objects are named
 	// `<workload>-<id>`. Default: `<name>.<namespace>` of the FilterDeployment.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="id becomes part of object names: use lower case letters, digits, '-' and '.', with a letter or digit at both ends"
+	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="id becomes part of object names: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
 	ID string `json:"id,omitempty"`
 
 	// image is the OCI reference of the filter's image, by tag or by digest,
-	// such as `ghcr.io/acme/add-header:v1`. Exactly one of image, url and configMap.
+	// such as `ghcr.io/acme/add-header:v1`. Set exactly one of image, url and configMap.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Image string `json:"image,omitempty"`
 
-	// url is where the module itself is fetched from, by HTTP or HTTPS; sha256
-	// must say which module it is. Exactly one of image, url and configMap.
+	// url is the HTTP or HTTPS address of the module itself. It needs sha256, the
+	// digest of the module. Set exactly one of image, url and configMap.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && self.matches('^https?://[^/?#@]+([/?#]|$)')",message="url begins with http:// or https:// and a host, without user and password"
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && self.matches('^https?://[^/?#@]+([/?#]|$)')",message="the operator cannot fetch this URL: begin it with http:// or https:// and a host, without user and password"
 	URL string `json:"url,omitempty"`
 
-	// configMap is a key of a ConfigMap of the namespace that holds the module,
-	// as binary data. Exactly one of image, url and configMap.
+	// configMap is a key of a ConfigMap in the same namespace, which holds the
+	// module as binary data. Set exactly one of image, url and configMap.
 	// +optional
 	ConfigMap *ConfigMapKey `json:"configMap,omitempty"`
 
 	// sha256 is the digest that the module's bytes must have, in 64 hexadecimal digits.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9a-f]{64}$')",message="sha256 is 64 hexadecimal digits in lower case, without `sha256:`"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9a-f]{64}$')",message="sha256 is not a digest: use 64 hexadecimal digits in lower case, without `sha256:`"
 	SHA256 string `json:"sha256,omitempty"`
 
-	// config is what the module reads as its plugin configuration: a plain
-	// string, an object (read as JSON), or a google.protobuf.Any holding a
-	// StringValue or BytesValue (read raw) or a Struct (read as JSON). At most 256 KiB.
+	// config is the plugin configuration that the module reads: a plain string, an
+	// object (the module reads its JSON), or a google.protobuf.Any that holds a
+	// StringValue or BytesValue (the module reads the bytes as they are) or a Struct
+	// (the module reads its JSON). At most 256 KiB.
 	// +optional
 	Config *Configuration `json:"config,omitempty"`
 
-	// configFrom is where the configuration comes from instead of config. A
-	// WasmPlugin or TrafficExtension takes it only if it is a JSON object.
+	// configFrom is where the configuration comes from, instead of config. A
+	// WasmPlugin or TrafficExtension can carry it only if it is a JSON object.
 	// +optional
 	ConfigFrom *ConfigurationSource `json:"configFrom,omitempty"`
 
 	// rootID is the root id of the plugin inside the module. Default: the
-	// first of the root ids that the image's runtime configuration lists.
+	// first root id that the image's runtime configuration lists.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	RootID string `json:"rootID,omitempty"`
@@ -187,18 +187,19 @@ type FilterSpec struct {
 	// +kubebuilder:default=inbound
 	PatchContext PatchContext `json:"patchContext,omitempty"`
 
-	// failStrategy says what a proxy does when the filter cannot run:
-	// FailReload (default) and FailClosed deny requests while the module does
-	// not load, and FailReload starts a new VM after a crash where FailClosed
-	// goes on denying; FailOpen lets requests pass unfiltered.
+	// failStrategy says what a proxy does while the filter cannot run.
+	// FailReload (default) and FailClosed deny requests until the module loads.
+	// After a crash, FailReload starts a new VM, and FailClosed denies all further
+	// requests. FailOpen lets requests pass unfiltered.
 	// +optional
 	// +kubebuilder:default=FailReload
 	FailStrategy FailStrategy `json:"failStrategy,omitempty"`
 
-	// priority orders the filters of one output kind that stand in the same
-	// position: a higher one runs earlier. Default: 0. Of equal ones, that runs
-	// earlier whose Istio object is older (with position first or after: younger);
-	// of objects of the same second, the order of their names decides.
+	// priority orders the filters of one output kind that have the same position:
+	// the one with the higher priority runs earlier. Default: 0. With equal
+	// priorities, the filter with the older Istio object runs earlier (with position
+	// first or after, the one with the younger object); between objects of the same
+	// second, the order of their names decides.
 	// +optional
 	// +kubebuilder:validation:Minimum=-1000
 	// +kubebuilder:validation:Maximum=1000
@@ -209,9 +210,9 @@ type FilterSpec struct {
 	// +optional
 	Position *Position `json:"position,omitempty"`
 
-	// ports limits the filter to traffic to these ports: on inbound traffic
-	// the container's, on outbound traffic the Service's, on a gateway those
-	// that its pods listen on. Default: all.
+	// ports limits the filter to traffic to these ports: the container's ports for
+	// inbound traffic, the Service's for outbound traffic, and the ones that its
+	// pods listen on for a gateway. Default: all.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
@@ -224,12 +225,12 @@ type FilterSpec struct {
 	VM *VMSpec `json:"vm,omitempty"`
 
 	// imagePullOptions says how the operator reaches the image. With distribution
-	// Registry proxies use pullSecret, too, and nothing else of it.
+	// Registry, proxies use pullSecret, too, and none of the other options.
 	// +optional
 	ImagePullOptions *ImagePullOptions `json:"imagePullOptions,omitempty"`
 }
 
-// ConfigMapKey names one key of a ConfigMap of the namespace.
+// ConfigMapKey references one key of a ConfigMap in the same namespace.
 type ConfigMapKey struct {
 	// name of the ConfigMap.
 	// +required
@@ -246,36 +247,38 @@ type ConfigMapKey struct {
 
 // ConfigurationSource is where a configuration comes from.
 type ConfigurationSource struct {
-	// configMapKeyRef is a key of a ConfigMap of the namespace; its content is
-	// the configuration, as it is. At most 256 KiB.
+	// configMapKeyRef is a key of a ConfigMap in the same namespace. The module
+	// reads its content as it is. At most 256 KiB.
 	// +required
 	ConfigMapKeyRef ConfigMapKey `json:"configMapKeyRef"`
 }
 
 // Position is a place among the HTTP filters of a proxy. Exactly one field is set.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.first), has(self.before), has(self.after), has(self.phase)].exists_one(given, given)",message="position has exactly one of first, before, after and phase"
+// +kubebuilder:validation:XValidation:rule="[has(self.first), has(self.before), has(self.after), has(self.phase)].exists_one(given, given)",message="position must have exactly one of first, before, after and phase: set one of them and leave the others out"
 type Position struct {
-	// first: before all other filters. EnvoyFilter only.
+	// first puts the filter before all others. EnvoyFilter only.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self",message="first is true, or left out"
+	// +kubebuilder:validation:XValidation:rule="self",message="first cannot be false: set it to true or leave it out"
 	First bool `json:"first,omitempty"`
 
-	// before the first Envoy filter of this name, such as
-	// `envoy.filters.http.ext_authz`; nowhere while there is none. EnvoyFilter only.
+	// before puts the filter before the first Envoy filter of this name, such as
+	// `envoy.filters.http.ext_authz`. A proxy that has no such filter does not run
+	// this one. EnvoyFilter only.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('envoy.') || self.startsWith('envoy.filters.http.')",message="before is a name as proxies use it today; Envoy's own HTTP filters are all called envoy.filters.http.…"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('envoy.') || self.startsWith('envoy.filters.http.')",message="no proxy has an HTTP filter of this name: Envoy's own are all named envoy.filters.http.…"
 	Before string `json:"before,omitempty"`
 
-	// after the first Envoy filter of this name, such as
-	// `envoy.filters.http.cors`; nowhere while there is none. EnvoyFilter only.
+	// after puts the filter after the first Envoy filter of this name, such as
+	// `envoy.filters.http.cors`. A proxy that has no such filter does not run this
+	// one. EnvoyFilter only.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('envoy.') || self.startsWith('envoy.filters.http.')",message="after is a name as proxies use it today; Envoy's own HTTP filters are all called envoy.filters.http.…"
-	// +kubebuilder:validation:XValidation:rule="self != 'envoy.filters.http.router'",message="after cannot be the router, which ends the chain; leave position out to stand right before it"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('envoy.') || self.startsWith('envoy.filters.http.')",message="no proxy has an HTTP filter of this name: Envoy's own are all named envoy.filters.http.…"
+	// +kubebuilder:validation:XValidation:rule="self != 'envoy.filters.http.router'",message="no filter runs after the router, which ends the chain: leave position out to run right before it"
 	After string `json:"after,omitempty"`
 
 	// phase is the part of the chain: Authn, before Istio's authentication
@@ -287,7 +290,7 @@ type Position struct {
 
 // VMSpec is the virtual machine that runs a module.
 type VMSpec struct {
-	// env are the environment variables that the module sees.
+	// env lists the environment variables that the module sees.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -295,38 +298,39 @@ type VMSpec struct {
 	Env []EnvVar `json:"env,omitempty"`
 }
 
-// EnvVar is an environment variable of a module. Exactly one of value and valueFrom.
+// EnvVar is an environment variable of a module. It has exactly one of value and valueFrom.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.valueFrom)",message="a variable has either value or valueFrom"
+// +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.valueFrom)",message="a variable must have exactly one of value and valueFrom: set one of them and leave the other out"
 type EnvVar struct {
 	// name of the variable.
 	// +required
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="name consists of letters, digits and '_', and does not begin with a digit"
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('ISTIO_META_')",message="names that begin with ISTIO_META_ are for Istio's agent, which takes them away; choose another name"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="this cannot be the name of a variable: use letters, digits and '_', and do not begin with a digit"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('ISTIO_META_')",message="Istio's agent removes variables whose names begin with ISTIO_META_: choose another name"
 	Name string `json:"name"`
 
-	// value of the variable. It stands in the Istio object, so it is no place for secrets.
+	// value of the variable. It appears in the Istio object, so do not put secrets here.
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
 	Value *string `json:"value,omitempty"`
 
-	// valueFrom Host takes the value of the proxy's own environment variable of
-	// that name. A variable that the proxy does not have is not set.
+	// valueFrom says where the value comes from: Host takes that of the proxy's own
+	// environment variable of the same name. If the proxy has no such variable, the
+	// module does not see it either.
 	// +optional
 	ValueFrom EnvValueSource `json:"valueFrom,omitempty"`
 }
 
 // ImagePullOptions says how the operator reaches an image.
 type ImagePullOptions struct {
-	// pullSecret names a Secret of the namespace: of type
-	// kubernetes.io/dockerconfigjson, or with the keys `username` and `password`
-	// and the annotation `wasme.io/registry: <host>`, the registry it is for.
+	// pullSecret is the name of a Secret in the same namespace: one of type
+	// kubernetes.io/dockerconfigjson, or one with the keys `username` and `password`
+	// and the annotation `wasme.io/registry: <host>`, which says what registry it is for.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	PullSecret string `json:"pullSecret,omitempty"`
 
-	// insecureSkipVerify accepts any certificate of this image's registry.
+	// insecureSkipVerify accepts any certificate from this image's registry.
 	// +optional
 	InsecureSkipVerify bool `json:"insecureSkipVerify,omitempty"`
 
@@ -342,34 +346,34 @@ type DeploymentSpec struct {
 	Istio *IstioDeploymentSpec `json:"istio,omitempty"`
 }
 
-// IstioDeploymentSpec selects workloads of an Istio mesh, or names gateways and
-// Services, and says by which kind of object they get the filter.
+// IstioDeploymentSpec selects workloads of an Istio mesh, or references gateways
+// and Services, and says which kind of Istio object brings them the filter.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.selector) || !has(self.labels) || size(self.labels) == 0",message="labels and selector exclude each other: say all in selector.matchLabels",fieldPath=".selector"
-// +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || size(self.targetRefs) == 0 || (!has(self.selector) && (!has(self.labels) || size(self.labels) == 0) && (!has(self.kind) || size(self.kind) == 0 || self.kind.lowerAscii() == 'deployment'))",message="targetRefs stand instead of workloads: leave kind, labels and selector out",fieldPath=".targetRefs"
-// +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || (has(self.output) && self.output != 'EnvoyFilter') || self.targetRefs.all(ref, ref.kind != 'Service')",message="the proxy of a Service is a waypoint, which takes no EnvoyFilter: set output to WasmPlugin or TrafficExtension",fieldPath=".targetRefs"
+// +kubebuilder:validation:XValidation:rule="!has(self.selector) || !has(self.labels) || size(self.labels) == 0",message="labels and selector exclude each other: put the labels into selector.matchLabels",fieldPath=".selector"
+// +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || size(self.targetRefs) == 0 || (!has(self.selector) && (!has(self.labels) || size(self.labels) == 0) && (!has(self.kind) || size(self.kind) == 0 || self.kind.lowerAscii() == 'deployment'))",message="targetRefs replace the selection of workloads: leave kind, labels and selector out",fieldPath=".targetRefs"
 type IstioDeploymentSpec struct {
 	// kind of the workloads, in any letter case: Deployment (default), DaemonSet or StatefulSet.
 	// +optional
 	// +kubebuilder:default=Deployment
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self.lowerAscii() in ['', 'deployment', 'daemonset', 'statefulset']",message="kind must be Deployment, DaemonSet or StatefulSet"
+	// +kubebuilder:validation:XValidation:rule="self.lowerAscii() in ['', 'deployment', 'daemonset', 'statefulset']",message="kind is not supported: use Deployment, DaemonSet or StatefulSet"
 	Kind string `json:"kind,omitempty"`
 
-	// labels that a workload object must have, all of them. Empty: every
-	// workload of the kind in the namespace.
+	// labels that a workload object must have, all of them. When empty, every
+	// workload of the kind in the namespace is selected.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	Labels map[string]LabelValue `json:"labels,omitempty"`
 
 	// selector that the labels of a workload object must match, instead of labels.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="!has(self.matchLabels) || self.matchLabels.all(key, key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",message="the keys of matchLabels must be label keys, such as app or app.kubernetes.io/name"
-	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && size(e.values) > 0))",message="in matchExpressions the operators In and NotIn need values, Exists and DoesNotExist have none"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchLabels) || self.matchLabels.all(key, key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",message="a key of matchLabels is not a label key: use one such as app or app.kubernetes.io/name"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && size(e.values) > 0))",message="the values of an expression do not fit its operator: give In and NotIn values, and Exists and DoesNotExist none"
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 
-	// targetRefs name objects of the namespace instead of workloads: Gateways,
-	// that is gateways of the Gateway API and waypoints, and Services behind a waypoint.
+	// targetRefs references objects in the same namespace instead of workloads:
+	// Gateways, which are gateways of the Gateway API or waypoints, and Services
+	// behind a waypoint.
 	// +optional
 	// +listType=map
 	// +listMapKey=kind
@@ -379,29 +383,31 @@ type IstioDeploymentSpec struct {
 
 	// output is the kind of the Istio objects: EnvoyFilter (default), WasmPlugin or
 	// TrafficExtension. An EnvoyFilter can carry everything but a phase, and reaches
-	// no waypoint. The others carry a configuration that is an object, and neither
-	// a default for the time until the module loads nor a short wait after a crash.
+	// no waypoint. The other two can carry a configuration only if it is an object.
+	// They cannot say what happens to requests until the module loads, nor shorten
+	// the wait after a crash.
 	// +optional
 	Output Output `json:"output,omitempty"`
 
-	// distribution says where proxies get the module from: Served (default), from
-	// the operator, by digest; Registry, from the image's registry, by the digest
-	// of its manifest, in the image forms that Istio's agent knows.
+	// distribution says where proxies get the module from. Served (default): from
+	// the operator, by digest. Registry: from the image's registry, by the digest of
+	// its manifest, if the image has one of the forms that Istio's agent knows.
 	// +optional
 	Distribution Distribution `json:"distribution,omitempty"`
 
-	// istioNamespace is the namespace of Istio's control plane. Accepted for
-	// compatibility; the operator is told the mesh's root namespace by a flag.
+	// istioNamespace is the namespace of Istio's control plane. It is accepted for
+	// compatibility and has no effect: a flag of the operator sets the mesh's root
+	// namespace.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	IstioNamespace string `json:"istioNamespace,omitempty"`
 }
 
-// TargetRef names an object of the namespace whose proxies run the filter.
+// TargetRef references an object in the same namespace whose proxies run the filter.
 //
-// +kubebuilder:validation:XValidation:rule="self.kind == 'Gateway' ? has(self.group) && self.group == 'gateway.networking.k8s.io' : self.kind == 'Service' && (!has(self.group) || size(self.group) == 0)",message="a targetRef is a Gateway of the group gateway.networking.k8s.io or a Service of the core group (leave group out)"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'Gateway' ? has(self.group) && self.group == 'gateway.networking.k8s.io' : self.kind == 'Service' && (!has(self.group) || size(self.group) == 0)",message="a targetRef cannot reference this kind: use kind Gateway with group gateway.networking.k8s.io, or kind Service without group"
 type TargetRef struct {
-	// group of the object: gateway.networking.k8s.io for a Gateway; empty for a Service.
+	// group of the object: gateway.networking.k8s.io for a Gateway, empty for a Service.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Group string `json:"group,omitempty"`
@@ -414,7 +420,7 @@ type TargetRef struct {
 	// name of the object.
 	// +required
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="name is that of an object: lower case letters, digits, '-' and '.', with a letter or digit at both ends"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="this cannot be the name of an object: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
 	Name string `json:"name"`
 }
 
@@ -444,7 +450,7 @@ type FilterDeployment struct {
 	// status is what the operator found and did.
 	//
 	// The default keeps a new object, which has no conditions yet, from looking
-	// finished: kstatus takes an object without observedGeneration for current.
+	// finished: to kstatus, an object without observedGeneration is current.
 	// +optional
 	// +kubebuilder:default={"observedGeneration":-1}
 	Status FilterDeploymentStatus `json:"status,omitempty"`

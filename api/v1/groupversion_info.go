@@ -1,7 +1,15 @@
-// Package v1 is version v1 of the wasme.io API: FilterDeployment, which says
+// Package v1 is version v1 of the wasme.io API: the FilterDeployment, which says
 // which Wasm filter runs on which workloads of an Istio mesh.
 //
-// It imports apimachinery only, so that other programs can use the types
+// In reading order: filterdeployment_types.go is what a user writes, and
+// filterdeployment_status.go what the operator answers, with the conditions and
+// their reasons in conditions.go. config.go reads the forms that a filter's
+// configuration can have, and predecessor.go a status that wasme's own operator
+// wrote. The comments of the fields are what `kubectl explain` shows, and
+// docs/api.md and docs/conditions.md are generated from them. What controller-gen's
+// markers cannot express is in hack/crdschema.
+//
+// The package imports apimachinery only, so that other programs can use the types
 // without the operator's dependencies.
 //
 // +kubebuilder:object:generate=true
@@ -17,7 +25,7 @@ import (
 // GroupVersion is the group and version of the types in this package.
 var GroupVersion = schema.GroupVersion{Group: "wasme.io", Version: "v1"}
 
-// FilterDeploymentKind is the kind of FilterDeployment, as owner references name it.
+// FilterDeploymentKind is the kind of a FilterDeployment, as it appears in owner references.
 const FilterDeploymentKind = "FilterDeployment"
 
 var (

@@ -5,11 +5,12 @@ import (
 	"fmt"
 )
 
-// UnmarshalJSON reads a status, that of the predecessor's operator included:
-// it stored observedGeneration as protobuf's JSON mapping writes an int64, a
-// string. One such object that could not be read would keep the operator from
-// listing all others. It is read as none, so that a status of this operator
-// differs from it and a patch replaces it: kstatus takes numbers only.
+// UnmarshalJSON reads a status, including one that the predecessor's operator
+// wrote. That one stored observedGeneration as a string, which is how protobuf's
+// JSON mapping writes an int64. A single object that could not be read would keep
+// the operator from listing all others. Such a generation is read as none, so that
+// this operator's status differs from it and a patch replaces it, because kstatus
+// reads numbers only.
 func (s *FilterDeploymentStatus) UnmarshalJSON(text []byte) error {
 	type plain FilterDeploymentStatus
 	status := struct {

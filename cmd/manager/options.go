@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
 )
 
 // options are the flags of the manager.
@@ -30,7 +31,7 @@ type options struct {
 	rootNamespace           string
 	allowRootNamespace      bool
 	clusterID               string
-	provePods               bool
+	verifyPods              bool
 	pollInterval            time.Duration
 	deniedNetworks          networkList
 	allowedRegistries       stringList
@@ -41,7 +42,7 @@ type options struct {
 }
 
 func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
-	opts := options{deniedNetworks: module.DefaultDeniedNetworks, limits: module.DefaultLimits}
+	opts := options{deniedNetworks: pull.DefaultDeniedNetworks, limits: module.DefaultLimits}
 	if flags.Lookup(ctrlconfig.KubeconfigFlagName) == nil {
 		ctrlconfig.RegisterFlags(flags)
 	}
@@ -70,7 +71,7 @@ func bindMesh(flags *flag.FlagSet, opts *options) {
 	flags.Var(&opts.watchNamespaces, "watch-namespaces", "comma-separated namespaces to look after; default: all")
 	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
 	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
-	flags.BoolVar(&opts.provePods, "prove-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
+	flags.BoolVar(&opts.verifyPods, "verify-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
 	flags.StringVar(&opts.clusterID, "cluster-id", "Kubernetes", "the cluster's name in the mesh, as its proxies report it in CLUSTER_ID")
 }
 
@@ -80,7 +81,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.DurationVar(&opts.pollInterval, "image-poll-interval", 5*time.Minute, "how often an image is asked for, to notice a tag that moved")
 	flags.Var(&opts.deniedNetworks, "denied-networks", "comma-separated networks (CIDR) in which no registry may be")
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
-	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+module.RegistryAnnotation)
+	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
 	flags.Int64Var(&opts.limits.ModuleBytes, "max-module-bytes", opts.limits.ModuleBytes, "largest module")

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
 )
 
 func parse(args ...string) (options, error) {
@@ -48,7 +48,7 @@ func TestOptionsReadLists(t *testing.T) {
 
 func TestOptionsDenyLoopbackAndLinkLocalUnlessTold(t *testing.T) {
 	opts, err := parse()
-	if err != nil || !slices.Equal(opts.deniedNetworks, module.DefaultDeniedNetworks) {
+	if err != nil || !slices.Equal(opts.deniedNetworks, pull.DefaultDeniedNetworks) {
 		t.Fatalf("denied networks: %v, %v", opts.deniedNetworks, err)
 	}
 	if opts, err = parse("--denied-networks="); err != nil || len(opts.deniedNetworks) != 0 {

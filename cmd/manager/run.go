@@ -25,10 +25,16 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/controllers"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
@@ -68,11 +74,11 @@ func run(ctx context.Context, opts options) error {
 	config.QPS = -1
 	// Each write of an EnvoyFilter is answered with the same warning.
 	config.WarningHandlerWithContext = log.NewKubeAPIWarningLogger(log.KubeAPIWarningLoggerOptions{Deduplicate: true})
-	store, err := module.OpenStore(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
+	modules, err := store.Open(opts.moduleStore, opts.moduleStoreBytes, clock.RealClock{})
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(opts.moduleServerAddress, store)
+	server, err := serve.New(opts.moduleServerAddress, modules)
 	if err != nil {
 		return err
 	}
@@ -83,7 +89,7 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, store); err != nil {
+	if err := addControllers(ctx, manager, config, opts, modules); err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
@@ -105,8 +111,8 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 		Scheme: scheme,
 		// To ask which kinds are namespaced would keep a replica that restarts
 		// while the API server is away from serving modules.
-		MapperProvider:                controllers.NamespacedMapper(scheme),
-		Cache:                         controllers.CacheOptions(opts.watchNamespaces),
+		MapperProvider:                filterdeployment.NamespacedMapper(scheme),
+		Cache:                         filterdeployment.CacheOptions(opts.watchNamespaces),
 		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
 		HealthProbeBindAddress:        opts.healthAddress,
 		Controller:                    ctrlconfig.Controller{CacheSyncTimeout: syncTimeout},
@@ -126,66 +132,66 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, store *module.Store) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
 	}
-	puller := module.NewPuller(module.PullerOptions{
+	puller := pull.NewClient(pull.Options{
 		DeniedNetworks:    opts.deniedNetworks,
 		AllowedRegistries: opts.allowedRegistries,
 		Limits:            opts.limits,
 	})
-	filterDeployments, revisions := &controllers.Waker{}, &controllers.Waker{}
-	replicas, err := peers.New(ctx, opts.peers, store, filterDeployments.Wake)
+	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
+	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)
 	if err != nil {
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
-	reconciler := &controllers.FilterDeploymentReconciler{
+	finder := func(wakes *waker.Waker) source.Finder {
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
+	}
+	reconciler := &filterdeployment.Reconciler{
 		Client:             manager.GetClient(),
 		Reader:             manager.GetAPIReader(),
-		Modules:            newResolver(store, puller, opts, filterDeployments),
-		Store:              store,
+		Finder:             finder(filterDeployments),
+		Store:              modules,
 		Peers:              replicas,
-		Outputs:            controllers.NewOutputKinds(kinds),
+		Outputs:            outputkinds.New(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
 		AllowRootNamespace: opts.allowRootNamespace,
-		LegacyPullSecrets:  opts.legacyPullSecrets,
 		RecheckInterval:    min(opts.pollInterval, recheckInterval),
 		Clock:              clock.RealClock{},
 	}
-	if opts.provePods {
+	if opts.verifyPods {
 		reconciler.Prober = dataplane.New(filterDeployments.WakeSoon)
 		if err := manager.Add(reconciler.Prober); err != nil {
 			return fmt.Errorf("adding the prober: %w", err)
 		}
 	}
-	keeper := &controllers.ModuleKeeper{
-		Client:            manager.GetClient(),
-		Reader:            manager.GetAPIReader(),
-		Modules:           newResolver(store, puller, opts, revisions),
-		Store:             store,
-		Peers:             replicas,
-		LegacyPullSecrets: opts.legacyPullSecrets,
-		RecheckInterval:   min(opts.pollInterval, recheckInterval),
+	keeper := &modulekeeper.Reconciler{
+		Client:          manager.GetClient(),
+		Finder:          finder(revisions),
+		Store:           modules,
+		Peers:           replicas,
+		RecheckInterval: min(opts.pollInterval, recheckInterval),
 	}
 	return errors.Join(
 		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
-		manager.Add(reconciler.Modules),
-		manager.Add(keeper.Modules),
-		metrics.Registry.Register(store),
-		metrics.Registry.Register(controllers.NewStatusCollector(manager.GetClient(), manager.Elected())),
+		manager.Add(reconciler.Finder.Modules),
+		manager.Add(keeper.Finder.Modules),
+		metrics.Registry.Register(modules),
+		metrics.Registry.Register(filterdeployment.NewStatusCollector(manager.GetClient(), manager.Elected())),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
 		keeper.SetupWithManager(manager, revisions),
 	)
 }
 
-func newResolver(store *module.Store, puller *module.Puller, opts options, waker *controllers.Waker) *module.Resolver {
-	return module.NewResolver(store, puller, module.ResolverOptions{
+func newResolver(modules *store.Store, puller *pull.Client, opts options, wakes *waker.Waker) *resolve.Resolver {
+	return resolve.New(modules, puller, resolve.Options{
 		PollInterval: opts.pollInterval,
-		Workers:      module.DefaultWorkers,
-		Wake:         waker.Wake,
+		Workers:      resolve.DefaultWorkers,
+		Wake:         wakes.Wake,
 		Clock:        clock.RealClock{},
 	})
 }
@@ -194,7 +200,7 @@ func newResolver(store *module.Store, puller *module.Puller, opts options, waker
 // what is named, and it has copied what is named from another replica, or had
 // a minute for it. Once ready it stays so: an image that is gone from its
 // registry must not take the module server away.
-func readiness(informers cache.Cache, keeper *controllers.ModuleKeeper) healthz.Checker {
+func readiness(informers cache.Cache, keeper *modulekeeper.Reconciler) healthz.Checker {
 	begin := time.Now()
 	var ready atomic.Bool
 	return func(request *http.Request) error {

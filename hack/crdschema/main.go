@@ -3,9 +3,9 @@
 //
 //   - the schema of spec.filter.config: a value that is a string or an object has
 //     no type of its own, and no rule can see it;
-//   - bounds inside spec.deployment.istio.selector, whose type is not ours;
-//   - the rules over spec.filter and spec.deployment together, which are made of
-//     the same parts again and again.
+//   - bounds inside spec.deployment.istio.selector, whose type is Kubernetes' own;
+//   - the rules that the renderer checks, too: their sentences come from
+//     internal/rules, which a marker cannot refer to.
 package main
 
 import (
@@ -55,7 +55,7 @@ func completeVersions(crd map[string]any) error {
 	for _, version := range versions {
 		version, ok := version.(map[string]any)
 		if !ok {
-			return errors.New("spec.versions holds something that is no version")
+			return errors.New("spec.versions has an entry that is not a version")
 		}
 		spec, err := property(version, "schema", "openAPIV3Schema", "properties", "spec")
 		if err != nil {
@@ -77,17 +77,24 @@ func completeSpec(spec map[string]any) error {
 	if err != nil {
 		return err
 	}
-	selector, err := property(spec, "properties", "deployment", "properties", "istio", "properties", "selector")
+	istio, err := property(spec, "properties", "deployment", "properties", "istio")
+	if err != nil {
+		return err
+	}
+	selector, err := property(istio, "properties", "selector")
 	if err != nil {
 		return err
 	}
 	setConfig(config)
 	filter["not"] = map[string]any{"required": []any{"config", "configFrom"}}
-	spec["x-kubernetes-validations"] = ruleList()
-	return boundSelector(selector)
+	return errors.Join(
+		addRules(spec, specLevel), addRules(filter, filterLevel), addRules(istio, istioLevel),
+		boundSelector(selector),
+	)
 }
 
-// property is the schema at a path; what is written into it stays.
+// property returns the schema at a path. What the caller writes into it becomes
+// part of the CRD.
 func property(schema map[string]any, path ...string) (map[string]any, error) {
 	value, _, err := unstructured.NestedFieldNoCopy(schema, path...)
 	if err != nil {

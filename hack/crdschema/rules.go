@@ -1,14 +1,21 @@
 package main
 
-// What the rules are made of. Optional chaining would be shorter; API servers
-// know it from 1.30, and the operator asks for 1.29.
+import (
+	"fmt"
+	"strings"
+
+	"github.com/wasme-io/wasme-operator/internal/rules"
+)
+
+// What the rules are made of. Optional chaining would be shorter, but API servers
+// have it only since 1.30, and the operator supports 1.29.
 const (
 	hasIstio = `has(self.deployment) && has(self.deployment.istio)`
-	// otherOutput: not an EnvoyFilter.
+	// otherOutput holds when the output is not an EnvoyFilter.
 	otherOutput = `(` + hasIstio + ` && has(self.deployment.istio.output) && self.deployment.istio.output != 'EnvoyFilter')`
-	// noTargetRefs: workloads are selected.
+	// noTargetRefs holds when workloads are selected.
 	noTargetRefs = `(!has(self.deployment) || !has(self.deployment.istio) || !has(self.deployment.istio.targetRefs) || size(self.deployment.istio.targetRefs) == 0)`
-	// served: not from the registry.
+	// served holds when proxies do not pull the image.
 	served = `(!has(self.deployment) || !has(self.deployment.istio) || !has(self.deployment.istio.distribution) || self.deployment.istio.distribution == 'Served')`
 
 	gateway   = `(has(self.filter.patchContext) && self.filter.patchContext == 'gateway')`
@@ -18,60 +25,53 @@ const (
 	hasSecret = `(has(self.filter.imagePullOptions) && has(self.filter.imagePullOptions.pullSecret) && size(self.filter.imagePullOptions.pullSecret) > 0)`
 )
 
-// specRule is what must be true of a spec, and what the API server says when it
-// is not, about the field at the path. internal/render says the same of objects
-// that were stored before there was the rule.
-type specRule struct{ expression, message, path string }
-
-var specRules = []specRule{
-	{
-		`!` + hasPlace + ` || !` + hasPhase + ` || ` + otherOutput,
-		"an EnvoyFilter has no phases: say first, before or after, or set deployment.istio.output to WasmPlugin or TrafficExtension",
-		".filter.position",
-	},
-	{
-		`!` + hasPlace + ` || ` + hasPhase + ` || !` + otherOutput,
-		"only an EnvoyFilter can say first, before or after: say phase, or leave deployment.istio.output out",
-		".filter.position",
-	},
-	{
-		noTargetRefs + ` || ` + otherOutput + ` || ` + gateway,
-		"an EnvoyFilter reaches gateways, not waypoints: set filter.patchContext to gateway, or deployment.istio.output to WasmPlugin or TrafficExtension",
-		".deployment.istio.targetRefs",
-	},
-	{
-		noTargetRefs + ` || !has(self.filter.patchContext) || self.filter.patchContext != 'outbound'`,
-		"what targetRefs name has no outbound traffic: set patchContext to gateway for gateways, to inbound for waypoints",
-		".filter.patchContext",
-	},
-	{
-		noTargetRefs + ` || !` + gateway + ` || self.deployment.istio.targetRefs.all(ref, ref.kind != 'Service')`,
-		"the proxy of a Service is a waypoint: set patchContext to inbound",
-		".filter.patchContext",
-	},
-	{
-		noTargetRefs + ` || ` + noPorts + ` || ` + gateway,
-		"waypoints cannot tell ports apart: leave ports out, or set patchContext to gateway for gateways",
-		".filter.ports",
-	},
-	{
-		served + ` || has(self.filter.image)`,
-		"proxies pull nothing but images: name one in filter.image, or leave distribution out",
-		".deployment.istio.distribution",
-	},
-	{
-		served + ` || ` + otherOutput + ` || !` + hasSecret,
-		"an EnvoyFilter would show the credential to all who read it: leave pullSecret or deployment.istio.distribution out, or set deployment.istio.output to WasmPlugin or TrafficExtension",
-		".filter.imagePullOptions.pullSecret",
-	},
+// levelRule is a rule of the schema at a level, whose value the expression calls
+// self. The level is spec where the rule needs both its parts.
+type levelRule struct {
+	level      string
+	rule       *rules.Rule
+	expression string
 }
 
-func ruleList() []any {
-	var list []any
-	for _, rule := range specRules {
-		list = append(list, map[string]any{
-			"rule": rule.expression, "message": rule.message, "fieldPath": rule.path,
-		})
+const (
+	specLevel   = "spec"
+	filterLevel = "spec.filter"
+	istioLevel  = "spec.deployment.istio"
+)
+
+// levelRules are the rules that internal/render checks, too.
+var levelRules = []levelRule{
+	{filterLevel, rules.NotOneSource, `[has(self.image), has(self.url), has(self.configMap)].exists_one(given, given)`},
+	{filterLevel, rules.URLWithoutDigest, `!has(self.url) || has(self.sha256)`},
+	{filterLevel, rules.PortsOfAllTraffic, `!has(self.ports) || size(self.ports) == 0 || !has(self.patchContext) || self.patchContext != 'any'`},
+	{istioLevel, rules.ServiceInEnvoyFilter, `!has(self.targetRefs) || (has(self.output) && self.output != 'EnvoyFilter') || self.targetRefs.all(ref, ref.kind != 'Service')`},
+	{specLevel, rules.PhaseInEnvoyFilter, `!` + hasPlace + ` || !` + hasPhase + ` || ` + otherOutput},
+	{specLevel, rules.PositionWithoutPhase, `!` + hasPlace + ` || ` + hasPhase + ` || !` + otherOutput},
+	{specLevel, rules.WaypointInEnvoyFilter, noTargetRefs + ` || ` + otherOutput + ` || ` + gateway},
+	{specLevel, rules.OutboundOfTargetRef, noTargetRefs + ` || !has(self.filter.patchContext) || self.filter.patchContext != 'outbound'`},
+	{specLevel, rules.GatewayTrafficOfService, noTargetRefs + ` || !` + gateway + ` || self.deployment.istio.targetRefs.all(ref, ref.kind != 'Service')`},
+	{specLevel, rules.PortsOfWaypoint, noTargetRefs + ` || ` + noPorts + ` || ` + gateway},
+	{specLevel, rules.RegistryWithoutImage, served + ` || has(self.filter.image)`},
+	{specLevel, rules.PullSecretInEnvoyFilter, served + ` || ` + otherOutput + ` || !` + hasSecret},
+}
+
+// addRules adds the rules of a level to its schema, after those of its markers.
+func addRules(schema map[string]any, level string) error {
+	const key = "x-kubernetes-validations"
+	list, ok := schema[key].([]any)
+	if _, found := schema[key]; found && !ok {
+		return fmt.Errorf("%s: the rules are not a list", level)
 	}
-	return list
+	for _, r := range levelRules {
+		if r.level != level {
+			continue
+		}
+		entry := map[string]any{"rule": r.expression, "message": r.rule.Message()}
+		if path := strings.TrimPrefix(r.rule.Field, level); path != "" {
+			entry["fieldPath"] = path
+		}
+		list = append(list, entry)
+	}
+	schema[key] = list
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,12 +15,17 @@ import (
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
+	"github.com/wasme-io/wasme-operator/test/mesh/progress"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 const (
-	// patience bounds the wait for a change to reach all proxies.
+	// patience bounds the wait for a change to reach all proxies, and for the
+	// operator to report it.
 	patience = 30 * time.Second
+	// notice bounds the wait for the operator to report that pods do not run what
+	// they should: it gives them 30 seconds, and asks them once in a while.
+	notice = time.Minute
 	// watched is how long traffic is watched while nothing may change.
 	watched = 3 * time.Second
 
@@ -36,6 +40,9 @@ const (
 // demo is the state that the steps share.
 type demo struct {
 	keep     bool
+	out      *progress.Printer
+	programs *binaries.Source
+	folder   string // of the mesh; empty: none yet
 	mesh     *mesh.Mesh
 	bookinfo []*mesh.Running
 	httpbin  *mesh.Running
@@ -46,47 +53,84 @@ type demo struct {
 
 type step struct {
 	title string
-	run   func(context.Context) error
+	// expect says what the step does, what will be seen, and how long that may take.
+	expect string
+	run    func(context.Context) error
 }
 
 func (d *demo) steps() []step {
 	return []step{
-		{"Start a mesh: API server, istiod, a registry, bookinfo and httpbin behind real sidecars", d.startMesh},
-		{"Push two filters to the registry: hello, and one that crashes", d.pushFilters},
-		{"Install and run the operator", d.startOperator},
-		{"Apply a FilterDeployment: every Deployment of bookinfo answers `hello: world`", d.apply("world", "world")},
-		{"Change its configuration to goodbye", d.apply("goodbye", "goodbye")},
-		{"Break it: a configuration that the module refuses; traffic still gets goodbye", d.breakIt},
-		{"Meanwhile, the same filter without configuration on httpbin", d.mendHTTPBin},
-		{"Update httpbin to the filter that crashes on some requests: READY is False", d.crash},
-		{"Mend httpbin: READY is True again", d.mendHTTPBin},
-		{"By now bookinfo says, too, what became of its configuration", d.tellRefusal},
-		{"Mend bookinfo", d.apply("mended", "mended")},
-		{"Delete both: the header is gone, and so is all that was made", d.delete},
+		{"Prepare the programs",
+			"What this machine does not have yet is built from pinned sources: about a quarter of an hour on two cores, once.", d.prepare},
+		{"Start a mesh",
+			"An API server, istiod, a registry, and the workloads of bookinfo and httpbin behind Envoy sidecars: about 30 s.", d.startMesh},
+		{"Push two filters to the registry",
+			"hello adds the response header `hello`. trap does so too, but crashes on some requests.", d.pushFilters},
+		{"Install and run the operator",
+			"kubectl applies config/default, and the operator runs with the rights of its service account only: about 10 s.", d.startOperator},
+		{"Apply a FilterDeployment to bookinfo",
+			"Expect `hello: world` from all six Deployments, without a restart of any pod, usually within 10 s.", d.apply("world", "world")},
+		{"Change its configuration",
+			"Expect `hello: goodbye` from all of them, usually within 5 s.", d.apply("goodbye", "goodbye")},
+		{"Give it a configuration that the filter refuses",
+			"Expect that no request fails: each Envoy refuses the configuration and still answers `hello: goodbye`.", d.refuse},
+		{"Apply the same filter without a configuration to httpbin",
+			"Expect `hello: world`, the filter's default, usually within 5 s.", d.fixHTTPBin},
+		{"Update httpbin to the filter that crashes on some requests",
+			"Expect status 503 for each of those, and READY False with the reason Crashing, usually within 30 s.", d.crash},
+		{"Put the filter that works back on httpbin",
+			"Expect READY True again, usually within 10 s.", d.fixHTTPBin},
+		{"See what is reported about the refused configuration of bookinfo",
+			"Expect READY False with the reason OlderRevision: the operator waits 30 s before it says so, and most of them have passed.", d.seeRefusal},
+		{"Fix the configuration of bookinfo",
+			"Expect `hello: fixed` and READY True, usually within 5 s.", d.apply("fixed", "fixed")},
+		{"Delete both FilterDeployments",
+			"Expect that no response has the header, and that nothing the operator made is left, usually within 5 s.", d.delete},
 	}
 }
 
+func (d *demo) printf(format string, arguments ...any) { fmt.Fprintf(d.out, format, arguments...) }
+
+// waitFor shows what is being waited for while it takes more than a moment.
+func (d *demo) waitFor(what string, usual time.Duration, wait func() error) error {
+	end := d.out.Begin("waiting for "+what, usual)
+	err := wait()
+	end(err)
+	return err
+}
+
 func (d *demo) startMesh(ctx context.Context) (err error) {
-	options := mesh.Options{Log: os.Stdout}
-	if d.keep {
-		options.Folder, options.Detached = mesh.DefaultFolder(), true // where mesh-down looks
+	if err := d.chooseFolder(); err != nil {
+		return err
 	}
-	if d.mesh, err = mesh.Start(ctx, options); err != nil {
+	err = d.waitFor("the control plane and istiod", 20*time.Second, func() (err error) {
+		d.mesh, err = mesh.Start(ctx, mesh.Options{Folder: d.folder, Log: d.out, Programs: d.programs, Detached: d.keep})
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	for _, workload := range mesh.Bookinfo() {
-		running, err := d.mesh.StartWorkload(ctx, workload)
+		running, err := d.startWorkload(ctx, workload)
 		if err != nil {
 			return err
 		}
 		d.bookinfo = append(d.bookinfo, running)
-		fmt.Printf("   %-16s %s\n", workload.Name, running.URL)
 	}
-	if d.httpbin, err = d.mesh.StartWorkload(ctx, mesh.HTTPBin()); err != nil {
+	d.httpbin, err = d.startWorkload(ctx, mesh.HTTPBin())
+	return err
+}
+
+func (d *demo) startWorkload(ctx context.Context, workload mesh.Workload) (running *mesh.Running, err error) {
+	err = d.waitFor("the sidecar of "+workload.Name, 0, func() (err error) {
+		running, err = d.mesh.StartWorkload(ctx, workload)
 		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	fmt.Printf("   %-16s %s\n", "httpbin", d.httpbin.URL)
-	return nil
+	d.printf("   %-16s %s\n", workload.Name, running.URL)
+	return running, nil
 }
 
 func (d *demo) pushFilters(ctx context.Context) (err error) {
@@ -107,7 +151,7 @@ func (d *demo) push(ctx context.Context, filter string) (string, error) {
 		return "", err
 	}
 	reference := fmt.Sprintf("%s/demo/%s:v1", d.mesh.Registry(), filter)
-	fmt.Printf("   %s, %d bytes\n", reference, len(module))
+	d.printf("   %s, %d bytes\n", reference, len(module))
 	return reference, registry.Push(ctx, reference, image)
 }
 
@@ -115,12 +159,14 @@ func (d *demo) startOperator(ctx context.Context) error {
 	if err := d.mesh.InstallOperator(ctx); err != nil {
 		return err
 	}
-	operator, err := d.mesh.StartOperator(ctx, mesh.OperatorOptions{})
-	if err != nil {
-		return err
-	}
-	fmt.Println("   modules are served at", operator.ModuleServerURL)
-	return nil
+	return d.waitFor("the operator", 10*time.Second, func() error {
+		operator, err := d.mesh.StartOperator(ctx, mesh.OperatorOptions{})
+		if err != nil {
+			return err
+		}
+		d.printf("   modules are served at %s\n", operator.ModuleServerURL)
+		return nil
+	})
 }
 
 // apply applies the FilterDeployment with a configuration and waits for the
@@ -131,10 +177,10 @@ func (d *demo) apply(configuration, want string) func(context.Context) error {
 			return err
 		}
 		for _, workload := range d.bookinfo {
-			if err := awaitHeader(ctx, workload, want); err != nil {
+			if err := d.awaitHeader(ctx, workload, want); err != nil {
 				return err
 			}
-			fmt.Printf("   %-16s hello: %s\n", workload.Workload.Name, want)
+			d.printf("   %-16s hello: %s\n", workload.Workload.Name, want)
 		}
 		return d.show(ctx, "bookinfo")
 	}
@@ -162,14 +208,14 @@ spec:
 `, name, d.hello, configuration)
 }
 
-// breakIt gives the module a configuration that it refuses. The proxies go on
-// with the one before; no request fails.
-func (d *demo) breakIt(ctx context.Context) error {
+// refuse gives the module a configuration that it refuses. The proxies keep the
+// one before; no request fails.
+func (d *demo) refuse(ctx context.Context) error {
 	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
 		return err
 	}
 	for _, workload := range d.bookinfo {
-		if err := awaitRefusal(ctx, workload); err != nil {
+		if err := d.awaitRefusal(ctx, workload); err != nil {
 			return err
 		}
 	}
@@ -184,22 +230,30 @@ func (d *demo) breakIt(ctx context.Context) error {
 			return fmt.Errorf("%s answered %d with hello: %q", workload.Workload.Name, status, header)
 		}
 	}
-	fmt.Printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", len(d.bookinfo), requests, watched)
+	d.printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", len(d.bookinfo), requests, watched)
 	return nil
 }
 
-func awaitRefusal(ctx context.Context, workload *mesh.Running) error {
-	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+func (d *demo) awaitRefusal(ctx context.Context, workload *mesh.Running) error {
+	what := fmt.Sprintf("the Envoy of %s to refuse the configuration", workload.Workload.Name)
+	return d.poll(ctx, what, 20*time.Millisecond, func(ctx context.Context) (bool, error) {
 		refused, err := workload.RefusedUpdates(ctx)
 		return refused > 0, err
 	})
+}
+
+// poll waits until done returns true.
+func (d *demo) poll(ctx context.Context, what string, interval time.Duration, done wait.ConditionWithContextFunc) error {
+	err := d.waitFor(what, 0, func() error {
+		return wait.PollUntilContextTimeout(ctx, interval, patience, true, done)
+	})
 	if err != nil {
-		return fmt.Errorf("waiting for the Envoy of %s to refuse the configuration: %w", workload.Workload.Name, err)
+		return fmt.Errorf("waiting for %s: %w", what, err)
 	}
 	return nil
 }
 
-func (d *demo) mendHTTPBin(ctx context.Context) error {
+func (d *demo) fixHTTPBin(ctx context.Context) error {
 	if err := d.applyHTTPBin(ctx, d.hello); err != nil {
 		return err
 	}
@@ -225,14 +279,14 @@ spec:
 	if err := d.awaitReady(ctx, "httpbin"); err != nil {
 		return err
 	}
-	if err := awaitHeader(ctx, d.httpbin, "world"); err != nil {
+	if err := d.awaitHeader(ctx, d.httpbin, "world"); err != nil {
 		return err
 	}
-	fmt.Printf("   %-16s hello: world\n", "httpbin")
+	d.printf("   %-16s hello: world\n", "httpbin")
 	return nil
 }
 
-// crash has httpbin run a module that works until a request comes that it
+// crash has httpbin run a module that works until it gets a request that it
 // crashes on.
 func (d *demo) crash(ctx context.Context) error {
 	if err := d.applyHTTPBin(ctx, d.trap); err != nil {
@@ -255,13 +309,13 @@ func (d *demo) crash(ctx context.Context) error {
 	if answers[http.StatusServiceUnavailable] < crashing {
 		return fmt.Errorf("the module does not crash: answers by status: %v", answers)
 	}
-	fmt.Printf("   %d requests, %d of which crash the module: %d × 200, %d × 503\n",
+	d.printf("   %d requests, %d of which crash the module: %d × 200, %d × 503\n",
 		requestsToTrap, crashing, answers[http.StatusOK], answers[http.StatusServiceUnavailable])
-	return d.tell(ctx, "httpbin", "hello", wasmev1.ReasonCrashing)
+	return d.showFailure(ctx, "httpbin", "hello", wasmev1.ReasonCrashing)
 }
 
-func (d *demo) tellRefusal(ctx context.Context) error {
-	return d.tell(ctx, "bookinfo", name, wasmev1.ReasonOlderRevision)
+func (d *demo) seeRefusal(ctx context.Context) error {
+	return d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonOlderRevision)
 }
 
 func (d *demo) delete(ctx context.Context) error {
@@ -272,17 +326,17 @@ func (d *demo) delete(ctx context.Context) error {
 		return err
 	}
 	for _, workload := range append(d.bookinfo, d.httpbin) {
-		if err := awaitHeader(ctx, workload, ""); err != nil {
+		if err := d.awaitHeader(ctx, workload, ""); err != nil {
 			return err
 		}
 	}
-	fmt.Println("   no workload answers with the header")
+	d.printf("   no response has the header\n")
 	return d.awaitNothingLeft(ctx)
 }
 
 func (d *demo) awaitNothingLeft(ctx context.Context) error {
 	var left string
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+	err := d.poll(ctx, "the garbage collector", 200*time.Millisecond, func(ctx context.Context) (bool, error) {
 		out, err := d.mesh.Kubectl(ctx, "get", "envoyfilters,controllerrevisions,filterdeployments", "--all-namespaces", "--output=name")
 		left = strings.TrimSpace(out)
 		return left == "", err
@@ -290,7 +344,7 @@ func (d *demo) awaitNothingLeft(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("left behind: %s: %w", left, err)
 	}
-	fmt.Println("   no EnvoyFilter, ControllerRevision or FilterDeployment is left")
+	d.printf("   no EnvoyFilter, ControllerRevision or FilterDeployment is left\n")
 	return nil
 }
 
@@ -310,7 +364,7 @@ func (d *demo) applyYAML(ctx context.Context, yaml string) error {
 	return err
 }
 
-// show prints what a user sees, once the operator has said that it is ready.
+// show prints what a user sees once READY is True.
 func (d *demo) show(ctx context.Context, namespace string) error {
 	if err := d.awaitReady(ctx, namespace); err != nil {
 		return err
@@ -319,28 +373,34 @@ func (d *demo) show(ctx context.Context, namespace string) error {
 }
 
 func (d *demo) awaitReady(ctx context.Context, namespace string) error {
-	_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--for=condition=Ready", "--timeout=30s", "filterdeployments", "--all")
-	return err
+	return d.waitFor("READY True in "+namespace, 0, func() error {
+		_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--for=condition=Ready",
+			fmt.Sprintf("--timeout=%s", patience), "filterdeployments", "--all")
+		return err
+	})
 }
 
-// tell prints what a user sees, once READY is False for a reason, and the
-// operator's words for it.
-func (d *demo) tell(ctx context.Context, namespace, filterDeployment, reason string) error {
+// showFailure prints what a user sees once READY is False for a reason, and the
+// operator's message.
+func (d *demo) showFailure(ctx context.Context, namespace, filterDeployment, reason string) error {
 	const ready = `.status.conditions[?(@.type=="Ready")]`
-	_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, "--timeout=60s",
-		fmt.Sprintf("--for=jsonpath={%s.reason}=%s", ready, reason), "filterdeployment/"+filterDeployment)
+	err := d.waitFor(fmt.Sprintf("READY False with the reason %s", reason), 30*time.Second, func() error {
+		_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, fmt.Sprintf("--timeout=%s", notice),
+			fmt.Sprintf("--for=jsonpath={%s.reason}=%s", ready, reason), "filterdeployment/"+filterDeployment)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	if err := d.print(ctx, namespace); err != nil {
 		return err
 	}
-	words, err := d.mesh.Kubectl(ctx, "get", "--namespace="+namespace, "filterdeployment/"+filterDeployment,
+	message, err := d.mesh.Kubectl(ctx, "get", "--namespace="+namespace, "filterdeployment/"+filterDeployment,
 		fmt.Sprintf("--output=jsonpath={%[1]s.reason}: {%[1]s.message}", ready))
 	if err != nil {
 		return err
 	}
-	fmt.Printf("   %s\n", words)
+	d.printf("   %s\n", message)
 	return nil
 }
 
@@ -349,45 +409,27 @@ func (d *demo) print(ctx context.Context, namespace string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n   $ kubectl get filterdeployments --namespace=%s\n", namespace)
+	d.printf("\n   $ kubectl get filterdeployments --namespace=%s\n", namespace)
 	for line := range strings.Lines(out) {
-		fmt.Print("   ", line)
+		d.printf("   %s", line)
 	}
-	return nil
-}
-
-// explain says how to go on by hand.
-func (d *demo) explain(ctx context.Context) error {
-	kubectl, err := binaries.Kubectl.Path(ctx, os.Stdout)
-	if err != nil {
-		return err
-	}
-	sample := filepath.Join(d.mesh.Folder(), "filterdeployment.yaml")
-	if err := os.WriteFile(sample, []byte(d.bookinfoYAML("world")), 0o600); err != nil {
-		return err
-	}
-	fmt.Printf(`
-Everything is still running. Go on by hand:
-   export KUBECONFIG=%s PATH=%s:$PATH
-   kubectl apply --filename %s
-   kubectl get filterdeployments --all-namespaces --output=wide
-   curl --include %s
-To end it all:
-   make mesh-down
-`, d.mesh.Kubeconfig(), filepath.Dir(kubectl), sample, d.bookinfo[0].URL)
 	return nil
 }
 
 // awaitHeader waits until a workload answers 200 with this value of the header.
-func awaitHeader(ctx context.Context, workload *mesh.Running, want string) error {
+func (d *demo) awaitHeader(ctx context.Context, workload *mesh.Running, want string) error {
+	what := fmt.Sprintf("hello: %q from %s", want, workload.Workload.Name)
+	if want == "" {
+		what = "responses without the header from " + workload.Workload.Name
+	}
 	var last string
-	err := wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+	err := d.poll(ctx, what, 20*time.Millisecond, func(ctx context.Context) (bool, error) {
 		status, header, err := get(ctx, workload.URL, nil)
 		last = fmt.Sprintf("%d with hello: %q, %v", status, header, err)
 		return err == nil && status == http.StatusOK && header == want, nil
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for hello: %q from %s: %w; it answered %s", want, workload.Workload.Name, err, last)
+		return fmt.Errorf("%w; it answered %s", err, last)
 	}
 	return nil
 }

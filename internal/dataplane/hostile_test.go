@@ -126,7 +126,11 @@ func TestHostileSidecars(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			begin := time.Now()
 			allocated := allocations()
-			got := scraper.look(t.Context(), &job{at: at, lane: &lane{patience: patientTime}})
+			patience := patientTime
+			if c.want == FailureTimeout {
+				patience = quickTime // it is waited out
+			}
+			got := scraper.look(t.Context(), &job{at: at, lane: &lane{patience: patience}})
 			if got.failure != c.want || got.plugins != nil {
 				t.Errorf("got %q and %d plugins, want %q", got.failure, len(got.plugins), c.want)
 			}
@@ -151,6 +155,7 @@ func allocations() uint64 {
 }
 
 func TestHostileSidecarsDoNotKeepOthersFromBeingProven(t *testing.T) {
+	t.Parallel()
 	s := startSidecars(t)
 	var bad []Target
 	for _, c := range hostile("http://192.0.2.1/") {

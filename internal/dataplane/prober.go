@@ -162,16 +162,39 @@ func (p *Prober) Expect(owner types.NamespacedName, targets []Target) []Verdict 
 	return verdicts
 }
 
-// Proven tells whether a pod was seen to run the plugin that owner expects of it.
-func (p *Prober) Proven(owner types.NamespacedName, target Target) bool {
+// Seen is what is known of a pod, as one owner asked for it.
+type Seen struct {
+	// Plugin is what the owner expected of the pod when it asked last; empty when
+	// it never did, or the pod has another address now.
+	Plugin string
+	// Verdict is on that plugin.
+	Verdict Verdict
+}
+
+// On returns the verdict on a plugin: the zero value when another one was expected.
+func (s Seen) On(plugin string) Verdict {
+	if s.Plugin != plugin {
+		return Verdict{}
+	}
+	return s.Verdict
+}
+
+// Seen returns what is known of pods that the owner asked for, in their order.
+// It changes nothing.
+func (p *Prober) Seen(owner types.NamespacedName, pods []Pod) []Seen {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known := p.pods[target.Pod.UID]
-	if known == nil {
-		return false
+	seen := make([]Seen, len(pods))
+	for i, at := range pods {
+		known := p.pods[at.UID]
+		if known == nil || known.Pod != at {
+			continue
+		}
+		if w := known.watchOf(owner); w != nil {
+			seen[i] = Seen{Plugin: w.plugin, Verdict: w.verdict}
+		}
 	}
-	w := known.watchOf(owner)
-	return w != nil && w.plugin == target.Plugin && w.verdict.Proven()
+	return seen
 }
 
 // expect takes one target over; what is new makes the pod's next probe urgent.

@@ -324,6 +324,7 @@ func TestAPodThatMovedIsAskedAnew(t *testing.T) {
 
 // An answer that was on its way when the pod moved is about another sidecar.
 func TestAnAnswerFromAFormerAddressIsNotCounted(t *testing.T) {
+	t.Parallel()
 	s := startSidecars(t)
 	asked, answer := make(chan struct{}), make(chan struct{})
 	target := Target{Plugin: greeting, Pod: s.pod(1, func(w http.ResponseWriter, r *http.Request) {
@@ -361,6 +362,7 @@ func TestIPv6Pods(t *testing.T) {
 }
 
 func TestDeadPodsDoNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
 	s := startSidecars(t)
 	var live, dead []Target
 	for i := range 4 * quickWorkers {
@@ -386,6 +388,7 @@ func TestDeadPodsDoNotHoldUpOthers(t *testing.T) {
 }
 
 func TestWhatNeedsPatienceGetsIt(t *testing.T) {
+	t.Parallel()
 	s := startSidecars(t)
 	slow := func(w http.ResponseWriter, r *http.Request) {
 		select {

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,61 +16,41 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
-// sidecars is one server that answers at every address of 127.0.0.0/8 as the
-// sidecar of the pod that has this address.
+// sidecars are the sidecars of all pods, at one port.
 type sidecars struct {
+	*sidecar.Server
 	port uint16
-
-	mu      sync.Mutex
-	answers map[netip.Addr]http.HandlerFunc
-	asked   map[netip.Addr]int
 }
+
+// Ways in which a sidecar answers: with a page, or never.
+var (
+	text    = sidecar.Page
+	silence = sidecar.Silence
+)
 
 func startSidecars(tb testing.TB) *sidecars {
 	tb.Helper()
-	s := &sidecars{answers: map[netip.Addr]http.HandlerFunc{}, asked: map[netip.Addr]int{}}
-	listener, err := net.Listen("tcp4", ":0")
+	server, err := sidecar.Start(http.NotFound)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s.port = uint16(listener.Addr().(*net.TCPAddr).Port)
-	server := httptest.NewUnstartedServer(s)
-	server.Listener.Close()
-	server.Listener = listener
-	server.Start()
-	tb.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
-	})
-	return s
-}
-
-func (s *sidecars) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	local := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).AddrPort().Addr().Unmap()
-	s.mu.Lock()
-	s.asked[local]++
-	answer := s.answers[local]
-	s.mu.Unlock()
-	answer(w, r)
+	tb.Cleanup(server.Close)
+	return &sidecars{server, server.Port()}
 }
 
 // pod returns the pod with this number, which answers in that way from now on.
 func (s *sidecars) pod(number int, answer http.HandlerFunc) Pod {
 	address := netip.AddrFrom4([4]byte{127, 1 + byte(number>>16), byte(number >> 8), byte(number)})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.answers[address] = answer
+	s.Answer(answer, address)
 	return Pod{UID: types.UID(fmt.Sprintf("00000000-0000-0000-0000-%012d", number)), Address: address, StatsPort: s.port, AgentPort: s.port}
 }
 
 // requests that came for a pod.
-func (s *sidecars) requests(pod Pod) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked[pod.Address]
-}
+func (s *sidecars) requests(pod Pod) int { return s.Requests(pod.Address) }
 
 // startOn starts a server at one address.
 func startOn(tb testing.TB, address string, answer http.HandlerFunc) netip.AddrPort {
@@ -86,14 +65,6 @@ func startOn(tb testing.TB, address string, answer http.HandlerFunc) netip.AddrP
 	server.Start()
 	tb.Cleanup(server.Close)
 	return listener.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// text answers with a page.
-func text(page string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
-		_, _ = io.WriteString(w, page)
-	}
 }
 
 // plugins answers as Envoy does when it has loaded these, or none any more.
@@ -127,9 +98,6 @@ func until(tb testing.TB, what string, done func() bool) {
 		}
 	}
 }
-
-// silence accepts a request and never answers it.
-func silence(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 // proberTest is a running prober in a bubble of its own time. Time passes there
 // only while no pod is being asked.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -34,40 +35,44 @@ const abiPrefix = "proxy_abi_version_"
 // knownABIs are the versions that Envoy's host knows.
 var knownABIs = []string{"0.1.0", "0.2.0", "0.2.1"}
 
-// inspect checks that r holds a Wasm module of size bytes that is built for
+// Inspect checks that r holds a Wasm module of size bytes that is built for
 // proxy-wasm, and returns the ABI versions that it exports. It reads the
 // sections' headers and the export section, nothing else: whether the rest is
-// valid shows when the module runs.
-func inspect(r io.ReaderAt, size int64) ([]string, error) {
+// valid shows when the module runs. The error is an *Error with the reason
+// InvalidModule, unless r fails at its first bytes.
+func Inspect(r io.ReaderAt, size int64) ([]string, error) {
 	if err := checkPreamble(r); err != nil {
 		return nil, err
 	}
 	exports, err := findSection(io.NewSectionReader(r, int64(len(corePreamble)), size-int64(len(corePreamble))), exportSection)
 	if err != nil {
-		return nil, refused(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
+		return nil, Terminal(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
 	}
 	names, err := exportedFuncs(exports)
 	if err != nil {
-		return nil, refused(wasmev1.ReasonInvalidModule, "reading the module's exports: %v: build the module again", err)
+		return nil, Terminal(wasmev1.ReasonInvalidModule, "reading the module's exports: %v: build the module again", err)
 	}
 	return abiVersions(names)
 }
+
+// HasPreamble reports whether r begins as a core module does.
+func HasPreamble(r io.ReaderAt) bool { return checkPreamble(r) == nil }
 
 func checkPreamble(r io.ReaderAt) error {
 	head := make([]byte, len(corePreamble))
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return storeError("reading the module", err)
+		return fmt.Errorf("reading the module: %w", err)
 	}
 	switch head = head[:n]; {
 	case bytes.Equal(head, corePreamble):
 		return nil
 	case bytes.Equal(head, componentPreamble):
-		return refused(wasmev1.ReasonInvalidModule, "the module is a component (component model), which proxies do not run: build it as a core module for proxy-wasm")
+		return Terminal(wasmev1.ReasonInvalidModule, "the module is a component (component model), which proxies do not run: build it as a core module for proxy-wasm")
 	case bytes.HasPrefix(head, corePreamble[:4]):
-		return refused(wasmev1.ReasonInvalidModule, "the module is Wasm of an unknown version: build it as version 1")
+		return Terminal(wasmev1.ReasonInvalidModule, "the module is Wasm of an unknown version: build it as version 1")
 	}
-	return refused(wasmev1.ReasonInvalidModule, "the content is not a Wasm module: it does not begin with \\0asm")
+	return Terminal(wasmev1.ReasonInvalidModule, "the content is not a Wasm module: it does not begin with \\0asm")
 }
 
 // findSection returns the content of the section with that id; an empty reader
@@ -173,7 +178,7 @@ func abiVersions(names []string) ([]string, error) {
 		}
 	}
 	if len(versions) == 0 {
-		return nil, refused(wasmev1.ReasonInvalidModule, "the module exports no %s* that proxies know (%s): build it for proxy-wasm",
+		return nil, Terminal(wasmev1.ReasonInvalidModule, "the module exports no %s* that proxies know (%s): build it for proxy-wasm",
 			abiPrefix, strings.Join(knownABIs, ", "))
 	}
 	slices.Sort(versions)

@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/serve"
 )
 
@@ -50,7 +50,7 @@ var ErrNoPeer = errors.New("no other replica has the module")
 type Peers struct {
 	ctx    context.Context
 	urls   []*url.URL
-	store  *module.Store
+	store  *store.Store
 	wake   func(types.NamespacedName)
 	client *http.Client
 
@@ -61,12 +61,12 @@ type Peers struct {
 }
 
 // New returns the replicas' module servers at these URLs. A host name stands
-// for all of its addresses. The context ends what Spread began; wake is called
+// for all of its addresses. The context ends what HeldByAll began; wake is called
 // for those who waited.
-func New(ctx context.Context, urls []string, store *module.Store, wake func(types.NamespacedName)) (*Peers, error) {
+func New(ctx context.Context, urls []string, modules *store.Store, wake func(types.NamespacedName)) (*Peers, error) {
 	p := &Peers{
 		ctx:     ctx,
-		store:   store,
+		store:   modules,
 		wake:    wake,
 		spread:  lru.New(maxRemembered),
 		waiting: map[string]sets.Set[types.NamespacedName]{},
@@ -111,7 +111,7 @@ func (p *Peers) copyFrom(ctx context.Context, server, sha256 string, size int64)
 }
 
 func (p *Peers) ask(ctx context.Context, method, server, sha256 string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, server+render.ModulePath(sha256), http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, method, server+module.Path(sha256), http.NoBody)
 	if err != nil {
 		return nil, err
 	}
@@ -146,10 +146,10 @@ func port(server *url.URL) string {
 	return "80"
 }
 
-// Spread tells whether every replica that answers holds the module. While it is
+// HeldByAll tells whether every replica that answers holds the module. While it is
 // not known, it asks in the background and wakes the owner when it is, or when
 // the wait has been long enough.
-func (p *Peers) Spread(owner types.NamespacedName, sha256 string) bool {
+func (p *Peers) HeldByAll(owner types.NamespacedName, sha256 string) bool {
 	if len(p.urls) == 0 {
 		return true
 	}

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/serve"
 )
 
@@ -25,27 +25,27 @@ var (
 	sum    = hex.EncodeToString(digest[:])
 )
 
-func newStore(t *testing.T) *module.Store {
+func newStore(t *testing.T) *store.Store {
 	t.Helper()
-	store, err := module.OpenStore(t.TempDir(), module.DefaultStoreBytes, clock.RealClock{})
+	modules, err := store.Open(t.TempDir(), store.DefaultBytes, clock.RealClock{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store
+	return modules
 }
 
-func hold(t *testing.T, store *module.Store) {
+func hold(t *testing.T, modules *store.Store) {
 	t.Helper()
-	if err := store.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
+	if err := modules.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // replica serves a store's modules, all of them named, and returns its URL.
-func replica(t *testing.T, store *module.Store) string {
+func replica(t *testing.T, modules *store.Store) string {
 	t.Helper()
-	store.Retain(owner, sum)
-	server, err := serve.New("127.0.0.1:0", store)
+	modules.Retain(owner, sum)
+	server, err := serve.New("127.0.0.1:0", modules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,10 +69,10 @@ func gone(t *testing.T) string {
 	return server.URL
 }
 
-func newPeers(t *testing.T, store *module.Store, urls ...string) (*Peers, chan types.NamespacedName) {
+func newPeers(t *testing.T, modules *store.Store, urls ...string) (*Peers, chan types.NamespacedName) {
 	t.Helper()
 	woken := make(chan types.NamespacedName, 1)
-	p, err := New(t.Context(), urls, store, func(name types.NamespacedName) { woken <- name })
+	p, err := New(t.Context(), urls, modules, func(name types.NamespacedName) { woken <- name })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,12 +94,12 @@ func TestCopyTakesAModuleFromTheReplicaThatHasIt(t *testing.T) {
 func TestCopyTakesNothingThatTheDigestDoesNotCover(t *testing.T) {
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("another module")) }))
 	defer liar.Close()
-	store := newStore(t)
-	p, _ := newPeers(t, store, liar.URL)
+	modules := newStore(t)
+	p, _ := newPeers(t, modules, liar.URL)
 	if err := p.Copy(t.Context(), sum, int64(len(content))); !errors.Is(err, ErrNoPeer) {
 		t.Errorf("got %v", err)
 	}
-	if store.Has(sum) {
+	if modules.Has(sum) {
 		t.Error("the store took it")
 	}
 }
@@ -128,7 +128,7 @@ func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	}))
 	defer watched.Close()
 	p, woken := newPeers(t, own, replica(t, own), watched.URL, gone(t))
-	if p.Spread(owner, sum) {
+	if p.HeldByAll(owner, sum) {
 		t.Fatal("a replica has not got it yet")
 	}
 	for range 2 { // the second question comes only after the first has not been enough
@@ -144,7 +144,7 @@ func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
 		case <-asked:
 			continue
 		case name := <-woken:
-			if name != owner || !p.Spread(owner, sum) {
+			if name != owner || !p.HeldByAll(owner, sum) {
 				t.Errorf("woke %s", name)
 			}
 			return
@@ -162,7 +162,7 @@ func TestSpreadDoesNotTakeAFailingNameServerForNobody(t *testing.T) {
 }
 
 func TestSpreadAloneIsDoneAtOnce(t *testing.T) {
-	if p, _ := newPeers(t, newStore(t)); !p.Spread(owner, sum) {
+	if p, _ := newPeers(t, newStore(t)); !p.HeldByAll(owner, sum) {
 		t.Error("waits for nobody")
 	}
 }

@@ -1,16 +1,17 @@
 package render
 
 import (
-	"errors"
 	"fmt"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rules"
 )
 
-// Check finds what is wrong with a spec before its module is known, what its
-// output cannot carry included. The schema refuses most of it; objects that
-// were stored under an older schema have not passed it, and no rule can see a
-// configuration. The error names the field and what helps.
+// Check returns what is wrong with a spec before its module is known, including what
+// its output cannot carry. The schema refuses most of it, but objects that were stored
+// under an older schema have not passed it, and no rule can see a configuration. The
+// error names the field and the fix, and is a rules.Rule where the schema has the
+// same rule.
 func Check(spec wasmev1.FilterDeploymentSpec) error {
 	filter, err := readFilter(spec.Filter)
 	if err != nil {
@@ -25,7 +26,7 @@ func Check(spec wasmev1.FilterDeploymentSpec) error {
 	}
 	if istio.Distribution == wasmev1.DistributionRegistry {
 		if spec.Filter.Image == "" {
-			return errNoImage
+			return rules.RegistryWithoutImage
 		}
 		filter.Registry.PullSecret = pullSecret(spec.Filter)
 	}
@@ -39,21 +40,21 @@ func Check(spec wasmev1.FilterDeploymentSpec) error {
 
 func checkSource(spec wasmev1.FilterSpec) error {
 	given := 0
-	for _, is := range []bool{spec.Image != "", spec.URL != "", spec.ConfigMap != nil} {
-		if is {
+	for _, set := range []bool{spec.Image != "", spec.URL != "", spec.ConfigMap != nil} {
+		if set {
 			given++
 		}
 	}
 	switch {
 	case given != 1:
-		return errors.New("the module comes from exactly one of spec.filter.image, spec.filter.url and spec.filter.configMap")
+		return rules.NotOneSource
 	case spec.URL != "" && spec.SHA256 == "":
-		return errors.New("spec.filter.url needs spec.filter.sha256, the digest of the module that is meant")
+		return rules.URLWithoutDigest
 	}
 	return nil
 }
 
-// kindsOfTargets are targets of the kinds that a spec asks for.
+// kindsOfTargets returns targets with the kinds that a spec asks for.
 func kindsOfTargets(istio wasmev1.IstioDeploymentSpec) []Target {
 	if len(istio.TargetRefs) == 0 {
 		return []Target{{}}
@@ -65,7 +66,7 @@ func kindsOfTargets(istio wasmev1.IstioDeploymentSpec) []Target {
 	return targets
 }
 
-// checkCarried says what of the filter an output cannot bring to a target.
+// checkCarried returns what of the filter an output cannot bring to a target.
 func (f Filter) checkCarried(output wasmev1.Output, target Target) error {
 	if err := f.checkTarget(target); err != nil {
 		return err
@@ -76,55 +77,55 @@ func (f Filter) checkCarried(output wasmev1.Output, target Target) error {
 	case wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension:
 		return f.checkExtension(output)
 	default:
-		return fmt.Errorf("spec.deployment.istio.output is %q; use EnvoyFilter, WasmPlugin or TrafficExtension", output)
+		return fmt.Errorf("spec.deployment.istio.output is %q: use EnvoyFilter, WasmPlugin or TrafficExtension", output)
 	}
 }
 
-// checkTarget says what no output can bring to a target. The proxy of a
-// targetRef is a gateway, or a waypoint, whose filters stand where inbound
-// traffic is and know no port (listener_waypoint.go of istiod).
+// checkTarget returns what no output can bring to a target. The proxy of a targetRef is
+// a gateway or a waypoint. The filters of a waypoint are those of inbound traffic, and
+// match no port (listener_waypoint.go of istiod).
 func (f Filter) checkTarget(target Target) error {
 	ports, gateway := len(f.Place.Ports) > 0, f.PatchContext == wasmev1.PatchContextGateway
 	switch {
 	case ports && f.PatchContext == wasmev1.PatchContextAny:
-		return errors.New("spec.filter.ports: a port is another one on inbound and on outbound traffic; set spec.filter.patchContext to inbound, outbound or gateway")
+		return rules.PortsOfAllTraffic
 	case !target.isReference():
 		return nil
 	case f.PatchContext == wasmev1.PatchContextOutbound:
-		return errors.New("spec.filter.patchContext: what spec.deployment.istio.targetRefs name has no outbound traffic; use gateway for gateways, inbound for waypoints")
+		return rules.OutboundOfTargetRef
 	case gateway && target.Kind == wasmev1.TargetKindService:
-		return fmt.Errorf("spec.filter.patchContext: the proxy of Service %s is a waypoint; use inbound", target.Name)
+		return rules.GatewayTrafficOfService
 	case ports && !gateway:
-		return errors.New("spec.filter.ports: waypoints cannot tell ports apart; leave it out, or set spec.filter.patchContext to gateway for gateways")
+		return rules.PortsOfWaypoint
 	}
 	return nil
 }
 
-// checkEnvoyFilter says what an EnvoyFilter cannot bring to a target. istiod
-// matches its patches in sidecars and gateways, not in waypoints, and keeps a
-// pull secret from nobody.
+// checkEnvoyFilter returns what an EnvoyFilter cannot bring to a target. istiod applies
+// its patches to sidecars and gateways, not to waypoints, and hides a pull secret from
+// nobody.
 func (f Filter) checkEnvoyFilter(target Target) error {
 	switch {
 	case f.Place.Position.Phase != "":
-		return errors.New("spec.filter.position.phase: an EnvoyFilter has no phases; say first, before or after, or set spec.deployment.istio.output to WasmPlugin or TrafficExtension")
+		return rules.PhaseInEnvoyFilter
 	case target.Kind == wasmev1.TargetKindService:
-		return fmt.Errorf("spec.deployment.istio.targetRefs: the proxy of Service %s is a waypoint, which takes no EnvoyFilter; set spec.deployment.istio.output to WasmPlugin or TrafficExtension", target.Name)
+		return rules.ServiceInEnvoyFilter
 	case target.isReference() && f.PatchContext != wasmev1.PatchContextGateway:
-		return errors.New("spec.deployment.istio.targetRefs: an EnvoyFilter reaches gateways, not waypoints; set spec.filter.patchContext to gateway, or spec.deployment.istio.output to WasmPlugin or TrafficExtension")
+		return rules.WaypointInEnvoyFilter
 	case f.Registry.PullSecret != "":
-		return errors.New("spec.filter.imagePullOptions.pullSecret: an EnvoyFilter would show the credential to all who read it; use distribution Served, or set spec.deployment.istio.output to WasmPlugin or TrafficExtension")
+		return rules.PullSecretInEnvoyFilter
 	}
 	return nil
 }
 
-// checkExtension says what a WasmPlugin or a TrafficExtension cannot bring to
-// any target.
+// checkExtension returns what a WasmPlugin or a TrafficExtension cannot bring to any
+// target.
 func (f Filter) checkExtension(output wasmev1.Output) error {
 	if position := f.Place.Position; position.First || position.Before != "" || position.After != "" {
-		return fmt.Errorf("spec.filter.position: a %s has no place but phases; say phase, or set spec.deployment.istio.output to EnvoyFilter", output)
+		return rules.PositionWithoutPhase
 	}
 	if _, err := f.pluginConfig(); err != nil {
-		return fmt.Errorf("spec.filter.config: a %s cannot carry it: %w, or set spec.deployment.istio.output to EnvoyFilter", output, err)
+		return fmt.Errorf("spec.filter.config: a %s cannot carry %w, or set spec.deployment.istio.output to EnvoyFilter", output, err)
 	}
 	return nil
 }

@@ -1,16 +1,20 @@
 package render
 
 import (
+	"errors"
 	"maps"
+	"os"
 	"strings"
 	"testing"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rules"
 )
 
-// what an output cannot carry, as a spec would ask for it.
+// Parts of deployment.istio.
 const (
 	asWasmPlugin       = "output: WasmPlugin"
 	asTrafficExtension = "output: TrafficExtension"
@@ -53,35 +57,47 @@ var accepted = map[string][2]string{
 	"kind in odd letters, and labels": {"config: world", "kind: dEpLoYmEnT, labels: {a: b}"},
 }
 
-var refused = map[string][3]string{
-	"no source":              {"image: ''", "", "exactly one of spec.filter.image, spec.filter.url and spec.filter.configMap"},
-	"two sources":            {"image: i, configMap: {name: c, key: k}", "", "exactly one of spec.filter.image"},
-	"url without digest":     {"url: 'http://h/m'", "", "spec.filter.url needs spec.filter.sha256"},
-	"bad config":             {"config: 7", "", "spec.filter.config:"},
-	"unknown output":         {"id: i", "output: Envoy", "spec.deployment.istio.output"},
-	"ports of all traffic":   {"patchContext: any, ports: [80]", "", "spec.filter.ports"},
-	"Registry without image": {"configMap: {name: c, key: k}", "distribution: Registry", "name one in spec.filter.image"},
+// refusedByRule are specs that the schema refuses, too, with the rule.
+var refusedByRule = map[string]struct {
+	filter, istio string
+	rule          *rules.Rule
+}{
+	"no source":              {"image: ''", "", rules.NotOneSource},
+	"two sources":            {"image: i, configMap: {name: c, key: k}", "", rules.NotOneSource},
+	"three sources":          {"image: i, url: 'http://h/m', configMap: {name: c, key: k}", "", rules.NotOneSource},
+	"url without digest":     {"url: 'http://h/m'", "", rules.URLWithoutDigest},
+	"ports of all traffic":   {"patchContext: any, ports: [80]", "", rules.PortsOfAllTraffic},
+	"Registry without image": {"configMap: {name: c, key: k}", "distribution: Registry", rules.RegistryWithoutImage},
 
-	"phase in an EnvoyFilter":             {"position: {phase: Authn}", "", "spec.filter.position.phase: an EnvoyFilter has no phases"},
-	"Service in an EnvoyFilter":           {"patchContext: inbound", toService, "spec.deployment.istio.targetRefs: the proxy of Service s is a waypoint"},
-	"waypoint in an EnvoyFilter":          {"patchContext: inbound", toGateway, "spec.deployment.istio.targetRefs: an EnvoyFilter reaches gateways"},
-	"all traffic of a Gateway":            {"patchContext: any", toGateway, "set spec.filter.patchContext to gateway"},
-	"Registry, EnvoyFilter and a secret":  {"imagePullOptions: {pullSecret: s}", "distribution: Registry", "spec.filter.imagePullOptions.pullSecret"},
-	"one Service among Gateways":          {"patchContext: gateway", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}, {kind: Service, name: s}]", "Service s"},
-	"outbound traffic of a targetRef":     {"patchContext: outbound", toGateway + ", " + asWasmPlugin, "spec.filter.patchContext: what spec.deployment.istio.targetRefs name has no outbound traffic"},
-	"gateway traffic of a Service":        {"patchContext: gateway", toService + ", " + asWasmPlugin, "spec.filter.patchContext: the proxy of Service s is a waypoint"},
-	"ports of a waypoint":                 {"patchContext: inbound, ports: [80]", toGateway + ", " + asWasmPlugin, "spec.filter.ports: waypoints cannot tell ports apart"},
-	"first in a WasmPlugin":               {"position: {first: true}", asWasmPlugin, "spec.filter.position: a WasmPlugin has no place but phases"},
-	"before in a TrafficExtension":        {"position: {before: x}", asTrafficExtension, "spec.filter.position: a TrafficExtension has no place but phases"},
-	"after in a WasmPlugin":               {"position: {after: x}", asWasmPlugin, "spec.filter.position"},
-	"string in a WasmPlugin":              {"config: world", asWasmPlugin, "spec.filter.config: a WasmPlugin cannot carry it: it is no JSON object"},
-	"bytes in a TrafficExtension":         {"config: {'@type': " + wasmev1.BytesValueType + ", value: /wAB}", asTrafficExtension, "spec.filter.config: a TrafficExtension cannot carry it"},
-	"string that is a list":               {"config: '[1]'", asWasmPlugin, "it is no JSON object"},
-	"string that is null":                 {"config: 'null'", asWasmPlugin, "it is no JSON object"},
-	"string that goes on after an object": {"config: '{\"a\": 1} {}'", asWasmPlugin, "it is no JSON object"},
-	"empty object":                        {"config: {}", asWasmPlugin, "of an empty object the module would see nothing"},
-	"integer beyond 2^53":                 {"config: '{\"a\": [{\"b\": 9007199254740993}]}'", asWasmPlugin, "9007199254740993 is none"},
-	"number out of range":                 {"config: '{\"a\": 1e999}'", asWasmPlugin, "1e999 is none"},
+	"phase in an EnvoyFilter":            {"position: {phase: Authn}", "", rules.PhaseInEnvoyFilter},
+	"Service in an EnvoyFilter":          {"patchContext: inbound", toService, rules.ServiceInEnvoyFilter},
+	"waypoint in an EnvoyFilter":         {"patchContext: inbound", toGateway, rules.WaypointInEnvoyFilter},
+	"all traffic of a Gateway":           {"patchContext: any", toGateway, rules.WaypointInEnvoyFilter},
+	"Registry, EnvoyFilter and a secret": {"imagePullOptions: {pullSecret: s}", "distribution: Registry", rules.PullSecretInEnvoyFilter},
+	"one Service among Gateways": {
+		"patchContext: gateway", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}, {kind: Service, name: s}]",
+		rules.GatewayTrafficOfService,
+	},
+	"outbound traffic of a targetRef": {"patchContext: outbound", toGateway + ", " + asWasmPlugin, rules.OutboundOfTargetRef},
+	"gateway traffic of a Service":    {"patchContext: gateway", toService + ", " + asWasmPlugin, rules.GatewayTrafficOfService},
+	"ports of a waypoint":             {"patchContext: inbound, ports: [80]", toGateway + ", " + asWasmPlugin, rules.PortsOfWaypoint},
+	"first in a WasmPlugin":           {"position: {first: true}", asWasmPlugin, rules.PositionWithoutPhase},
+	"before in a TrafficExtension":    {"position: {before: x}", asTrafficExtension, rules.PositionWithoutPhase},
+	"after in a WasmPlugin":           {"position: {after: x}", asWasmPlugin, rules.PositionWithoutPhase},
+}
+
+// refused are specs that the schema cannot refuse, or refuses in its own words.
+var refused = map[string]struct{ filter, istio, want string }{
+	"bad config":                          {"config: 7", "", "spec.filter.config:"},
+	"unknown output":                      {"id: i", "output: Envoy", `spec.deployment.istio.output is "Envoy": use EnvoyFilter, WasmPlugin or TrafficExtension`},
+	"string in a WasmPlugin":              {"config: world", asWasmPlugin, "spec.filter.config: a WasmPlugin cannot carry a configuration that is not a JSON object: write it as one, or set spec.deployment.istio.output to EnvoyFilter"},
+	"bytes in a TrafficExtension":         {"config: {'@type': " + wasmev1.BytesValueType + ", value: /wAB}", asTrafficExtension, "spec.filter.config: a TrafficExtension cannot carry a configuration that is not a JSON object"},
+	"string that is a list":               {"config: '[1]'", asWasmPlugin, "not a JSON object"},
+	"string that is null":                 {"config: 'null'", asWasmPlugin, "not a JSON object"},
+	"string that goes on after an object": {"config: '{\"a\": 1} {}'", asWasmPlugin, "not a JSON object"},
+	"empty object":                        {"config: {}", asWasmPlugin, "cannot carry an empty object: leave config out"},
+	"integer beyond 2^53":                 {"config: '{\"a\": [{\"b\": 9007199254740993}]}'", asWasmPlugin, "cannot carry the number 9007199254740993, which 64-bit floating point rounds"},
+	"number out of range":                 {"config: '{\"a\": 1e999}'", asWasmPlugin, "cannot carry the number 1e999"},
 }
 
 func TestCheckAcceptsWhatTheOutputCanCarry(t *testing.T) {
@@ -97,25 +113,82 @@ func TestCheckAcceptsWhatTheOutputCanCarry(t *testing.T) {
 func TestCheckRefusesWhatTheOutputCannotCarry(t *testing.T) {
 	for name, tc := range refused {
 		t.Run(name, func(t *testing.T) {
-			err := Check(parseSpec(t, tc[0], tc[1]))
-			if err == nil || !strings.Contains(err.Error(), tc[2]) {
-				t.Fatalf("got %v, want %q in it", err, tc[2])
+			err := Check(parseSpec(t, tc.filter, tc.istio))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want %q in it", err, tc.want)
 			}
 		})
 	}
 }
 
-// A revision of before, or one whose spec was never checked, comes this way.
+func TestCheckRefusesWhatBreaksARule(t *testing.T) {
+	for name, tc := range refusedByRule {
+		t.Run(name, func(t *testing.T) {
+			if err := Check(parseSpec(t, tc.filter, tc.istio)); !errors.Is(err, tc.rule) {
+				t.Fatalf("got %v, want %v", err, tc.rule)
+			}
+		})
+	}
+}
+
+// The same problem has the same words, whether the API server finds it in a new
+// object or the renderer in a stored one.
+func TestEveryRuleIsInTheSchemaAndInTheRenderer(t *testing.T) {
+	checked := map[*rules.Rule]bool{}
+	for _, tc := range refusedByRule {
+		checked[tc.rule] = true
+	}
+	messages := schemaMessages(t)
+	for _, rule := range rules.All() {
+		if !checked[rule] {
+			t.Errorf("no spec here breaks the rule %q", rule)
+		}
+		if !messages[rule.Error()] {
+			t.Errorf("the schema has no rule %q", rule)
+		}
+	}
+}
+
+// schemaMessages returns the messages of the CRD's rules, each with the path of
+// its field.
+func schemaMessages(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile("../../config/crd/bases/wasme.io_filterdeployments.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var crd apiextensionsv1.CustomResourceDefinition
+	if err := yaml.UnmarshalStrict(text, &crd); err != nil {
+		t.Fatal(err)
+	}
+	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
+	messages := map[string]bool{}
+	for path, schema := range map[string]apiextensionsv1.JSONSchemaProps{
+		"spec":                  spec,
+		"spec.filter":           spec.Properties["filter"],
+		"spec.deployment.istio": spec.Properties["deployment"].Properties["istio"],
+	} {
+		for _, rule := range schema.XValidations {
+			messages[path+rule.FieldPath+": "+rule.Message] = true
+		}
+	}
+	return messages
+}
+
+// A stored revision, or a spec that was never checked, comes this way.
 func TestRenderingRefusesWhatTheOutputCannotCarry(t *testing.T) {
 	cases := maps.Clone(refused)
-	for _, checkedEarlier := range []string{"no source", "two sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
-		delete(cases, checkedEarlier)
+	for name, tc := range refusedByRule {
+		cases[name] = struct{ filter, istio, want string }{tc.filter, tc.istio, tc.rule.Error()}
+	}
+	for _, onlyChecked := range []string{"no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
+		delete(cases, onlyChecked)
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			err := renderSpec(t, parseSpec(t, tc[0], tc[1]))
-			if err == nil || !strings.Contains(err.Error(), tc[2]) {
-				t.Fatalf("got %v, want %q in it", err, tc[2])
+			err := renderSpec(t, parseSpec(t, tc.filter, tc.istio))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want %q in it", err, tc.want)
 			}
 		})
 	}

@@ -18,16 +18,16 @@ const (
 	// router ends every HTTP filter chain.
 	router = "envoy.filters.http.router"
 
-	// fetchTimeout leaves pilot-agent time for a module that the server holds
-	// back while it fetches it; 5 s when left out.
+	// fetchTimeout gives pilot-agent time while the module server is still fetching
+	// the module itself. Without it, pilot-agent waits 5 s.
 	fetchTimeout = "20s"
 
-	// reloadBackoff is how long a worker denies requests after a crash under
-	// FailReload; Envoy's own default is 1 s.
+	// reloadBackoff is how long a worker thread denies requests after a crash under
+	// FailReload. Envoy's own default is 1 s.
 	reloadBackoff = "0.02s"
 
-	// renewalVariable is where istiod puts the version of a WasmPlugin. An agent
-	// fetches a module that it does not have when it changes.
+	// renewalVariable is where istiod puts the version of a WasmPlugin. When it
+	// changes, an agent fetches the module again if it does not have it.
 	renewalVariable = "ISTIO_META_WASM_PLUGIN_RESOURCE_VERSION"
 )
 
@@ -44,7 +44,7 @@ var failurePolicies = map[wasmev1.FailStrategy]string{
 	wasmev1.FailOpen:   "FAIL_OPEN",
 }
 
-// Mesh is what rendering must know of the mesh.
+// Mesh is what rendering must know about the mesh.
 type Mesh struct {
 	// ClusterID is the cluster's name in the mesh, as its proxies report it.
 	ClusterID string
@@ -55,11 +55,11 @@ type Mesh struct {
 }
 
 // EnvoyFilter renders the spec of the EnvoyFilter that makes the proxies of one
-// target, a workload or a Gateway, run a filter. The owner is the
-// FilterDeployment. A renewal that was not used before makes the proxies' agents
-// fetch the module again, if they do not have it; empty for none. It is invisible
-// to Envoy and no part of the revision. The error says what is wrong with the
-// target, or what of the filter an EnvoyFilter cannot carry.
+// target, a workload or a Gateway, run a filter. The owner is the FilterDeployment.
+// A renewal that was not used before makes the proxies' agents fetch the module
+// again, if they do not have it; it is empty for none. Envoy does not see it, and it
+// is not part of the revision. The error says what is wrong with the target, or what
+// part of the filter an EnvoyFilter cannot carry.
 func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Target, renewal string) (*networking.EnvoyFilter, error) {
 	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
 		return nil, err
@@ -93,10 +93,11 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Ta
 	return rendered, nil
 }
 
-// proxyMatch keeps the patches off other proxies whose labels are a superset,
-// and off virtual machines and other clusters. Objects of the root namespace
-// reach all namespaces. The workload of a Gateway is its controller's to name,
-// and no other is reached by its targetRef.
+// proxyMatch returns the metadata of the proxies that the patches are for. It leaves
+// out proxies of other workloads that have the same labels and more, and those of
+// virtual machines and other clusters. Objects of the root namespace reach all
+// namespaces, so they need the namespace as well. The controller of a Gateway chooses
+// the name of its workload, and a targetRef reaches no other workload.
 func proxyMatch(mesh Mesh, target Target) *networking.EnvoyFilter_ProxyMatch {
 	metadata := map[string]string{"CLUSTER_ID": mesh.ClusterID}
 	if !target.isReference() {
@@ -108,8 +109,8 @@ func proxyMatch(mesh Mesh, target Target) *networking.EnvoyFilter_ProxyMatch {
 	return &networking.EnvoyFilter_ProxyMatch{Metadata: metadata}
 }
 
-// httpFilterPatches put the filter into its place: one patch for each port, or
-// one for all.
+// httpFilterPatches returns the patches that put the filter into its place: one for
+// each port, or one for all ports.
 func httpFilterPatches(mesh Mesh, filter Filter, target Target, reference *structpb.Struct) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	operation, anchor := filter.Place.insertion()
 	patch := func(listener *networking.EnvoyFilter_ListenerMatch) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
@@ -133,8 +134,8 @@ func httpFilterPatches(mesh Mesh, filter Filter, target Target, reference *struc
 	return patches
 }
 
-// listenerMatch is a filter of an HTTP filter chain, or the chain itself where
-// anchor is empty.
+// listenerMatch matches the filter called anchor in an HTTP filter chain, or the chain
+// itself when anchor is empty.
 func listenerMatch(anchor string) *networking.EnvoyFilter_ListenerMatch {
 	manager := &networking.EnvoyFilter_ListenerMatch_FilterMatch{Name: httpConnectionManager}
 	if anchor != "" {
@@ -145,11 +146,11 @@ func listenerMatch(anchor string) *networking.EnvoyFilter_ListenerMatch {
 	}
 }
 
-// portMatch narrows a match to a port. Of inbound traffic each filter chain
-// matches its port, in whatever listener it stands: the one that iptables lead
-// to (virtualInbound), one that binds the port itself (captureMode NONE), or the
-// internal one behind HBONE, which has no port of its own. Chains of outbound
-// and gateway traffic match none; their listener has the port.
+// portMatch narrows a match to a port. For inbound traffic, each filter chain matches
+// its port, whatever listener it is in: the one that iptables lead to
+// (virtualInbound), one that binds the port itself (captureMode NONE), or the internal
+// one behind HBONE, which has no port of its own. For outbound and gateway traffic the
+// chains match no port, but their listener has it.
 func portMatch(match *networking.EnvoyFilter_ListenerMatch, context wasmev1.PatchContext, port uint32) *networking.EnvoyFilter_ListenerMatch {
 	if context == wasmev1.PatchContextInbound {
 		match.FilterChain.DestinationPort = port
@@ -159,8 +160,8 @@ func portMatch(match *networking.EnvoyFilter_ListenerMatch, context wasmev1.Patc
 	return match
 }
 
-// extensionReference is the HTTP filter: it names the extension configuration
-// and says what runs until the first one is accepted.
+// extensionReference returns the HTTP filter. It refers to the extension
+// configuration by name and says what runs until the first one is accepted.
 func extensionReference(filter Filter, name string) map[string]any {
 	return map[string]any{
 		"name": name,
@@ -176,8 +177,8 @@ func extensionReference(filter Filter, name string) map[string]any {
 	}
 }
 
-// defaultConfig is an RBAC filter: without rules it allows all, with an ALLOW
-// action and no policy it denies all.
+// defaultConfig returns an RBAC filter. Without rules it allows every request, and
+// with an ALLOW action but no policy it denies every request.
 func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 	if strategy == wasmev1.FailOpen {
 		return map[string]any{"@type": rbacType}
@@ -216,7 +217,7 @@ func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, targe
 	}
 }
 
-// environment is what the VM sees, and the renewal, which pilot-agent takes out.
+// environment returns the variables of the VM, and the renewal, which pilot-agent removes.
 func environment(env []wasmev1.EnvVar, renewal string) map[string]any {
 	values, host := map[string]any{}, []any{}
 	for _, variable := range env {
@@ -239,8 +240,8 @@ func environment(env []wasmev1.EnvVar, renewal string) map[string]any {
 	return variables
 }
 
-// remoteCode is what pilot-agent fetches and replaces by a local file. The
-// cluster is never used, yet Envoy's API wants one.
+// remoteCode returns the source that pilot-agent fetches and replaces with a local
+// file. Envoy's API requires a cluster, which is never used.
 func remoteCode(mesh Mesh, filter Filter) map[string]any {
 	uri, sha256 := moduleSource(mesh, filter)
 	return map[string]any{"remote": map[string]any{

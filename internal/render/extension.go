@@ -8,11 +8,11 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
-// modes are the traffic that a patch context means, as istiod's classes of
-// listeners have it (workloadModeForListenerClass): inbound listeners, those of
-// waypoints among them, are SERVER; outbound listeners and those of gateways are
-// CLIENT. So a filter for gateways also runs on what a sidecar sends, if it is
-// brought to one. UNDEFINED is all traffic.
+// modes holds the traffic of each patch context, in istiod's classes of listeners
+// (workloadModeForListenerClass): inbound listeners, which include those of
+// waypoints, are SERVER, and outbound listeners and those of gateways are CLIENT. So
+// a filter for gateways also runs on what a sidecar sends, if a sidecar gets it.
+// UNDEFINED is all traffic.
 var modes = map[wasmev1.PatchContext]typeapi.WorkloadMode{
 	wasmev1.PatchContextInbound:  typeapi.WorkloadMode_SERVER,
 	wasmev1.PatchContextOutbound: typeapi.WorkloadMode_CLIENT,
@@ -33,19 +33,19 @@ var failStrategies = map[wasmev1.FailStrategy]extensions.FailStrategy{
 	wasmev1.FailOpen:   extensions.FailStrategy_FAIL_OPEN,
 }
 
-// TrafficExtension renders the spec of the TrafficExtension that makes the
-// proxies of one target run a filter, and of all workloads with the same labels
-// or more. The module's VM waits a second after a crash under FailReload, and
-// nothing stands in for the filter until it loads: neither can be said there.
-// The error says what is wrong with the target, or what of the filter a
-// TrafficExtension cannot carry.
+// TrafficExtension renders the spec of the TrafficExtension that makes the proxies
+// of one target run a filter. It also reaches every other workload whose pods have
+// all labels of the target's pods. It cannot say how long the module's VM waits
+// after a crash under FailReload, which is a second, nor what happens to requests
+// until the filter loads. The error says what is wrong with the target, or what part
+// of the filter a TrafficExtension cannot carry.
 func TrafficExtension(mesh Mesh, filter Filter, target Target) (*extensions.TrafficExtension, error) {
 	return trafficExtension(mesh, wasmev1.OutputTrafficExtension, filter, target)
 }
 
-// WasmPlugin renders the spec of the WasmPlugin that makes the proxies of one
-// target run a filter; of it holds what is said of TrafficExtension, which istiod
-// makes of it.
+// WasmPlugin renders the spec of the WasmPlugin that makes the proxies of one target
+// run a filter. It reaches and carries the same as a TrafficExtension, since istiod
+// turns it into one.
 func WasmPlugin(mesh Mesh, filter Filter, target Target) (*extensions.WasmPlugin, error) {
 	extension, err := trafficExtension(mesh, wasmev1.OutputWasmPlugin, filter, target)
 	if err != nil {
@@ -86,7 +86,7 @@ func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target Ta
 	extension := &extensions.TrafficExtension{
 		TargetRefs: target.references(),
 		Phase:      phases[filter.Place.Position.Phase],
-		// Higher runs earlier; one that is left out is the lowest of all.
+		// A higher one runs earlier. Without a priority, the filter would run last.
 		Priority:     wrapperspb.Int32(filter.Place.Priority),
 		Match:        trafficSelectors(filter),
 		FilterConfig: &extensions.TrafficExtension_Wasm{Wasm: wasm},
@@ -131,7 +131,7 @@ func vmConfig(env []wasmev1.EnvVar) *extensions.VmConfig {
 	return config
 }
 
-// trafficSelectors is nil for all traffic.
+// trafficSelectors returns nil for all traffic.
 func trafficSelectors(filter Filter) []*extensions.TrafficSelector {
 	mode := modes[filter.PatchContext]
 	if mode == typeapi.WorkloadMode_UNDEFINED {

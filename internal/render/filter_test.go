@@ -17,12 +17,12 @@ func TestNewFilterNamesTheFieldThatIsWrong(t *testing.T) {
 		spec wasmev1.FilterSpec
 		want string
 	}{
-		"unknown patch context":  {wasmev1.FilterSpec{RootID: "r", PatchContext: "sideways"}, `spec.filter.patchContext is "sideways"; use inbound, outbound, gateway or any`},
+		"unknown patch context":  {wasmev1.FilterSpec{RootID: "r", PatchContext: "sideways"}, `spec.filter.patchContext is "sideways": use inbound, outbound, gateway or any`},
 		"unknown fail strategy":  {wasmev1.FilterSpec{RootID: "r", FailStrategy: "FailSometimes"}, `spec.filter.failStrategy is "FailSometimes"`},
-		"number as config":       {wasmev1.FilterSpec{RootID: "r", Config: configuration(`7`)}, `spec.filter.config: the configuration must be a string`},
+		"number as config":       {wasmev1.FilterSpec{RootID: "r", Config: configuration(`7`)}, `spec.filter.config: the configuration has none of the accepted forms: use a string`},
 		"unknown Any":            {wasmev1.FilterSpec{RootID: "r", Config: configuration(`{"@type": "x/google.protobuf.Empty"}`)}, `"x/google.protobuf.Empty" is not accepted`},
 		"no root id anywhere":    {wasmev1.FilterSpec{}, `set spec.filter.rootID`},
-		"another module":         {wasmev1.FilterSpec{RootID: "r", SHA256: strings.Repeat("0", 64)}, moduleDigest + "; mend spec.filter.sha256"},
+		"another module":         {wasmev1.FilterSpec{RootID: "r", SHA256: strings.Repeat("0", 64)}, moduleDigest + ": fix spec.filter.sha256"},
 		"configuration not read": {wasmev1.FilterSpec{RootID: "r", ConfigFrom: fromConfigMap}, `spec.filter.configFrom has not been read`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -40,8 +40,8 @@ func TestNewFilterPinsAnImageOfTheRegistry(t *testing.T) {
 		"digest":        {"ghcr.io/acme/add-header@sha256:" + strings.Repeat("0", 64), manifestDigest, "ghcr.io/acme/add-header@" + manifestDigest, ""},
 		"port":          {"localhost:5000/add-header", manifestDigest, "localhost:5000/add-header@" + manifestDigest, ""},
 		"Docker Hub":    {"acme/add-header:v1", manifestDigest, "index.docker.io/acme/add-header@" + manifestDigest, ""},
-		"no image":      {"", "", "", "name one in spec.filter.image"},
-		"other digest":  {"ghcr.io/acme/add-header:v1", "sha512:00", "", "proxies check sha256 digests only"},
+		"no image":      {"", "", "", "spec.deployment.istio.distribution: proxies can pull images only: set spec.filter.image"},
+		"other digest":  {"ghcr.io/acme/add-header:v1", "sha512:00", "", "proxies can check sha256 digests only"},
 		"bad reference": {"ghcr.io/acme/add header", manifestDigest, "", "spec.filter.image:"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 // maxNameLength is the longest name of a Kubernetes object.
 const maxNameLength = 253
 
-// Name is the usual name of a target's output: `<workload>-<filter id>`, and
-// `<kind>.<name>-<filter id>` for a targetRef, so that a Gateway and a workload
-// of one name get different ones. It may be longer than a name can be, or taken
-// by another FilterDeployment; then the output goes by HashedName.
+// Name returns the usual name of a target's output: `<workload>-<filter id>`, and
+// `<kind>.<name>-<filter id>` for a targetRef, so that a Gateway and a workload with
+// the same name get different ones. When that name is too long or belongs to
+// another FilterDeployment, the output gets the HashedName.
 func Name(target Target, filterID string) string {
 	if target.isReference() {
 		return strings.ToLower(target.Kind) + "." + target.Name + "-" + filterID
@@ -21,27 +21,27 @@ func Name(target Target, filterID string) string {
 	return target.Name + "-" + filterID
 }
 
-// FitsName tells whether a name is short enough for a Kubernetes object.
+// FitsName reports whether a name is short enough for a Kubernetes object.
 func FitsName(name string) bool {
 	return len(name) <= maxNameLength
 }
 
-// HashedName is the name of an output whose usual name cannot be had: the start
-// of the usual name and a hash of FilterDeployment, kind and name of the target.
+// HashedName returns the name of an output that cannot have its usual name: the start
+// of the usual name, and a hash of the FilterDeployment and the target's kind and name.
 func HashedName(owner types.NamespacedName, target Target, filterID string) string {
 	return NameWithHash(Name(target, filterID), owner.Namespace, owner.Name, target.Kind, target.Name)
 }
 
-// NameWithHash is a name of at most 253 characters: what fits of the start, and
-// a hash of the values.
+// NameWithHash returns a name of at most 253 characters: as much of the start as
+// fits, and a hash of the values.
 func NameWithHash(start string, values ...any) string {
 	suffix := "-" + hash(values...)
 	start = start[:min(len(start), maxNameLength-len(suffix))]
 	return strings.TrimRight(start, "-.") + suffix
 }
 
-// LabelHash is a label value that stands for a name, which may be longer than
-// a label value can be (63 characters).
+// LabelHash returns a label value for a name, which can be longer than the 63
+// characters of a label value.
 func LabelHash(name string) string {
 	return hash(name)
 }
@@ -57,9 +57,9 @@ func ecdsName(owner types.NamespacedName, target Target, filter Filter) string {
 	return strings.Join([]string{owner.Namespace, owner.Name, target.Kind, target.Name, filter.placement()}, "/")
 }
 
-// PluginName is what proxies report. Istio turns what follows `wasm_filter.` up
-// to the next dot into a label of its metrics, so the dots of names become '_',
-// which no Kubernetes name holds.
+// PluginName returns the name of the plugin, which proxies report. Istio turns what
+// follows `wasm_filter.`, up to the next dot, into a label of its metrics. So each
+// dot of a name becomes '_', which no Kubernetes name contains.
 func PluginName(owner types.NamespacedName, target Target, filter Filter) string {
 	name := fmt.Sprintf("%s/%s/%s@%s", owner.Namespace, target.Name, owner.Name, filter.Revision())
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")

@@ -8,14 +8,15 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
-// Place is where a filter stands among the other HTTP filters of a proxy, and
-// on which ports. The zero value is right before the router, on all ports.
+// Place is a filter's place among the other HTTP filters of a proxy, and the ports
+// that it runs on. The zero value is right before the router, on all ports.
 type Place struct {
-	// Priority orders filters of one output kind and position; higher runs earlier.
+	// Priority orders the filters of one output kind and position: a higher one runs
+	// earlier.
 	Priority int32 `json:"priority,omitempty"`
 	// Position among the other HTTP filters.
 	Position wasmev1.Position `json:"position,omitzero"`
-	// Ports that the traffic goes to, ascending; none for all.
+	// Ports that the traffic goes to, in ascending order; none for all ports.
 	Ports []uint32 `json:"ports,omitempty"`
 }
 
@@ -33,13 +34,13 @@ func newPlace(spec wasmev1.FilterSpec) Place {
 	return place
 }
 
-// IsZero tells whether the place is the one that a filter has by default.
+// IsZero reports whether the place is the one that a filter has by default.
 func (p Place) IsZero() bool {
 	return p.Priority == 0 && p.Position == (wasmev1.Position{}) && len(p.Ports) == 0
 }
 
-// insertion is how an EnvoyFilter puts the filter into its position: beside the
-// first filter called anchor, or before all where anchor is empty.
+// insertion returns how an EnvoyFilter puts the filter into its position: next to the
+// first filter called anchor, or before all filters when anchor is empty.
 func (p Place) insertion() (operation networking.EnvoyFilter_Patch_Operation, anchor string) {
 	switch {
 	case p.Position.First:
@@ -53,12 +54,13 @@ func (p Place) insertion() (operation networking.EnvoyFilter_Patch_Operation, an
 	}
 }
 
-// envoyFilterPriority is the priority of the EnvoyFilter. istiod sorts
+// envoyFilterPriority returns the priority of the EnvoyFilter. istiod sorts
 // EnvoyFilters by ascending priority and applies them one after the other
-// (PushContext.EnvoyFilters, patchHTTPFilters): each of those that insert before
-// an anchor lands between the ones before it and the anchor, so who is applied
-// first runs first. Of those that insert first or after an anchor each lands
-// before the ones before it, so who is applied last runs first.
+// (PushContext.EnvoyFilters, patchHTTPFilters). A filter that is inserted before an
+// anchor ends up between the anchor and the filters that were inserted earlier, so
+// the one that is applied first runs first. A filter that is inserted first, or after
+// an anchor, ends up before those that were inserted earlier, so the one that is
+// applied last runs first.
 func (p Place) envoyFilterPriority() int32 {
 	if operation, _ := p.insertion(); operation == networking.EnvoyFilter_Patch_INSERT_BEFORE {
 		return -p.Priority

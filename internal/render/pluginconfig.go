@@ -13,13 +13,14 @@ import (
 )
 
 var (
-	errNoObject    = errors.New("it is no JSON object; write it as one")
-	errEmptyObject = errors.New("of an empty object the module would see nothing; leave it out")
+	errNotObject   = errors.New("a configuration that is not a JSON object: write it as one")
+	errEmptyObject = errors.New("an empty object: leave config out")
 )
 
-// pluginConfig is the configuration as the object that a WasmPlugin or a
-// TrafficExtension can hold; the module reads its JSON. It is nil for an empty
-// configuration, which a module cannot tell from none.
+// pluginConfig returns the configuration as the object that a WasmPlugin or a
+// TrafficExtension can hold. The module reads its JSON. It returns nil for an empty
+// configuration, because a module cannot tell that from none. The error says what
+// cannot be carried, and the fix.
 func (f Filter) pluginConfig() (*structpb.Struct, error) {
 	if len(f.Configuration) == 0 {
 		return nil, nil
@@ -28,10 +29,10 @@ func (f Filter) pluginConfig() (*structpb.Struct, error) {
 	decoder.UseNumber()
 	var object map[string]any
 	if err := decoder.Decode(&object); err != nil || object == nil {
-		return nil, errNoObject
+		return nil, errNotObject
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errNoObject
+		return nil, errNotObject
 	}
 	if len(object) == 0 {
 		return nil, errEmptyObject
@@ -42,13 +43,13 @@ func (f Filter) pluginConfig() (*structpb.Struct, error) {
 	return structpb.NewStruct(object)
 }
 
-// checkNumbers refuses numbers that a float64 rounds, which is what a Struct
-// holds numbers as.
+// checkNumbers refuses numbers that a float64 rounds, because a Struct holds every
+// number as a float64.
 func checkNumbers(value any) error {
 	switch value := value.(type) {
 	case json.Number:
 		if !exact(value) {
-			return fmt.Errorf("its numbers are 64-bit floating point, and %s is none; write it as a string", shortened(value))
+			return fmt.Errorf("the number %s, which 64-bit floating point rounds: write it as a string", shortened(value))
 		}
 	case []any:
 		for _, item := range value {
@@ -66,8 +67,8 @@ func checkNumbers(value any) error {
 	return nil
 }
 
-// exact tells whether a number comes out of a float64 as it went in: the
-// shortest decimal that reads as this float64 has its value.
+// exact reports whether a number comes out of a float64 as it went in, that is
+// whether the shortest decimal that reads as this float64 has the same value.
 func exact(number json.Number) bool {
 	float, err := number.Float64()
 	if err != nil {
@@ -78,8 +79,8 @@ func exact(number json.Number) bool {
 	return digits == shortest && exponent == shortestExponent
 }
 
-// decimal is the absolute value of a JSON number as its significant digits and
-// the power of ten that they are multiplied with.
+// decimal returns the absolute value of a JSON number as its significant digits and
+// the power of ten that multiplies them.
 func decimal(text string) (digits string, exponent int) {
 	mantissa, power, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(text, "-")), "e")
 	whole, fraction, _ := strings.Cut(mantissa, ".")
@@ -88,11 +89,11 @@ func decimal(text string) (digits string, exponent int) {
 	if digits == "" {
 		return "", 0
 	}
-	exponent, _ = strconv.Atoi(power) // none is 0; one out of range differs from any float64's
+	exponent, _ = strconv.Atoi(power) // no power is 0; one out of range differs from that of any float64
 	return digits, exponent - len(fraction) + len(all) - len(digits)
 }
 
-// shortened keeps a message readable.
+// shortened returns a number that keeps a message readable.
 func shortened(number json.Number) string {
 	const longest = 32
 	if len(number) > longest {

@@ -10,7 +10,7 @@ import (
 )
 
 // Target is what a filter runs on: a workload, or the object that a targetRef
-// names.
+// references.
 type Target struct {
 	// Kind is Deployment, DaemonSet or StatefulSet; Gateway or Service for a targetRef.
 	Kind string
@@ -20,7 +20,7 @@ type Target struct {
 	PodLabels map[string]string
 }
 
-// plurals are the resources of the workload kinds, as injection writes them
+// plurals holds the resource names of the workload kinds, as injection writes them
 // into a proxy's OWNER.
 var plurals = map[string]string{
 	"Deployment":  "deployments",
@@ -28,13 +28,13 @@ var plurals = map[string]string{
 	"StatefulSet": "statefulsets",
 }
 
-// groups are the API groups of the kinds that a targetRef may name.
+// groups holds the API groups of the kinds that a targetRef can reference.
 var groups = map[string]string{
 	wasmev1.TargetKindGateway: "gateway.networking.k8s.io",
 	wasmev1.TargetKindService: "",
 }
 
-// Key is the target's key in status.workloads: the name of a workload,
+// Key returns the target's key in status.workloads: the name of a workload, or
 // `<kind>/<name>` for a targetRef.
 func (t Target) Key() string {
 	if t.isReference() {
@@ -43,30 +43,29 @@ func (t Target) Key() string {
 	return t.Name
 }
 
-// isReference tells a targetRef from a workload.
+// isReference reports whether the target is that of a targetRef, and not a workload.
 func (t Target) isReference() bool {
 	_, found := groups[t.Kind]
 	return found
 }
 
-// owner is the OWNER that sidecar injection gives to a workload's proxies.
+// owner returns the OWNER that sidecar injection gives a workload's proxies.
 func (t Target) owner() string {
 	return fmt.Sprintf("kubernetes://apis/apps/v1/namespaces/%s/%s/%s", t.Namespace, plurals[t.Kind], t.Name)
 }
 
-// selector are the labels that a workload's pods are selected by; nil for a
-// targetRef.
+// selector returns the labels that select a workload's pods, and nil for a targetRef.
 func (t Target) selector() (map[string]string, error) {
 	if t.isReference() {
 		return nil, nil
 	}
 	if len(t.PodLabels) == 0 {
-		return nil, fmt.Errorf("the pod template of %s %s has no labels to select its pods by; add one", t.Kind, t.Name)
+		return nil, fmt.Errorf("the pod template of %s %s has no labels to select its pods by: add one", t.Kind, t.Name)
 	}
 	return maps.Clone(t.PodLabels), nil
 }
 
-// references is the targetRefs of the target's output; nil for a workload.
+// references returns the targetRefs of the target's output, and nil for a workload.
 func (t Target) references() []*typeapi.PolicyTargetReference {
 	if !t.isReference() {
 		return nil

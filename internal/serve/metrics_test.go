@@ -7,25 +7,25 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module"
 )
 
 func TestRequestsAreCountedByClientAndCode(t *testing.T) {
-	store, sum := storeWith(t, "a module")
-	store.Retain(holder, sum)
-	base := start(t, store)
+	modules, sum := storeWith(t, "a module")
+	modules.Retain(holder, sum)
+	base := start(t, modules)
 	absent := strings.Repeat("1", 64)
 	before := counts(t)
 	for _, request := range []struct {
 		method, path string
 		headers      map[string]string
 	}{
-		{http.MethodGet, render.ModulePath(sum), nil},
-		{http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4"}},
-		{http.MethodHead, render.ModulePath(sum), map[string]string{PeerHeader: PeerValue}},
-		{http.MethodHead, render.ModulePath(absent), map[string]string{PeerHeader: PeerValue}},
-		{http.MethodGet, render.ModulePath(absent), nil},
-		{http.MethodPost, render.ModulePath(sum), nil},
+		{http.MethodGet, module.Path(sum), nil},
+		{http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4"}},
+		{http.MethodHead, module.Path(sum), map[string]string{PeerHeader: PeerValue}},
+		{http.MethodHead, module.Path(absent), map[string]string{PeerHeader: PeerValue}},
+		{http.MethodGet, module.Path(absent), nil},
+		{http.MethodPost, module.Path(sum), nil},
 		{http.MethodGet, "/", nil},
 	} {
 		do(t, request.method, base+request.path, request.headers)
@@ -42,13 +42,13 @@ func TestRequestsAreCountedByClientAndCode(t *testing.T) {
 }
 
 func TestARequestThatWaitsIsInFlight(t *testing.T) {
-	store, _ := storeWith(t, "a module")
-	base := start(t, store)
+	modules, _ := storeWith(t, "a module")
+	base := start(t, modules)
 	before := counts(t)["in flight"]
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		do(t, http.MethodGet, base+render.ModulePath(strings.Repeat("1", 64)), nil)
+		do(t, http.MethodGet, base+module.Path(strings.Repeat("1", 64)), nil)
 	}()
 	for counts(t)["in flight"]-before != 1 {
 		select {

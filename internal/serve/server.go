@@ -12,12 +12,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"regexp"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 )
 
 const (
@@ -47,29 +47,27 @@ const (
 	PeerValue  = "true"
 )
 
-// modulePath is that of render.ModulePath: /modules/sha256/<64 hex>.wasm.
-var modulePath = regexp.MustCompile(`^/modules/sha256/([0-9a-f]{64})\.wasm$`)
-
 // Server serves the modules of a store, on every replica.
 type Server struct {
-	store    *module.Store
+	store    *store.Store
 	listener net.Listener
-	// named and unnamed are the slots of requests that wait.
-	named, unnamed *semaphore.Weighted
+	// retained and others are the slots of requests that wait, for modules that
+	// are retained and for others.
+	retained, others *semaphore.Weighted
 }
 
 // New listens on address (host:port; port 0 picks a free one) and returns a
-// server for the modules that store holds and names.
-func New(address string, store *module.Store) (*Server, error) {
+// server for the modules that the store has and that are retained.
+func New(address string, modules *store.Store) (*Server, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for sidecars (--module-server-bind-address): %w", err)
 	}
 	return &Server{
-		store:    store,
+		store:    modules,
 		listener: listener,
-		named:    semaphore.NewWeighted(maxHeld),
-		unnamed:  semaphore.NewWeighted(maxHeld),
+		retained: semaphore.NewWeighted(maxHeld),
+		others:   semaphore.NewWeighted(maxHeld),
 	}, nil
 }
 
@@ -100,15 +98,15 @@ func (s *Server) Start(ctx context.Context) error {
 // ServeHTTP answers GET and HEAD for the path of a module.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	patient := newPatientWriter(w, r)
-	match := modulePath.FindStringSubmatch(r.URL.Path)
+	sha256, ok := module.ParsePath(r.URL.Path)
 	switch {
-	case match == nil:
-		http.Error(patient, "modules are at /modules/sha256/<64 lower case hexadecimal digits>.wasm", http.StatusNotFound)
+	case !ok:
+		http.Error(patient, "modules are at "+module.Path("<64 lower case hexadecimal digits>"), http.StatusNotFound)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(patient, "modules can be read only", http.StatusMethodNotAllowed)
 	default:
-		s.serveModule(patient, r, match[1])
+		s.serveModule(patient, r, sha256)
 	}
 }
 
@@ -128,14 +126,14 @@ func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 stri
 }
 
 // open opens the module, at once or, for sidecars, within holdTime.
-func (s *Server) open(r *http.Request, sha256 string) (*module.File, error) {
-	file, err := s.store.OpenNamed(sha256)
+func (s *Server) open(r *http.Request, sha256 string) (*store.File, error) {
+	file, err := s.store.OpenRetained(sha256)
 	if err == nil || isPeer(r) {
 		return file, err
 	}
-	slots := s.named
-	if errors.Is(err, module.ErrNotNamed) {
-		slots = s.unnamed
+	slots := s.retained
+	if errors.Is(err, store.ErrNotRetained) {
+		slots = s.others
 	}
 	if !slots.TryAcquire(1) {
 		return nil, errors.New("too many requests wait for modules")

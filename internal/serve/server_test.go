@@ -16,17 +16,17 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 )
 
 var holder = types.NamespacedName{Namespace: "bookinfo", Name: "details-7d"}
 
 func TestServesAModuleThatIsNamedAndHeld(t *testing.T) {
-	store, sum := storeWith(t, "a module")
-	store.Retain(holder, sum)
-	base := start(t, store)
+	modules, sum := storeWith(t, "a module")
+	modules.Retain(holder, sum)
+	base := start(t, modules)
 
-	resp, body := do(t, http.MethodGet, base+render.ModulePath(sum), nil)
+	resp, body := do(t, http.MethodGet, base+module.Path(sum), nil)
 	if resp.StatusCode != http.StatusOK || body != "a module" {
 		t.Fatalf("GET: %d %q", resp.StatusCode, body)
 	}
@@ -44,9 +44,9 @@ func TestServesAModuleThatIsNamedAndHeld(t *testing.T) {
 }
 
 func TestAnswersByMethodAndHeader(t *testing.T) {
-	store, sum := storeWith(t, "a module")
-	store.Retain(holder, sum)
-	base := start(t, store)
+	modules, sum := storeWith(t, "a module")
+	modules.Retain(holder, sum)
+	base := start(t, modules)
 	etag := `"sha256:` + sum + `"`
 	for name, c := range map[string]struct {
 		method, path string
@@ -54,18 +54,18 @@ func TestAnswersByMethodAndHeader(t *testing.T) {
 		status       int
 		body         string
 	}{
-		"HEAD":                {http.MethodHead, render.ModulePath(sum), nil, 200, ""},
-		"range":               {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4"}, 206, "mod"},
-		"range from the end":  {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=-3"}, 206, "ule"},
-		"range if the same":   {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4", "If-Range": etag}, 206, "mod"},
-		"range if another":    {http.MethodGet, render.ModulePath(sum), map[string]string{"Range": "bytes=2-4", "If-Range": `"x"`}, 200, "a module"},
-		"unchanged":           {http.MethodGet, render.ModulePath(sum), map[string]string{"If-None-Match": etag}, 304, ""},
-		"POST":                {http.MethodPost, render.ModulePath(sum), nil, 405, "modules can be read only\n"},
-		"DELETE":              {http.MethodDelete, render.ModulePath(sum), nil, 405, "modules can be read only\n"},
+		"HEAD":                {http.MethodHead, module.Path(sum), nil, 200, ""},
+		"range":               {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4"}, 206, "mod"},
+		"range from the end":  {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=-3"}, 206, "ule"},
+		"range if the same":   {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4", "If-Range": etag}, 206, "mod"},
+		"range if another":    {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4", "If-Range": `"x"`}, 200, "a module"},
+		"unchanged":           {http.MethodGet, module.Path(sum), map[string]string{"If-None-Match": etag}, 304, ""},
+		"POST":                {http.MethodPost, module.Path(sum), nil, 405, "modules can be read only\n"},
+		"DELETE":              {http.MethodDelete, module.Path(sum), nil, 405, "modules can be read only\n"},
 		"no digest":           {http.MethodGet, "/modules/sha256/.wasm", nil, 404, notFound},
 		"short digest":        {http.MethodGet, "/modules/sha256/abc.wasm", nil, 404, notFound},
-		"upper case":          {http.MethodGet, render.ModulePath(strings.ToUpper(strings.Repeat("ab", 32))), nil, 404, notFound},
-		"no suffix":           {http.MethodGet, strings.TrimSuffix(render.ModulePath(sum), ".wasm"), nil, 404, notFound},
+		"upper case":          {http.MethodGet, module.Path(strings.ToUpper(strings.Repeat("ab", 32))), nil, 404, notFound},
+		"no suffix":           {http.MethodGet, strings.TrimSuffix(module.Path(sum), ".wasm"), nil, 404, notFound},
 		"another path":        {http.MethodGet, "/", nil, 404, notFound},
 		"traversal":           {http.MethodGet, "/modules/sha256/..%2f..%2fetc%2fpasswd", nil, 404, notFound},
 		"traversal in digest": {http.MethodGet, "/modules/sha256/" + strings.Repeat("../", 21) + "a.wasm", nil, 404, notFound},
@@ -82,10 +82,10 @@ func TestAnswersByMethodAndHeader(t *testing.T) {
 const notFound = "modules are at /modules/sha256/<64 lower case hexadecimal digits>.wasm\n"
 
 func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
-	store, held := storeWith(t, "held, not named")
+	modules, held := storeWith(t, "held, not named")
 	named := strings.Repeat("0", 64)
-	store.Retain(holder, named)
-	base := start(t, store)
+	modules.Retain(holder, named)
+	base := start(t, modules)
 	for name, c := range map[string]struct{ sum, body string }{
 		"held, not named": {held, "no FilterDeployment names this module\n"},
 		"named, not held": {named, "this module is not here yet\n"},
@@ -94,7 +94,7 @@ func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			began := time.Now()
-			resp, body := do(t, http.MethodGet, base+render.ModulePath(c.sum), nil)
+			resp, body := do(t, http.MethodGet, base+module.Path(c.sum), nil)
 			if resp.StatusCode != http.StatusServiceUnavailable || body != c.body || resp.Header.Get("Retry-After") == "" {
 				t.Errorf("%d %q Retry-After=%q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
 			}
@@ -106,20 +106,20 @@ func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
 }
 
 func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
-	store, sum := storeWith(t, "named late")
-	server := listen(t, store)
+	modules, sum := storeWith(t, "named late")
+	server := listen(t, modules)
 	base := serve(t, server)
 	go func() {
 		// While all slots can be had, no request is held yet.
-		for server.unnamed.TryAcquire(maxHeld) {
-			server.unnamed.Release(maxHeld)
+		for server.others.TryAcquire(maxHeld) {
+			server.others.Release(maxHeld)
 			runtime.Gosched()
 		}
-		store.Retain(holder, sum)
+		modules.Retain(holder, sum)
 	}()
-	resp, body := do(t, http.MethodGet, base+render.ModulePath(sum), nil)
+	resp, body := do(t, http.MethodGet, base+module.Path(sum), nil)
 	for body == "too many requests wait for modules\n" { // it came while the loop above had the slots
-		resp, body = do(t, http.MethodGet, base+render.ModulePath(sum), nil)
+		resp, body = do(t, http.MethodGet, base+module.Path(sum), nil)
 	}
 	if resp.StatusCode != http.StatusOK || body != "named late" {
 		t.Errorf("%d %q", resp.StatusCode, body)
@@ -128,30 +128,30 @@ func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
 
 func TestMoreThanCanBeHeldGet503AtOnce(t *testing.T) {
 	const busy = "too many requests wait for modules\n"
-	store, held := storeWith(t, "a module")
-	store.Retain(holder, held)
+	modules, held := storeWith(t, "a module")
+	modules.Retain(holder, held)
 	named, unnamed := strings.Repeat("0", 64), strings.Repeat("1", 64)
-	store.Retain(types.NamespacedName{Namespace: "bookinfo", Name: "ratings-7d"}, named)
+	modules.Retain(types.NamespacedName{Namespace: "bookinfo", Name: "ratings-7d"}, named)
 	for name, c := range map[string]struct {
 		fill   func(*Server) *semaphore.Weighted
 		sum    string
 		status int
 		body   string
 	}{
-		"named":                    {namedSlots, named, 503, busy},
-		"unnamed":                  {unnamedSlots, unnamed, 503, busy},
-		"named, behind unnamed":    {unnamedSlots, named, 503, "this module is not here yet\n"},
-		"held and named, no slots": {namedSlots, held, 200, "a module"},
-		"held and named, made up":  {unnamedSlots, held, 200, "a module"},
+		"named":                    {retainedSlots, named, 503, busy},
+		"unnamed":                  {otherSlots, unnamed, 503, busy},
+		"named, behind unnamed":    {otherSlots, named, 503, "this module is not here yet\n"},
+		"held and named, no slots": {retainedSlots, held, 200, "a module"},
+		"held and named, made up":  {otherSlots, held, 200, "a module"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := listen(t, store)
+			server := listen(t, modules)
 			base := serve(t, server)
 			if !c.fill(server).TryAcquire(maxHeld) {
 				t.Fatal("the server holds requests already")
 			}
-			resp, body := do(t, http.MethodGet, base+render.ModulePath(c.sum), nil)
+			resp, body := do(t, http.MethodGet, base+module.Path(c.sum), nil)
 			if resp.StatusCode != c.status || body != c.body {
 				t.Errorf("%d %q, not %d %q", resp.StatusCode, body, c.status, c.body)
 			}
@@ -159,17 +159,17 @@ func TestMoreThanCanBeHeldGet503AtOnce(t *testing.T) {
 	}
 }
 
-func namedSlots(s *Server) *semaphore.Weighted { return s.named }
+func retainedSlots(s *Server) *semaphore.Weighted { return s.retained }
 
-func unnamedSlots(s *Server) *semaphore.Weighted { return s.unnamed }
+func otherSlots(s *Server) *semaphore.Weighted { return s.others }
 
 func TestOtherReplicasAreNotHeld(t *testing.T) {
-	store, held := storeWith(t, "a module")
-	store.Retain(holder, held)
-	base := start(t, store)
+	modules, held := storeWith(t, "a module")
+	modules.Retain(holder, held)
+	base := start(t, modules)
 	for sum, want := range map[string]int{held: http.StatusOK, strings.Repeat("1", 64): http.StatusServiceUnavailable} {
 		began := time.Now()
-		resp, _ := do(t, http.MethodGet, base+render.ModulePath(sum), map[string]string{PeerHeader: PeerValue})
+		resp, _ := do(t, http.MethodGet, base+module.Path(sum), map[string]string{PeerHeader: PeerValue})
 		if resp.StatusCode != want {
 			t.Errorf("%d, not %d", resp.StatusCode, want)
 		}
@@ -181,17 +181,17 @@ func TestOtherReplicasAreNotHeld(t *testing.T) {
 
 func TestALargeModuleArrivesWhole(t *testing.T) {
 	content := strings.Repeat("0123456789abcdef", 1<<18)
-	store, sum := storeWith(t, content)
-	store.Retain(holder, sum)
-	base := start(t, store)
-	if _, got := do(t, http.MethodGet, base+render.ModulePath(sum), nil); got != content {
+	modules, sum := storeWith(t, content)
+	modules.Retain(holder, sum)
+	base := start(t, modules)
+	if _, got := do(t, http.MethodGet, base+module.Path(sum), nil); got != content {
 		t.Errorf("%d bytes of %d", len(got), len(content))
 	}
 }
 
 func TestStopsWhenItsContextEnds(t *testing.T) {
-	store, _ := storeWith(t, "a module")
-	server := listen(t, store)
+	modules, _ := storeWith(t, "a module")
+	server := listen(t, modules)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error)
 	go func() { stopped <- server.Start(ctx) }()
@@ -205,37 +205,37 @@ func TestStopsWhenItsContextEnds(t *testing.T) {
 }
 
 func TestAPortInUseIsNamed(t *testing.T) {
-	store, _ := storeWith(t, "a module")
-	server := listen(t, store)
-	_, err := New(server.Addr(), store)
+	modules, _ := storeWith(t, "a module")
+	server := listen(t, modules)
+	_, err := New(server.Addr(), modules)
 	if err == nil || !strings.Contains(err.Error(), "--module-server-bind-address") {
 		t.Errorf("%v", err)
 	}
 }
 
 // storeWith returns a store that holds a module, which nobody names yet.
-func storeWith(t *testing.T, content string) (*module.Store, string) {
+func storeWith(t *testing.T, content string) (*store.Store, string) {
 	t.Helper()
-	store, err := module.OpenStore(t.TempDir(), module.DefaultStoreBytes, clock.RealClock{})
+	modules, err := store.Open(t.TempDir(), store.DefaultBytes, clock.RealClock{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	digest := sha256.Sum256([]byte(content))
 	sum := hex.EncodeToString(digest[:])
-	if err := store.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
+	if err := modules.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
 		t.Fatal(err)
 	}
-	return store, sum
+	return modules, sum
 }
 
-func start(t *testing.T, store *module.Store) string {
+func start(t *testing.T, modules *store.Store) string {
 	t.Helper()
-	return serve(t, listen(t, store))
+	return serve(t, listen(t, modules))
 }
 
-func listen(t *testing.T, store *module.Store) *Server {
+func listen(t *testing.T, modules *store.Store) *Server {
 	t.Helper()
-	server, err := New("127.0.0.1:0", store)
+	server, err := New("127.0.0.1:0", modules)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 // overwrite writes a status that has no conditions, as something would that
@@ -25,7 +26,7 @@ func overwrite(ctx context.Context, fd *wasmev1.FilterDeployment, state wasmev1.
 			Workloads:          map[string]wasmev1.WorkloadStatus{"app": {State: state}},
 		}
 		return admin.Status().Update(ctx, &live)
-	}, patience, poll).Should(Succeed())
+	}).Should(Succeed())
 }
 
 // statusWrites counts the operator's writes of statuses in a namespace.
@@ -46,12 +47,12 @@ var _ = Describe("Something that overwrites the status", func() {
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "before"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		meshtest.EventuallyAnswers(ctx, pod, "before")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		before, begin := statusWrites(namespace), time.Now()
 
 		overwrite(ctx, fd, wasmev1.WorkloadSucceeded)
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonStatusOverwritten))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonStatusOverwritten))
 		for i := range 50 {
 			state := wasmev1.WorkloadPending
 			if i%2 == 0 { // a write that changes nothing is none
@@ -60,7 +61,7 @@ var _ = Describe("Something that overwrites the status", func() {
 			overwrite(ctx, fd, state)
 		}
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
+		meshtest.EventuallyAnswers(ctx, pod, "after")
 		Expect(statusWrites(namespace) - before).To(BeNumerically("<=", 1+int(time.Since(begin)/time.Minute)))
 	})
 })

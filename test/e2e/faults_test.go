@@ -15,7 +15,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 // outage is how long the API server stays away.
@@ -25,7 +27,7 @@ const outage = 20 * time.Second
 // istiod, both client-go's, come back up to 30 s and more after it, in turn.
 const recovery = 90 * time.Second
 
-var _ = Describe("Faults", Serial, func() {
+var _ = Describe("Faults", func() {
 	It("ends what it began when the manager is killed in mid-pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		var pods []*mesh.Running
@@ -36,17 +38,17 @@ var _ = Describe("Faults", Serial, func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		for _, pod := range pods {
-			eventuallyAnswers(ctx, pod, answer{200, "before"})
+			meshtest.EventuallyAnswers(ctx, pod, "before")
 		}
 		load := startStream(ctx, pods[0].URL)
 		for i := range 5 {
 			value := fmt.Sprint("value-", i)
 			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(value) })
-			Eventually(func() int { return len(revisionsOf(ctx, namespace)) }, patience, time.Millisecond).Should(BeNumerically(">", min(i, 2)), "the pass has begun")
+			Eventually(func() int { return len(revisionsOf(ctx, namespace)) }, meshtest.Patience, time.Millisecond).Should(BeNumerically(">", min(i, 2)), "the pass has begun")
 			Expect(operator.Kill()).To(Succeed())
 			startOperator(ctx)
 			for _, pod := range pods {
-				eventuallyAnswers(ctx, pod, answer{200, value})
+				meshtest.EventuallyAnswers(ctx, pod, value)
 			}
 		}
 		all, failed := load.stop()
@@ -62,9 +64,9 @@ var _ = Describe("Faults", Serial, func() {
 		restarted := run(ctx, app)
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "before"})
-		eventuallyAnswers(ctx, restarted, answer{200, "before"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		meshtest.EventuallyAnswers(ctx, pod, "before")
+		meshtest.EventuallyAnswers(ctx, restarted, "before")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		load := startStream(ctx, pod.URL)
 		known := len(writesTo(namespace))
 
@@ -72,21 +74,21 @@ var _ = Describe("Faults", Serial, func() {
 		end := time.Now().Add(outage)
 		Expect(follower.Ended()).To(BeFalse())
 		By("starting the leader again, which ends when it cannot hold its lease, as a kubelet does")
-		Eventually(leader.Ended, outage, poll).Should(BeTrue())
+		Eventually(leader.Ended, outage).Should(BeTrue())
 		Expect(leader.Start()).To(Succeed())
 		for _, replicas := range [][]*mesh.Operator{{leader, follower}, {follower, leader}} {
 			r.serve(replicas...)
 			By("starting a sidecar again: it has to fetch the module once more")
 			Expect(restarted.StopSidecar()).To(Succeed())
 			Expect(restarted.StartSidecar(ctx)).To(Succeed())
-			Expect(ask(ctx, restarted.URL)).To(Equal(answer{200, "before"}))
+			Expect(mesh.Ask(ctx, restarted.URL)).To(Equal(mesh.Answered(200, "before")))
 		}
-		Consistently(func() answer { return ask(ctx, restarted.URL) }, time.Until(end), time.Second).Should(Equal(answer{200, "before"}))
+		Consistently(meshtest.Asking(ctx, restarted.URL), time.Until(end), time.Second).Should(Equal(mesh.Answered(200, "before")))
 		Expect(theMesh.StartAPIServer(ctx)).To(Succeed())
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		Eventually(func() answer { return ask(ctx, pod.URL) }, recovery, poll).Should(Equal(answer{200, "after"}))
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Eventually(meshtest.Asking(ctx, pod.URL), recovery).Should(Equal(mesh.Answered(200, "after")))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		counts := map[string]int{}
 		for _, write := range writesTo(namespace)[known:] {
 			counts[write]++
@@ -112,21 +114,21 @@ var _ = Describe("Faults", Serial, func() {
 		DeferCleanup(func() { Expect(small.Stop()).To(Succeed()) })
 		fd := filterDeployment(namespace, push(ctx, "hello"), "kept")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "kept"})
+		meshtest.EventuallyAnswers(ctx, pod, "kept")
 		load := startStream(ctx, pod.URL)
 
 		filler := filepath.Join(small.Store(), "filler")
 		Expect(fill(filler)).To(MatchError(syscall.ENOSPC))
 		image := push(ctx, "trap")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("another module") })
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonStoreUnavailable))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonStoreUnavailable))
 		Expect(message(ctx, fd)).To(And(ContainSubstring("no space left"), ContainSubstring("--module-store")))
 		app.Replica = 1
-		Expect(ask(ctx, run(ctx, app).URL)).To(Equal(answer{200, "kept"}), "a pod that starts now")
+		Expect(mesh.Ask(ctx, run(ctx, app).URL)).To(Equal(mesh.Answered(200, "kept")), "a pod that starts now")
 
 		Expect(os.Remove(filler)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "another module"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		meshtest.EventuallyAnswers(ctx, pod, "another module")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
@@ -150,8 +152,8 @@ func modulePath(ctx context.Context, fd *wasmev1.FilterDeployment) string {
 	Eventually(func() *wasmev1.ModuleStatus {
 		Expect(admin.Get(ctx, client.ObjectKeyFromObject(fd), &live)).To(Succeed())
 		return live.Status.Module
-	}, patience, poll).ShouldNot(BeNil())
-	return "/modules/sha256/" + live.Status.Module.SHA256 + ".wasm"
+	}).ShouldNot(BeNil())
+	return module.Path(live.Status.Module.SHA256)
 }
 
 // message is that of Ready.

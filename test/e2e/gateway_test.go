@@ -41,17 +41,10 @@ func gatewaySample(ctx context.Context) *wasmev1.FilterDeployment {
 // received is what the app behind a gateway got as a header of a request.
 func received(ctx context.Context, url, header string) func() []string {
 	return func() []string {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		Expect(err).NotTo(HaveOccurred())
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return nil
-		}
-		defer func() { _ = response.Body.Close() }()
 		var seen struct {
 			Headers http.Header `json:"headers"`
 		}
-		if json.NewDecoder(response.Body).Decode(&seen) != nil {
+		if json.Unmarshal(mesh.Fetch(ctx, url), &seen) != nil {
 			return nil
 		}
 		return seen.Headers.Values(header)
@@ -71,8 +64,8 @@ var _ = Describe("Istio's ingress gateway", func() {
 		DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(admin.Delete(ctx, fd))).To(Succeed()) })
 
 		tracked := ContainElement(ContainSubstring("tracked"))
-		Eventually(received(ctx, gateway.URL, "X-Request-Id"), patience, poll).Should(tracked)
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+		Eventually(received(ctx, gateway.URL, "X-Request-Id")).Should(tracked)
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonReady))
 		Expect(received(ctx, elsewhere.URL, "X-Request-Id")()).To(And(Not(BeEmpty()), Not(tracked)))
 
@@ -80,11 +73,11 @@ var _ = Describe("Istio's ingress gateway", func() {
 		change(ctx, fd, func(f *wasmev1.FilterSpec) {
 			f.Config = &wasmev1.Configuration{Raw: []byte(`{"tracking_header":"X-Tracking"}`)}
 		})
-		Eventually(received(ctx, gateway.URL, "X-Tracking"), patience, poll).Should(Equal([]string{"tracked"}))
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+		Eventually(received(ctx, gateway.URL, "X-Tracking")).Should(Equal([]string{"tracked"}))
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 
 		By("deleting it")
 		Expect(admin.Delete(ctx, fd)).To(Succeed())
-		Eventually(received(ctx, gateway.URL, "X-Request-Id"), patience, poll).Should(And(Not(BeEmpty()), Not(tracked)))
+		Eventually(received(ctx, gateway.URL, "X-Request-Id")).Should(And(Not(BeEmpty()), Not(tracked)))
 	})
 })

@@ -18,6 +18,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 // loadTime is more than pods may take before Loaded is False.
@@ -42,7 +43,7 @@ func loaded(ctx context.Context, fd *wasmev1.FilterDeployment) func() string {
 func metricsOf(ctx context.Context, fd *wasmev1.FilterDeployment) func() []string {
 	whose := fmt.Sprintf("name=%q,namespace=%q", fd.Name, fd.Namespace)
 	return func() []string {
-		served := get(ctx, operator.MetricsURL)
+		served := mesh.Fetch(ctx, operator.MetricsURL)
 		Expect(served).NotTo(BeEmpty())
 		found := []string{}
 		for line := range strings.Lines(string(served)) {
@@ -78,32 +79,32 @@ var _ = Describe("Proof from the pods", func() {
 		pods := []*mesh.Running{run(ctx, first), run(ctx, second)}
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 2/2"))
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 2/2"))
 		for _, pod := range pods {
-			eventuallyAnswers(ctx, pod, answer{200, "before"}) // an open connection goes on as before for a while
+			meshtest.EventuallyAnswers(ctx, pod, "before") // an open connection goes on as before for a while
 		}
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
-		Eventually(loaded(ctx, fd), loadTime, poll).Should(Equal("OlderRevision 0/2"))
-		Eventually(metricsOf(ctx, fd), patience, poll).Should(ContainElements(
+		Eventually(loaded(ctx, fd), loadTime).Should(Equal("OlderRevision 0/2"))
+		Eventually(metricsOf(ctx, fd)).Should(ContainElements(
 			`wasme_filterdeployment_ready{,status="True"} 0`, `wasme_filterdeployment_ready{,status="False"} 1`,
 			"wasme_filterdeployment_pods{} 2", "wasme_filterdeployment_pods_loaded{} 0",
 		))
 		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonOlderRevision))
 		for _, pod := range pods {
-			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "before"}))
+			Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "before")))
 		}
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 2/2"))
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 2/2"))
 		for _, pod := range pods {
-			Expect(ask(ctx, pod.URL)).To(Equal(answer{200, "after"}))
+			Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "after")))
 		}
-		Eventually(metricsOf(ctx, fd), patience, poll).Should(ContainElements(
+		Eventually(metricsOf(ctx, fd)).Should(ContainElements(
 			`wasme_filterdeployment_ready{,status="True"} 1`, "wasme_filterdeployment_pods_loaded{} 2",
 		))
-		Eventually(workloadEvents(ctx, fd), patience, poll).Should(ConsistOf("WorkloadLoaded", "WorkloadNotLoaded", "WorkloadLoaded"))
+		Eventually(workloadEvents(ctx, fd)).Should(ConsistOf("WorkloadLoaded", "WorkloadNotLoaded", "WorkloadLoaded"))
 		Expect(admin.Delete(ctx, fd)).To(Succeed())
-		Eventually(metricsOf(ctx, fd), patience, poll).Should(BeEmpty())
+		Eventually(metricsOf(ctx, fd)).Should(BeEmpty())
 	})
 
 	It("is what kubectl wait waits for", func(ctx SpecContext) {
@@ -116,7 +117,7 @@ var _ = Describe("Proof from the pods", func() {
 			_, err := theMesh.Kubectl(ctx, "wait", "filterdeployment/hello", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
 			Expect(err).NotTo(HaveOccurred())
 			Expect(loaded(ctx, fd)()).To(Equal("Loaded 1/1"), "of this generation")
-			eventuallyAnswers(ctx, pod, answer{200, configuration})
+			meshtest.EventuallyAnswers(ctx, pod, configuration)
 		}
 	})
 
@@ -127,14 +128,14 @@ var _ = Describe("Proof from the pods", func() {
 		broken.Replica, broken.Metadata = 1, map[string]string{"BROKEN": "yes"}
 		pods := []*mesh.Running{run(ctx, healthy), run(ctx, broken)}
 		Expect(admin.Create(ctx, brokenListener(namespace, map[string]any{"BROKEN": "yes"}))).To(Succeed())
-		Eventually(func() (int, error) { return pods[1].RefusedListeners(ctx) }, patience, poll).Should(BeNumerically(">", 0))
+		Eventually(func() (int, error) { return pods[1].RefusedListeners(ctx) }).Should(BeNumerically(">", 0))
 
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pods[0], answer{200, "before"})
-		Eventually(loaded(ctx, fd), loadTime, poll).Should(Equal("Refused 1/2"))
+		meshtest.EventuallyAnswers(ctx, pods[0], "before")
+		Eventually(loaded(ctx, fd), loadTime).Should(Equal("Refused 1/2"))
 		Expect(apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionReady).Message).To(ContainSubstring(pods[1].Pod))
-		Expect(ask(ctx, pods[1].URL)).To(Equal(answer{200, ""}), "its former listener goes on")
+		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200)), "its former listener goes on")
 	})
 
 	It("is missing without sidecars", func(ctx SpecContext) {
@@ -154,18 +155,18 @@ var _ = Describe("Proof from the pods", func() {
 
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonNoSidecar))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonNoSidecar))
 	})
 })
 
-var _ = Describe("A fetch that failed", Serial, func() {
+var _ = Describe("A fetch that failed", func() {
 	DescribeTable("is renewed once the module can be had", func(ctx SpecContext, kind wasmev1.Output) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "")
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 
 		address := operator.ModuleServerURL[len("http://"):]
 		Expect(operator.Stop()).To(Succeed())
@@ -176,14 +177,14 @@ var _ = Describe("A fetch that failed", Serial, func() {
 		Expect(pod.StopSidecar()).To(Succeed())
 		started := make(chan error, 1)
 		go func() { started <- pod.StartSidecar(ctx) }()
-		eventuallyAnswers(ctx, pod, answer{403, ""}) // its agent gave up
+		meshtest.EventuallyIs(ctx, pod, mesh.Answered(403)) // its agent gave up
 
 		var err error
 		operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: address, Args: []string{"--image-poll-interval=2s"}})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(func() answer { return ask(ctx, pod.URL) }, 2*loadTime, poll).Should(Equal(answer{200, "world"}))
-		Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
-		Eventually(started, patience).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
+		Eventually(meshtest.Asking(ctx, pod.URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")))
+		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
+		Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
 	},
 		Entry("by an EnvoyFilter", wasmev1.OutputEnvoyFilter),
 		Entry("by a WasmPlugin", wasmev1.OutputWasmPlugin),
@@ -200,11 +201,11 @@ var _ = Describe("Each kind of output", func() {
 			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
 			fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"a":1}`)}
 			Expect(admin.Create(ctx, fd)).To(Succeed())
-			eventuallyAnswers(ctx, pod, answer{200, `{"a":1}`})
-			Eventually(loaded(ctx, fd), patience, poll).Should(Equal("Loaded 1/1"))
+			meshtest.EventuallyAnswers(ctx, pod, `{"a":1}`)
+			Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 
 			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = &wasmev1.Configuration{Raw: []byte(`{"a":2}`)} })
-			eventuallyAnswers(ctx, pod, answer{200, `{"a":2}`})
+			meshtest.EventuallyAnswers(ctx, pod, `{"a":2}`)
 
 			By("taking it back when it lost its labels")
 			object := &metav1.PartialObjectMetadata{}
@@ -214,7 +215,7 @@ var _ = Describe("Each kind of output", func() {
 			Eventually(func() map[string]string {
 				Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
 				return object.Labels
-			}, patience, poll).ShouldNot(BeEmpty())
+			}).ShouldNot(BeEmpty())
 
 			By("changing to another kind")
 			Eventually(func() error {
@@ -223,9 +224,9 @@ var _ = Describe("Each kind of output", func() {
 				}
 				fd.Spec.Deployment.Istio.Output = wasmev1.OutputEnvoyFilter
 				return admin.Update(ctx, fd)
-			}, patience, poll).Should(Succeed())
-			Eventually(func() []string { return outputsOf(ctx, namespace) }, patience, poll).Should(HaveLen(1))
-			eventuallyAnswers(ctx, pod, answer{200, `{"a":2}`})
+			}).Should(Succeed())
+			Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(HaveLen(1))
+			meshtest.EventuallyAnswers(ctx, pod, `{"a":2}`)
 		})
 	}
 })

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -26,6 +25,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/serve"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 	"github.com/wasme-io/wasme-operator/test/mesh/service"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
@@ -68,7 +68,7 @@ func startReplicas(ctx context.Context) (r *replicas, leader, follower *mesh.Ope
 	GinkgoHelper()
 	r = newReplicas(ctx)
 	leader = r.start(ctx, 0, mesh.OperatorOptions{})
-	Eventually(leads(ctx, leader), patience, poll).Should(BeTrue())
+	Eventually(leads(ctx, leader)).Should(BeTrue())
 	follower = r.start(ctx, 1, mesh.OperatorOptions{})
 	Expect(leads(ctx, follower)()).To(BeFalse())
 	r.serve(leader, follower)
@@ -117,26 +117,8 @@ func freeAddress() string {
 // leads tells whether a replica holds the lease, by its own metrics.
 func leads(ctx context.Context, replica *mesh.Operator) func() bool {
 	return func() bool {
-		return bytes.Contains(get(ctx, replica.MetricsURL), []byte("\nleader_election_master_status{name=\"wasme-operator\"} 1\n"))
+		return bytes.Contains(mesh.Fetch(ctx, replica.MetricsURL), []byte("\nleader_election_master_status{name=\"wasme-operator\"} 1\n"))
 	}
-}
-
-// get is what is at a URL; nil when it cannot be had.
-func get(ctx context.Context, url string) []byte {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return nil
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil
-	}
-	return body
 }
 
 // halfWritten are the files that a replica is writing to its store.
@@ -158,7 +140,7 @@ func halfWritten(replica *mesh.Operator) func() []string {
 // moment for it to come.
 func holds(ctx context.Context, replica *mesh.Operator, fd *wasmev1.FilterDeployment) bool {
 	GinkgoHelper()
-	return ask(ctx, replica.ModuleServerURL+modulePath(ctx, fd), serve.PeerHeader, serve.PeerValue).Status == http.StatusOK
+	return mesh.Ask(ctx, replica.ModuleServerURL+modulePath(ctx, fd), serve.PeerHeader, serve.PeerValue).Status == http.StatusOK
 }
 
 // revive starts a replica that was killed again in its place, as a kubelet does.
@@ -225,7 +207,7 @@ func nextOutput(ctx context.Context, namespace string) (wait func()) {
 	return func() {
 		GinkgoHelper()
 		defer watcher.Stop()
-		Eventually(watcher.ResultChan(), patience, time.Millisecond).Should(Receive())
+		Eventually(watcher.ResultChan(), meshtest.Patience, time.Millisecond).Should(Receive())
 	}
 }
 
@@ -249,7 +231,7 @@ func live(ctx context.Context, fd *wasmev1.FilterDeployment) *wasmev1.FilterDepl
 	return &now
 }
 
-var _ = Describe("Two replicas", Serial, func() {
+var _ = Describe("Two replicas", func() {
 	var namespace string
 	BeforeEach(func(ctx SpecContext) { namespace = newNamespace(ctx) })
 
@@ -259,8 +241,8 @@ var _ = Describe("Two replicas", Serial, func() {
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, image, "before")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "before"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		meshtest.EventuallyAnswers(ctx, pod, "before")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		return pod, fd
 	}
 	// another pod of that workload; it must answer filtered as soon as it does.
@@ -268,13 +250,13 @@ var _ = Describe("Two replicas", Serial, func() {
 		GinkgoHelper()
 		w := workload(namespace, "app", map[string]string{"app": "app"})
 		w.Replica = replica
-		Expect(ask(ctx, run(ctx, w).URL)).To(Equal(answer{200, want}))
+		Expect(mesh.Ask(ctx, run(ctx, w).URL)).To(Equal(mesh.Answered(200, want)))
 	}
 
 	It("go on when either is killed in the middle of a pull", func(ctx SpecContext) {
 		source := startRegistry()
 		r, leader, follower := startReplicas(ctx)
-		hello := build(ctx, "hello")
+		hello := meshtest.Build(ctx, "hello")
 		pod, fd := filtered(ctx, pushTo(ctx, source, "hello:v1", hello))
 		Expect([]bool{holds(ctx, leader, fd), holds(ctx, follower, fd)}).To(Equal([]bool{true, true}), "the output waited until both had it")
 		load := startStream(ctx, pod.URL)
@@ -284,12 +266,12 @@ var _ = Describe("Two replicas", Serial, func() {
 		Expect(os.RemoveAll(follower.Store())).To(Succeed())
 		hold := r.doors[0].Hold(part)
 		Expect(follower.Start()).To(Succeed())
-		Eventually(hold.Reached, patience).Should(Receive())
-		Eventually(halfWritten(follower), patience, poll).ShouldNot(BeEmpty())
+		Eventually(hold.Reached).Should(Receive())
+		Eventually(halfWritten(follower)).ShouldNot(BeEmpty())
 		Expect(follower.Kill()).To(Succeed())
 		image := pushTo(ctx, source, "hello:v2", padded(hello, 1))
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("second") })
-		eventuallyAnswers(ctx, pod, answer{200, "second"})
+		meshtest.EventuallyAnswers(ctx, pod, "second")
 		hold.Release()
 		revive(ctx, follower)
 		Expect(holds(ctx, follower, fd)).To(BeTrue())
@@ -298,11 +280,11 @@ var _ = Describe("Two replicas", Serial, func() {
 		source.Inject(registry.StallBlobs(part, nil))
 		image = pushTo(ctx, source, "hello:v3", padded(hello, 2))
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("third") })
-		Eventually(halfWritten(leader), patience, poll).ShouldNot(BeEmpty())
+		Eventually(halfWritten(leader)).ShouldNot(BeEmpty())
 		Expect(leader.Kill()).To(Succeed())
 		source.Heal()
 		revive(ctx, leader)
-		eventuallyAnswers(ctx, pod, answer{200, "third"})
+		meshtest.EventuallyAnswers(ctx, pod, "third")
 		for _, replica := range []*mesh.Operator{leader, follower} {
 			Expect(holds(ctx, replica, fd)).To(BeTrue())
 			Expect(halfWritten(replica)()).To(BeEmpty())
@@ -315,12 +297,12 @@ var _ = Describe("Two replicas", Serial, func() {
 	It("ask a pod for one module at a time, so that a fetch that ends late undoes nothing", func(ctx SpecContext) {
 		source := startRegistry()
 		r, _, _ := startReplicas(ctx)
-		hello := build(ctx, "hello")
+		hello := meshtest.Build(ctx, "hello")
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		hold := r.modules.Hold(part)
 		fd := filterDeployment(namespace, pushTo(ctx, source, "hello:v1", hello), "first")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(hold.Reached, patience).Should(Receive())
+		Eventually(hold.Reached).Should(Receive())
 		fetched := held(ctx, namespace)
 
 		By("holding the second back while the first is on its way")
@@ -328,16 +310,16 @@ var _ = Describe("Two replicas", Serial, func() {
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = second, text("second") })
 		Eventually(func() string {
 			return apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionProgrammed).Reason
-		}, patience, poll).Should(Equal(wasmev1.ReasonSpreading))
+		}).Should(Equal(wasmev1.ReasonSpreading))
 		Expect(held(ctx, namespace)).To(Equal(fetched))
-		Expect(ask(ctx, pod.URL)).To(Equal(answer{200, ""}))
+		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200)))
 
 		hold.Release()
-		eventuallyAnswers(ctx, pod, answer{200, "first"})
+		meshtest.EventuallyAnswers(ctx, pod, "first")
 		load := startStream(ctx, pod.URL)
-		eventuallyAnswers(ctx, pod, answer{200, "second"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
-		Consistently(func() answer { return ask(ctx, pod.URL) }, 5*time.Second, poll).Should(Equal(answer{200, "second"}))
+		meshtest.EventuallyAnswers(ctx, pod, "second")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
+		Consistently(meshtest.Asking(ctx, pod.URL), 5*time.Second).Should(Equal(mesh.Answered(200, "second")))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
@@ -355,10 +337,10 @@ var _ = Describe("Two replicas", Serial, func() {
 				defer close(started)
 				another(ctx, 1+i, "before")
 			}()
-			Eventually(hold.Reached, patience).Should(Receive(Equal(r.places[i])))
+			Eventually(hold.Reached).Should(Receive(Equal(r.places[i])))
 			Expect(pair[0].Kill()).To(Succeed())
 			hold.Cut()
-			Eventually(started, patience).Should(BeClosed())
+			Eventually(started).Should(BeClosed())
 			revive(ctx, pair[0])
 		}
 		all, failed := load.stop()
@@ -370,21 +352,21 @@ var _ = Describe("Two replicas", Serial, func() {
 		r, leader, follower := startReplicas(ctx)
 		pod, fd := filtered(ctx, push(ctx, "hello"))
 		other := run(ctx, workload(namespace, "other", map[string]string{"app": "other"}))
-		eventuallyAnswers(ctx, other, answer{200, "before"})
+		meshtest.EventuallyAnswers(ctx, other, "before")
 		load := startStream(ctx, other.URL)
 		r.serve(follower, leader)
 		hold := r.modules.Hold(part)
 		Expect(pod.StopSidecar()).To(Succeed())
 		started := make(chan error, 1)
 		go func() { started <- pod.StartSidecar(ctx) }()
-		Eventually(hold.Reached, patience).Should(Receive())
+		Eventually(hold.Reached).Should(Receive())
 		Expect(follower.Kill()).To(Succeed())
 		hold.Cut()
-		eventuallyAnswers(ctx, pod, answer{403, ""})
+		meshtest.EventuallyIs(ctx, pod, mesh.Answered(403))
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
-		eventuallyAnswers(ctx, other, answer{200, "after"})
-		Eventually(started, patience).Should(Receive(Succeed()))
+		meshtest.EventuallyAnswers(ctx, pod, "after")
+		meshtest.EventuallyAnswers(ctx, other, "after")
+		Eventually(started).Should(Receive(Succeed()))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
@@ -405,8 +387,8 @@ var _ = Describe("Two replicas", Serial, func() {
 		ended := func(victim *mesh.Operator, value string) {
 			GinkgoHelper()
 			revive(ctx, victim)
-			eventuallyAnswers(ctx, pod, answer{200, value})
-			Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+			meshtest.EventuallyAnswers(ctx, pod, value)
+			Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 			now := live(ctx, fd).Status
 			Expect(now.Summary.WorkloadsReady).To(Equal(fmt.Sprintf("%d/%d", bare+1, bare+1)))
 			Expect(held(ctx, namespace)).To(Equal([]string{now.Revision}))
@@ -424,7 +406,7 @@ var _ = Describe("Two replicas", Serial, func() {
 	It("move to new places, one after the other, while the registry is down", func(ctx SpecContext) {
 		source := startRegistry()
 		r, first, second := startReplicas(ctx)
-		pod, fd := filtered(ctx, pushTo(ctx, source, "hello:v1", build(ctx, "hello")))
+		pod, fd := filtered(ctx, pushTo(ctx, source, "hello:v1", meshtest.Build(ctx, "hello")))
 		load := startStream(ctx, pod.URL)
 		source.Down()
 		r.serve(second)
@@ -440,8 +422,8 @@ var _ = Describe("Two replicas", Serial, func() {
 			another(ctx, 1+i, "before")
 		}
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		meshtest.EventuallyAnswers(ctx, pod, "after")
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
@@ -456,16 +438,16 @@ var _ = Describe("Two replicas", Serial, func() {
 
 		By("changing the configuration, then the module, in the middle")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("middle") })
-		eventuallyAnswers(ctx, pod, answer{200, "middle"})
+		meshtest.EventuallyAnswers(ctx, pod, "middle")
 		image := push(ctx, "trap")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("another module") })
-		eventuallyAnswers(ctx, pod, answer{200, "another module"})
+		meshtest.EventuallyAnswers(ctx, pod, "another module")
 
 		fourth := r.start(ctx, 3, mesh.OperatorOptions{})
 		r.serve(third, fourth)
 		Expect(second.Stop()).To(Succeed())
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
-		eventuallyAnswers(ctx, pod, answer{200, "after"})
+		meshtest.EventuallyAnswers(ctx, pod, "after")
 		another(ctx, 1, "after")
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
@@ -475,7 +457,7 @@ var _ = Describe("Two replicas", Serial, func() {
 		const month = 30 * 24 * time.Hour // certificates of the API server are still valid then
 		r := newReplicas(ctx)
 		ahead := r.start(ctx, 0, mesh.OperatorOptions{ClockOffset: month})
-		Eventually(leads(ctx, ahead), patience, poll).Should(BeTrue())
+		Eventually(leads(ctx, ahead)).Should(BeTrue())
 		right := r.start(ctx, 1, mesh.OperatorOptions{})
 		r.serve(ahead, right)
 		pod, fd := filtered(ctx, push(ctx, "hello"))
@@ -485,19 +467,19 @@ var _ = Describe("Two replicas", Serial, func() {
 		By("killing the one that is ahead")
 		Expect(ahead.Kill()).To(Succeed())
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("second") })
-		eventuallyAnswers(ctx, pod, answer{200, "second"})
+		meshtest.EventuallyAnswers(ctx, pod, "second")
 
 		By("starting it again: it does not take the lease that is old to it")
 		revive(ctx, ahead)
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("third") })
-		eventuallyAnswers(ctx, pod, answer{200, "third"})
+		meshtest.EventuallyAnswers(ctx, pod, "third")
 		Consistently(leads(ctx, right), 5*time.Second, 100*time.Millisecond).Should(BeTrue())
 		Expect(leads(ctx, ahead)()).To(BeFalse())
 
 		By("leaving it alone")
 		Expect(right.Stop()).To(Succeed())
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("fourth") })
-		eventuallyAnswers(ctx, pod, answer{200, "fourth"})
+		meshtest.EventuallyAnswers(ctx, pod, "fourth")
 		another(ctx, 1, "fourth")
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -19,7 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 const roleName = "wasme-operator-manager"
@@ -28,18 +31,46 @@ const roleName = "wasme-operator-manager"
 // server looks for it when an owner reference blocks its owner's deletion.
 const checkedOnAdmission = "wasme.io filterdeployments/finalizers update"
 
-// checkRights holds what the operator asked for in the whole run against what
-// it may: nothing was forbidden, and nothing may be done that no spec needs.
+// rightsFolder is where each of the parallel processes leaves what its operator
+// asked for.
+var rightsFolder string
+
+// makeRightsFolder makes it, once for all processes.
+func makeRightsFolder(SpecContext) []byte {
+	folder, err := os.MkdirTemp("", "rights-")
+	Expect(err).NotTo(HaveOccurred())
+	return []byte(folder)
+}
+
+// askedFor are rights that operators asked for.
+type askedFor struct{ Used, Forbidden sets.Set[string] }
+
+var _ = SynchronizedAfterSuite(leaveRights, checkRights)
+
+// leaveRights leaves them for checkRights, which one process calls when the
+// others have ended.
+func leaveRights() {
+	if operator == nil {
+		return // it did not start
+	}
+	Expect(operator.Stop()).To(Succeed(), "a watch is recorded when it ends")
+	text, err := json.Marshal(requested(theMesh.AuditLog()))
+	Expect(err).NotTo(HaveOccurred())
+	Expect(os.WriteFile(filepath.Join(rightsFolder, fmt.Sprint(GinkgoParallelProcess())), text, 0o600)).To(Succeed())
+}
+
+// checkRights holds what the operators asked for in the whole run against what
+// they may: nothing was forbidden, and nothing may be done that no spec needs.
 func checkRights(ctx SpecContext) {
-	if focused, _ := GinkgoConfiguration(); len(focused.FocusStrings) > 0 {
+	asked := leftRights()
+	if suite, _ := GinkgoConfiguration(); len(suite.FocusStrings)+len(suite.SkipStrings) > 0 || operator == nil {
 		return // some specs alone need less
 	}
-	used, forbidden := requested(theMesh.AuditLog())
 	// Refused once and granted another time: the namespace was being deleted, or
 	// the API server had just started and did not know its roles yet.
-	Expect(sets.List(forbidden.Difference(used))).To(BeEmpty(), "the role lacks a right")
-	unused := rights(ctx).Difference(used).Delete(checkedOnAdmission)
-	for asked := range used {
+	Expect(sets.List(asked.Forbidden.Difference(asked.Used))).To(BeEmpty(), "the role lacks a right")
+	unused := rights(ctx).Difference(asked.Used).Delete(checkedOnAdmission)
+	for asked := range asked.Used {
 		// A watch brings the list with it from an API server that can do that
 		// (streaming lists); others are asked for both.
 		if watched, isWatch := strings.CutSuffix(asked, " watch"); isWatch {
@@ -47,6 +78,23 @@ func checkRights(ctx SpecContext) {
 		}
 	}
 	Expect(sets.List(unused)).To(BeEmpty(), "the role has rights that no spec needs")
+}
+
+// leftRights are those that all processes left, taken together. It removes the folder.
+func leftRights() askedFor {
+	GinkgoHelper()
+	all := askedFor{sets.New[string](), sets.New[string]()}
+	files, err := filepath.Glob(filepath.Join(rightsFolder, "*"))
+	Expect(err).NotTo(HaveOccurred())
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		Expect(err).NotTo(HaveOccurred())
+		var one askedFor
+		Expect(json.Unmarshal(text, &one)).To(Succeed())
+		all.Used, all.Forbidden = all.Used.Union(one.Used), all.Forbidden.Union(one.Forbidden)
+	}
+	Expect(os.RemoveAll(rightsFolder)).To(Succeed())
+	return all
 }
 
 func rights(ctx context.Context) sets.Set[string] {
@@ -89,17 +137,17 @@ func (e auditEvent) right() string {
 	return right(e.ObjectRef.APIGroup, resource, e.Verb)
 }
 
-func requested(path string) (used, forbidden sets.Set[string]) {
+func requested(path string) askedFor {
 	GinkgoHelper()
-	used, forbidden = sets.New[string](), sets.New[string]()
+	all := askedFor{sets.New[string](), sets.New[string]()}
 	for event := range audited(path) {
 		if event.ResponseStatus != nil && event.ResponseStatus.Code == http.StatusForbidden {
-			forbidden.Insert(event.right())
+			all.Forbidden.Insert(event.right())
 			continue
 		}
-		used.Insert(event.right())
+		all.Used.Insert(event.right())
 	}
-	return used, forbidden
+	return all
 }
 
 // writesTo are the writes of the operator that changed a namespace so far, in
@@ -147,15 +195,15 @@ var _ = Describe("Rights that are seldom needed", func() {
 		image := push(ctx, "hello")
 		registry, _, _ := strings.Cut(image, "/")
 		Expect(admin.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "pull", Annotations: map[string]string{module.RegistryAnnotation: registry}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "pull", Annotations: map[string]string{pull.RegistryAnnotation: registry}},
 			StringData: map[string]string{"username": "u", "password": "p"},
 		})).To(Succeed())
 		fd := filterDeployment(namespace, image, "")
 		fd.Spec.Filter.ImagePullOptions.PullSecret = "pull"
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonNoWorkloads))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonNoWorkloads))
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.ImagePullOptions.PullSecret = "none" })
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonSecretNotFound))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonSecretNotFound))
 	})
 
 	It("reads a ConfigMap by its name", func(ctx SpecContext) {
@@ -166,7 +214,7 @@ var _ = Describe("Rights that are seldom needed", func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "")
 		fd.Spec.Filter.ConfigFrom = &wasmev1.ConfigurationSource{ConfigMapKeyRef: wasmev1.ConfigMapKey{Name: "settings", Key: "greeting"}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, pod, answer{200, "from a ConfigMap"})
+		meshtest.EventuallyAnswers(ctx, pod, "from a ConfigMap")
 	})
 
 	It("takes back an output and a revision that lost their labels", func(ctx SpecContext) {
@@ -174,7 +222,7 @@ var _ = Describe("Rights that are seldom needed", func() {
 		run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 		bare := client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": null}}`))
 
 		output := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "app-hello." + namespace}}
@@ -182,13 +230,13 @@ var _ = Describe("Rights that are seldom needed", func() {
 		Eventually(func() map[string]string {
 			Expect(admin.Get(ctx, client.ObjectKeyFromObject(output), output)).To(Succeed())
 			return output.Labels
-		}, patience, poll).ShouldNot(BeEmpty())
+		}).ShouldNot(BeEmpty())
 
 		revision := revisionsOf(ctx, namespace)[0]
 		Expect(admin.Patch(ctx, &revision, bare)).To(Succeed())
 		Eventually(func() map[string]string {
 			Expect(admin.Get(ctx, client.ObjectKeyFromObject(&revision), &revision)).To(Succeed())
 			return revision.Labels
-		}, patience, poll).ShouldNot(BeEmpty())
+		}).ShouldNot(BeEmpty())
 	})
 })

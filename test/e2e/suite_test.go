@@ -6,32 +6,22 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 	"github.com/wasme-io/wasme-operator/test/registry"
-)
-
-const (
-	// patience bounds the wait for a change to arrive at a proxy.
-	patience = 30 * time.Second
-	poll     = 20 * time.Millisecond
 )
 
 var (
@@ -45,26 +35,17 @@ func TestE2E(t *testing.T) {
 	RunSpecs(t, "Operator on a real mesh")
 }
 
-var _ = BeforeSuite(func(ctx SpecContext) {
-	var err error
-	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter, Audited: mesh.OperatorUser})
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(theMesh.Stop()).To(Succeed()) })
-	admin, err = client.NewWithWatch(theMesh.Admin(), client.Options{Scheme: scheme()})
-	Expect(err).NotTo(HaveOccurred())
+// Each of Ginkgo's parallel processes has a mesh and an operator of its own, so
+// that a spec may stop istiod, the API server or the operator whatever runs
+// beside it. They share a folder, for what they look at together in the end.
+var _ = SynchronizedBeforeSuite(makeRightsFolder, func(ctx SpecContext, folder []byte) {
+	rightsFolder = string(folder)
+	theMesh = meshtest.Start(ctx, mesh.OperatorUser)
+	admin = theMesh.Client()
 	Expect(theMesh.InstallOperator(ctx)).To(Succeed())
 	startOperator(ctx)
 	DeferCleanup(func() { Expect(operator.Stop()).To(Succeed()) })
-	DeferCleanup(checkRights)
-}, NodeTimeout(30*time.Minute))
-
-func scheme() *runtime.Scheme {
-	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, networking.AddToScheme, wasmev1.AddToScheme} {
-		Expect(add(s)).To(Succeed())
-	}
-	return s
-}
+}, NodeTimeout(meshtest.StartTimeout))
 
 // startOperator runs the one operator that most specs share.
 func startOperator(ctx context.Context) {
@@ -74,22 +55,16 @@ func startOperator(ctx context.Context) {
 	Expect(err).NotTo(HaveOccurred())
 }
 
-// newNamespace is a namespace of the spec's own.
+// newNamespace creates a namespace that ends with the spec.
 func newNamespace(ctx context.Context) string {
 	GinkgoHelper()
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
-	Expect(admin.Create(ctx, namespace)).To(Succeed())
-	DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(admin.Delete(ctx, namespace))).To(Succeed()) })
-	return namespace.Name
+	return meshtest.NewNamespace(ctx, admin)
 }
 
 // run starts a workload that ends with the spec.
 func run(ctx context.Context, workload mesh.Workload) *mesh.Running {
 	GinkgoHelper()
-	running, err := theMesh.StartWorkload(ctx, workload)
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func(ctx SpecContext) { Expect(running.Stop(ctx)).To(Succeed()) })
-	return running
+	return meshtest.Run(ctx, theMesh, workload)
 }
 
 func workload(namespace, name string, labels map[string]string) mesh.Workload {
@@ -100,15 +75,8 @@ func workload(namespace, name string, labels map[string]string) mesh.Workload {
 func push(ctx context.Context, filter string) string {
 	GinkgoHelper()
 	reference := fmt.Sprintf("%s/filters/%s:v1", theMesh.Registry(), filter)
-	Expect(registry.Push(ctx, reference, imageOf(build(ctx, filter)))).To(Succeed())
+	Expect(registry.Push(ctx, reference, imageOf(meshtest.Build(ctx, filter)))).To(Succeed())
 	return reference
-}
-
-func build(ctx context.Context, filter string) []byte {
-	GinkgoHelper()
-	module, err := filters.Build(ctx, filter)
-	Expect(err).NotTo(HaveOccurred())
-	return module
 }
 
 func imageOf(module []byte) remote.Taggable {
@@ -145,7 +113,7 @@ func change(ctx context.Context, fd *wasmev1.FilterDeployment, edit func(*wasmev
 		}
 		edit(&fd.Spec.Filter)
 		return admin.Update(ctx, fd)
-	}, patience, poll).Should(Succeed())
+	}).Should(Succeed())
 }
 
 // readyReason is the reason of Ready for the newest spec.
@@ -161,37 +129,6 @@ func readyReason(ctx context.Context, fd *wasmev1.FilterDeployment) func() strin
 		}
 		return ready.Reason
 	}
-}
-
-// answer is what a workload's Envoy answered.
-type answer struct {
-	Status int
-	Hello  string
-}
-
-// ask sends one request; the answer is empty when none came.
-func ask(ctx context.Context, url string, headers ...string) answer {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return answer{}
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-		if headers[i] == "Host" {
-			request.Host = headers[i+1]
-		}
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return answer{}
-	}
-	defer func() { _ = response.Body.Close() }()
-	return answer{response.StatusCode, response.Header.Get("hello")}
-}
-
-func eventuallyAnswers(ctx context.Context, running *mesh.Running, want answer) {
-	GinkgoHelper()
-	Eventually(func() answer { return ask(ctx, running.URL) }, patience, poll).Should(Equal(want), running.Workload.Name)
 }
 
 // refusals counts the updates of filters that a workload's Envoy has refused.

@@ -16,6 +16,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 // stream asks a workload, on which a filter runs, without a pause until it is
@@ -32,12 +33,12 @@ func startStream(ctx context.Context, url string) *stream {
 	ctx, s.end = context.WithCancel(ctx)
 	s.done.Go(func() {
 		for ctx.Err() == nil {
-			got := ask(ctx, url)
+			got := mesh.Ask(ctx, url)
 			if ctx.Err() != nil {
 				return
 			}
 			s.all.Add(1)
-			if got.Status != http.StatusOK || got.Hello == "" {
+			if got.Status != http.StatusOK || !got.Filtered() {
 				s.failed.Add(1)
 			}
 		}
@@ -62,29 +63,29 @@ var _ = Describe("What Envoy answers", func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "world")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		for _, w := range bookinfo {
-			eventuallyAnswers(ctx, w, answer{200, "world"})
+			meshtest.EventuallyAnswers(ctx, w, "world")
 		}
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonReady))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
 
 		By("changing the configuration under load")
 		load := startStream(ctx, bookinfo[0].URL)
 		for _, value := range []string{"goodbye", "1", "2", "3"} {
 			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(value) })
 			for _, w := range bookinfo {
-				eventuallyAnswers(ctx, w, answer{200, value})
+				meshtest.EventuallyAnswers(ctx, w, value)
 			}
 		}
 		By("giving the module a configuration that it refuses")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonLoading))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonLoading))
 		for _, w := range bookinfo {
-			Eventually(refusals(ctx, w), patience, poll).Should(BeNumerically(">", 0), "Envoy never saw the configuration")
-			Expect(ask(ctx, w.URL)).To(Equal(answer{200, "3"}), "the last good one serves")
+			Eventually(refusals(ctx, w)).Should(BeNumerically(">", 0), "Envoy never saw the configuration")
+			Expect(mesh.Ask(ctx, w.URL)).To(Equal(mesh.Answered(200, "3")), "the last good one serves")
 		}
 		By("mending it")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("mended") })
 		for _, w := range bookinfo {
-			eventuallyAnswers(ctx, w, answer{200, "mended"})
+			meshtest.EventuallyAnswers(ctx, w, "mended")
 		}
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
@@ -93,10 +94,10 @@ var _ = Describe("What Envoy answers", func() {
 		By("deleting it")
 		Expect(admin.Delete(ctx, fd)).To(Succeed())
 		for _, w := range bookinfo {
-			eventuallyAnswers(ctx, w, answer{200, ""})
+			meshtest.EventuallyAnswers(ctx, w)
 		}
-		Eventually(func() []string { return outputsOf(ctx, namespace) }, patience, poll).Should(BeEmpty())
-		Eventually(func() []appsv1.ControllerRevision { return revisionsOf(ctx, namespace) }, patience, poll).Should(BeEmpty())
+		Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(BeEmpty())
+		Eventually(func() []appsv1.ControllerRevision { return revisionsOf(ctx, namespace) }).Should(BeEmpty())
 	})
 
 	It("has the header on httpbin from a filter without configuration, in both shapes of pod", func(ctx SpecContext) {
@@ -110,7 +111,7 @@ var _ = Describe("What Envoy answers", func() {
 		}
 		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "hello"), ""))).To(Succeed())
 		for _, pod := range pods {
-			eventuallyAnswers(ctx, pod, answer{200, "world"})
+			meshtest.EventuallyAnswers(ctx, pod, "world")
 		}
 	})
 
@@ -122,26 +123,26 @@ var _ = Describe("What Envoy answers", func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "of a kind")
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Kind: string(kind)}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, "of a kind"})
+		meshtest.EventuallyAnswers(ctx, running, "of a kind")
 	},
 		Entry(nil, mesh.DaemonSet),
 		Entry(nil, mesh.StatefulSet),
 	)
 
-	DescribeTable("has the filter on the traffic of the patch context", func(ctx SpecContext, patchContext wasmev1.PatchContext, inbound, outbound string) {
+	DescribeTable("has the filter on the traffic of the patch context", func(ctx SpecContext, patchContext wasmev1.PatchContext, inbound, outbound mesh.Answer) {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "seen")
 		fd.Spec.Filter.PatchContext = patchContext
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		both := func() []string {
-			return []string{ask(ctx, running.URL).Hello, ask(ctx, running.OutboundURL, "Host", mesh.OutboundHost).Hello}
+		both := func() []mesh.Answer {
+			return []mesh.Answer{mesh.Ask(ctx, running.URL), mesh.Ask(ctx, running.OutboundURL, "Host", mesh.OutboundHost)}
 		}
-		Eventually(both, patience, poll).Should(Equal([]string{inbound, outbound}))
+		Eventually(both).Should(Equal([]mesh.Answer{inbound, outbound}))
 	},
-		Entry(nil, wasmev1.PatchContextInbound, "seen", ""),
-		Entry(nil, wasmev1.PatchContextOutbound, "", "seen"),
-		Entry(nil, wasmev1.PatchContextAny, "seen", "seen"),
+		Entry(nil, wasmev1.PatchContextInbound, mesh.Answered(200, "seen"), mesh.Answered(200)),
+		Entry(nil, wasmev1.PatchContextOutbound, mesh.Answered(200), mesh.Answered(200, "seen")),
+		Entry(nil, wasmev1.PatchContextAny, mesh.Answered(200, "seen"), mesh.Answered(200, "seen")),
 	)
 
 	It("has the filter on what a gateway receives", func(ctx SpecContext) {
@@ -153,25 +154,26 @@ var _ = Describe("What Envoy answers", func() {
 		fd.Spec.Filter.PatchContext = wasmev1.PatchContextGateway
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"istio": "ingress"}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, gateway, answer{200, "at the gate"})
+		meshtest.EventuallyAnswers(ctx, gateway, "at the gate")
 	})
 
 	DescribeTable("is what the fail strategy says when the first module refuses its configuration",
-		func(ctx SpecContext, strategy wasmev1.FailStrategy, want answer) {
+		func(ctx SpecContext, strategy wasmev1.FailStrategy, want mesh.Answer) {
 			namespace := newNamespace(ctx)
 			running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 			fd := filterDeployment(namespace, push(ctx, "refuse"), "")
 			fd.Spec.Filter.FailStrategy = strategy
 			Expect(admin.Create(ctx, fd)).To(Succeed())
-			Eventually(refusals(ctx, running), patience, poll).Should(BeNumerically(">", 0))
-			eventuallyAnswers(ctx, running, want)
+			Eventually(refusals(ctx, running)).Should(BeNumerically(">", 0))
+			meshtest.EventuallyIs(ctx, running, want)
 			By("mending it by another module")
 			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = push(ctx, "hello") })
-			eventuallyAnswers(ctx, running, answer{200, "world"})
+			// It is held back for as long as the pod may take to load the first one.
+			Eventually(meshtest.Asking(ctx, running.URL), loadTime).Should(Equal(mesh.Answered(200, "world")))
 		},
-		Entry(nil, wasmev1.FailReload, answer{403, ""}),
-		Entry(nil, wasmev1.FailClosed, answer{403, ""}),
-		Entry(nil, wasmev1.FailOpen, answer{200, ""}),
+		Entry(nil, wasmev1.FailReload, mesh.Answered(403)),
+		Entry(nil, wasmev1.FailClosed, mesh.Answered(403)),
+		Entry(nil, wasmev1.FailOpen, mesh.Answered(200)),
 	)
 
 	It("keeps the last good module when an update imports a function that no host has", func(ctx SpecContext) {
@@ -179,11 +181,11 @@ var _ = Describe("What Envoy answers", func() {
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "good")
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, "good"})
+		meshtest.EventuallyAnswers(ctx, running, "good")
 		load := startStream(ctx, running.URL)
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image = push(ctx, "import") })
-		Eventually(refusals(ctx, running), patience, poll).Should(BeNumerically(">", 0))
-		Expect(ask(ctx, running.URL)).To(Equal(answer{200, "good"}))
+		Eventually(refusals(ctx, running)).Should(BeNumerically(">", 0))
+		Expect(mesh.Ask(ctx, running.URL)).To(Equal(mesh.Answered(200, "good")))
 		all, failed := load.stop()
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
@@ -192,9 +194,9 @@ var _ = Describe("What Envoy answers", func() {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "trap"), ""))).To(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, "world"})
-		Expect(ask(ctx, running.URL, "X-Crash", "1").Status).To(Equal(http.StatusServiceUnavailable))
-		eventuallyAnswers(ctx, running, answer{200, "world"})
+		meshtest.EventuallyAnswers(ctx, running, "world")
+		Expect(mesh.Ask(ctx, running.URL, "X-Crash", "1").Status).To(Equal(http.StatusServiceUnavailable))
+		meshtest.EventuallyAnswers(ctx, running, "world")
 	})
 
 	It("leaves a workload alone whose labels are a superset of the selected one's", func(ctx SpecContext) {
@@ -206,15 +208,15 @@ var _ = Describe("What Envoy answers", func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "")
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": "app"}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		eventuallyAnswers(ctx, selected, answer{200, "world"})
-		Consistently(func() answer { return ask(ctx, other.URL) }, 2*time.Second, poll).Should(Equal(answer{200, ""}))
+		meshtest.EventuallyAnswers(ctx, selected, "world")
+		Consistently(meshtest.Asking(ctx, other.URL), 2*time.Second).Should(Equal(mesh.Answered(200)))
 
 		By("selecting it too: each workload has its own object and both go on")
 		change(ctx, fd, func(*wasmev1.FilterSpec) { fd.Spec.Deployment.Istio.Labels = nil })
-		eventuallyAnswers(ctx, other, answer{200, "world"})
+		meshtest.EventuallyAnswers(ctx, other, "world")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("both") })
-		eventuallyAnswers(ctx, other, answer{200, "both"})
-		eventuallyAnswers(ctx, selected, answer{200, "both"})
+		meshtest.EventuallyAnswers(ctx, other, "both")
+		meshtest.EventuallyAnswers(ctx, selected, "both")
 	})
 
 	It("has the filter on a workload that comes later, and no more on one that is relabelled", func(ctx SpecContext) {
@@ -222,31 +224,31 @@ var _ = Describe("What Envoy answers", func() {
 		fd := filterDeployment(namespace, push(ctx, "hello"), "")
 		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"filtered": "yes"}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(readyReason(ctx, fd), patience, poll).Should(Equal(wasmev1.ReasonNoWorkloads))
+		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonNoWorkloads))
 		later := workload(namespace, "later", map[string]string{"app": "later"})
 		later.ObjectLabels = map[string]string{"filtered": "yes"}
 		running := run(ctx, later)
-		eventuallyAnswers(ctx, running, answer{200, "world"})
+		meshtest.EventuallyAnswers(ctx, running, "world")
 
 		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "later"}}
 		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": {"filtered": "no"}}}`))
 		Expect(admin.Patch(ctx, deployment, patch)).To(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, ""})
+		meshtest.EventuallyAnswers(ctx, running)
 	})
 
 	It("comes back when someone deletes or changes the EnvoyFilter", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, "hello"), ""))).To(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, "world"})
+		meshtest.EventuallyAnswers(ctx, running, "world")
 		object := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "app-hello." + namespace}}
 		before := object.DeepCopy()
 		Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), before)).To(Succeed())
 
 		By("deleting it")
 		Expect(admin.Delete(ctx, object)).To(Succeed())
-		Eventually(func() error { return admin.Get(ctx, client.ObjectKeyFromObject(object), object) }, patience, poll).Should(Succeed())
-		eventuallyAnswers(ctx, running, answer{200, "world"})
+		Eventually(func() error { return admin.Get(ctx, client.ObjectKeyFromObject(object), object) }).Should(Succeed())
+		meshtest.EventuallyAnswers(ctx, running, "world")
 
 		By("emptying it")
 		patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"configPatches": []}}`))
@@ -254,7 +256,7 @@ var _ = Describe("What Envoy answers", func() {
 		Eventually(func() int {
 			Expect(admin.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
 			return len(object.Spec.ConfigPatches)
-		}, patience, poll).Should(Equal(len(before.Spec.ConfigPatches)))
-		eventuallyAnswers(ctx, running, answer{200, "world"})
+		}).Should(Equal(len(before.Spec.ConfigPatches)))
+		meshtest.EventuallyAnswers(ctx, running, "world")
 	})
 })

@@ -59,8 +59,8 @@ func Build(ctx context.Context, name string) ([]byte, error) {
 		"-ldflags", "-s -w", "-o", target, "./test/filters/"+name)
 	build.Dir = root
 	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the filter %s: %w\n%s", name, err, output)
+	if err := binaries.Run(build); err != nil {
+		return nil, fmt.Errorf("building the filter %s: %w", name, err)
 	}
 	module, err := os.ReadFile(target)
 	if err != nil {

@@ -63,6 +63,9 @@ type Options struct {
 	Folder string
 	// Log receives a line for each program that is built; nil: standard error.
 	Log io.Writer
+	// Programs is where the programs of the control plane come from; nil: all are
+	// built in their pinned versions.
+	Programs *binaries.Source
 	// Audited is a user whose requests the API server records in AuditLog; empty: none.
 	Audited string
 	// Detached processes stay when this process ends: Down(Folder) ends them.
@@ -75,8 +78,9 @@ type ControlPlane struct {
 	folder    string
 	temporary bool
 	log       io.Writer
+	programs  *binaries.Source
 	group     process.Group
-	ports     *ports.Pool
+	ports     ports.Pool
 	audited   string
 	building  sync.Mutex // one build of the operator at a time
 
@@ -108,9 +112,12 @@ func StartControlPlane(ctx context.Context, options Options) (_ *ControlPlane, e
 }
 
 func newControlPlane(options Options) (*ControlPlane, error) {
-	c := &ControlPlane{folder: options.Folder, log: options.Log, audited: options.Audited}
+	c := &ControlPlane{folder: options.Folder, log: options.Log, programs: options.Programs, audited: options.Audited}
 	if c.log == nil {
 		c.log = os.Stderr
+	}
+	if c.programs == nil {
+		c.programs = &binaries.Source{Log: c.log}
 	}
 	var err error
 	if c.folder == "" {
@@ -130,11 +137,7 @@ func newControlPlane(options Options) (*ControlPlane, error) {
 	if len(running) > 0 {
 		return nil, fmt.Errorf("starting in %s: %d processes still run there; end them first", c.folder, len(running))
 	}
-	if err := clearFolder(c.folder); err != nil {
-		return nil, err
-	}
-	c.ports, err = ports.NewPool()
-	return c, err
+	return c, clearFolder(c.folder)
 }
 
 // marker is a file that says that a folder is a control plane's.
@@ -178,7 +181,7 @@ func (c *ControlPlane) startAll(ctx context.Context) error {
 
 // startEtcd returns its client URL.
 func (c *ControlPlane) startEtcd(ctx context.Context) (string, error) {
-	path, err := binaries.Etcd.Path(ctx, c.log)
+	path, err := c.programs.Path(ctx, binaries.Etcd)
 	if err != nil {
 		return "", err
 	}
@@ -259,7 +262,7 @@ func writeFiles(files map[string][]byte) error {
 
 // prepareAPIServer decides everything that stays the same over its restarts.
 func (c *ControlPlane) prepareAPIServer(ctx context.Context, k keys) error {
-	path, err := binaries.APIServer.Path(ctx, c.log)
+	path, err := c.programs.Path(ctx, binaries.APIServer)
 	if err != nil {
 		return err
 	}
@@ -349,7 +352,7 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 func (c *ControlPlane) StopAPIServer() error { return c.apiServer.Kill() }
 
 func (c *ControlPlane) startControllerManager(ctx context.Context, k keys) error {
-	path, err := binaries.ControllerManager.Path(ctx, c.log)
+	path, err := c.programs.Path(ctx, binaries.ControllerManager)
 	if err != nil {
 		return err
 	}

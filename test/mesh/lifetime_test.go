@@ -18,6 +18,7 @@ import (
 	. "github.com/onsi/gomega"
 
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 	"github.com/wasme-io/wasme-operator/test/mesh/process"
 )
 
@@ -33,13 +34,13 @@ var _ = Describe("What a run leaves behind", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(held.Start()).To(Succeed())
 		admin := lineAfter(output, "admin ")
-		Expect(textOf(admin + "/ready")()).To(ContainSubstring("LIVE"))
+		Expect(meshtest.Fetching(ctx, admin+"/ready")()).To(ContainSubstring("LIVE"))
 		Expect(alive(folder)).To(ContainElements("etcd", "istiod", HavePrefix("sidecar.")))
 
 		Expect(held.Process.Kill()).To(Succeed())
 		Expect(held.Wait()).NotTo(Succeed())
-		Eventually(func() []string { return alive(folder) }, patience, poll).Should(BeEmpty())
-		Eventually(textOf(admin+"/ready"), patience, poll).Should(BeEmpty(), "Envoy, a grandchild, is gone too")
+		Eventually(func() []string { return alive(folder) }).Should(BeEmpty())
+		Eventually(meshtest.Fetching(ctx, admin+"/ready")).Should(BeEmpty(), "Envoy, a grandchild, is gone too")
 	})
 
 	It("is everything when it is detached, until Down", func(ctx SpecContext) {
@@ -60,13 +61,13 @@ var _ = Describe("What a run leaves behind", func() {
 		second, err := mesh.Start(ctx, mesh.Options{Log: GinkgoWriter})
 		Expect(err).NotTo(HaveOccurred())
 		DeferCleanup(func() { Expect(second.Stop()).To(Succeed()) })
-		first := run(ctx, theMesh, workload("beside", "app"))
+		first := meshtest.Run(ctx, theMesh, workload("beside", "app"))
 		other, err := second.StartWorkload(ctx, workload("beside", "app"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(other.Address).NotTo(Equal(first.Address))
 		serve(ctx, "hello", other, "SIDECAR_INBOUND").apply(ctx, second)
-		Eventually(asking(other.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
-		Expect(ask(first.URL)).To(Equal(answer{http.StatusOK, ""}))
+		meshtest.EventuallyAnswers(ctx, other, "world")
+		Expect(mesh.Ask(ctx, first.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 	})
 
 	It("refuses a folder that is somebody else's", func(ctx SpecContext) {
@@ -115,20 +116,4 @@ func lineAfter(output io.Reader, prefix string) string {
 	}
 	Fail("the output ended without " + prefix)
 	return ""
-}
-
-// textOf returns a function that fetches a URL: its body, or nothing.
-func textOf(url string) func() string {
-	return func() string {
-		response, err := http.Get(url)
-		if err != nil {
-			return ""
-		}
-		defer func() { _ = response.Body.Close() }()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			return ""
-		}
-		return string(body)
-	}
 }

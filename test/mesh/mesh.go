@@ -13,13 +13,10 @@ import (
 	istionetworking "istio.io/api/networking/v1alpha3"
 	istiosecurity "istio.io/api/security/v1beta1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
@@ -54,7 +51,7 @@ func DefaultFolder() string {
 type Mesh struct {
 	*ControlPlane
 
-	client   client.Client
+	client   client.WithWatch
 	part     string // path of the harness's own program
 	registry string
 	xds      string // istiod's host:port for sidecars
@@ -85,9 +82,8 @@ func Start(ctx context.Context, options Options) (_ *Mesh, err error) {
 	return m, nil
 }
 
-// Client is a client with every right, that knows Kubernetes' own types and
-// Istio's networking and security types.
-func (m *Mesh) Client() client.Client { return m.client }
+// Client is a client with every right, for the types of Scheme.
+func (m *Mesh) Client() client.WithWatch { return m.client }
 
 // Registry is the host:port of an OCI registry, over plain http, without
 // credentials and empty at the start.
@@ -152,27 +148,10 @@ func (m *Mesh) installIstio(ctx context.Context) error {
 	if err := m.InstallCRDs(crds); err != nil {
 		return err
 	}
-	scheme, err := newScheme()
-	if err != nil {
+	if m.client, err = NewClient(m.Admin()); err != nil {
 		return err
 	}
-	m.client, err = client.New(m.Admin(), client.Options{Scheme: scheme})
-	if err != nil {
-		return fmt.Errorf("making a client: %w", err)
-	}
 	return m.createMissing(ctx, m.meshWideObjects()...)
-}
-
-func newScheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, networkingv1.AddToScheme, networkingv1alpha3.AddToScheme, securityv1.AddToScheme,
-	} {
-		if err := add(scheme); err != nil {
-			return nil, fmt.Errorf("building the scheme: %w", err)
-		}
-	}
-	return scheme, nil
 }
 
 // meshWideObjects switch certificates off, which nobody issues here, and keep

@@ -17,68 +17,69 @@ import (
 
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 var _ = Describe("A filter in a real Envoy", func() {
 	It("answers with its configuration, over many requests and changes", func(ctx SpecContext) {
-		details := run(ctx, theMesh, workload("hello", "details-v1"))
-		Expect(ask(details.URL)).To(Equal(answer{http.StatusOK, ""}))
+		details := meshtest.Run(ctx, theMesh, workload("hello", "details-v1"))
+		Expect(mesh.Ask(ctx, details.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 		hello := serve(ctx, filters.Hello, details, "SIDECAR_INBOUND")
 
 		hello.apply(ctx, theMesh)
-		Eventually(asking(details.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
+		meshtest.EventuallyAnswers(ctx, details, "world")
 
 		hello.Configuration, hello.Revision = "goodbye", "2"
 		hello.apply(ctx, theMesh)
-		Eventually(asking(details.URL), patience, poll).Should(Equal(answer{http.StatusOK, "goodbye"}))
+		meshtest.EventuallyAnswers(ctx, details, "goodbye")
 		for range 2000 {
-			Expect(ask(details.URL)).To(Equal(answer{http.StatusOK, "goodbye"}))
+			Expect(mesh.Ask(ctx, details.URL)).To(Equal(mesh.Answered(http.StatusOK, "goodbye")))
 		}
 
 		By("refusing a configuration")
 		hello.Configuration, hello.Revision = filters.RefusedConfiguration, "3"
 		hello.apply(ctx, theMesh)
-		Eventually(textOf(details.AdminURL+"/stats?filter=extension_config_discovery.*config_fail"), patience, poll).
+		Eventually(meshtest.Fetching(ctx, details.AdminURL+"/stats?filter=extension_config_discovery.*config_fail")).
 			Should(MatchRegexp(`config_fail: [1-9]`))
-		Expect(ask(details.URL)).To(Equal(answer{http.StatusOK, "goodbye"}))
+		Expect(mesh.Ask(ctx, details.URL)).To(Equal(mesh.Answered(http.StatusOK, "goodbye")))
 
 		hello.remove(ctx, theMesh)
-		Eventually(asking(details.URL), patience, poll).Should(Equal(answer{http.StatusOK, ""}))
+		meshtest.EventuallyAnswers(ctx, details)
 	})
 
 	It("proves itself in the sidecar's metrics", func(ctx SpecContext) {
-		app := run(ctx, theMesh, workload("metrics", "app"))
+		app := meshtest.Run(ctx, theMesh, workload("metrics", "app"))
 		serve(ctx, filters.Hello, app, "SIDECAR_INBOUND").apply(ctx, theMesh)
-		Eventually(textOf(app.StatsURL), patience, poll).Should(ContainSubstring(`{wasm_filter="metrics/app@1"} 0`))
+		Eventually(meshtest.Fetching(ctx, app.StatsURL)).Should(ContainSubstring(`{wasm_filter="metrics/app@1"} 0`))
 	})
 
 	It("filters outbound traffic and that of a gateway", func(ctx SpecContext) {
-		app := run(ctx, theMesh, workload("outbound", "app"))
+		app := meshtest.Run(ctx, theMesh, workload("outbound", "app"))
 		serve(ctx, filters.Hello, app, "SIDECAR_OUTBOUND").apply(ctx, theMesh)
-		Eventually(asking(app.OutboundURL, "Host", mesh.OutboundHost), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
-		Expect(ask(app.URL)).To(Equal(answer{http.StatusOK, ""}))
+		Eventually(meshtest.Asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost)).Should(Equal(mesh.Answered(http.StatusOK, "world")))
+		Expect(mesh.Ask(ctx, app.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 
 		gateway := workload("gateways", "istio-ingressgateway")
 		gateway.Gateway, gateway.Port = true, 8080
-		ingress := run(ctx, theMesh, gateway)
+		ingress := meshtest.Run(ctx, theMesh, gateway)
 		serve(ctx, filters.Hello, ingress, "GATEWAY").apply(ctx, theMesh)
-		Eventually(asking(ingress.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
+		meshtest.EventuallyAnswers(ctx, ingress, "world")
 	})
 
 	It("comes back after a crash", func(ctx SpecContext) {
-		app := run(ctx, theMesh, workload("crash", "app"))
+		app := meshtest.Run(ctx, theMesh, workload("crash", "app"))
 		serve(ctx, filters.Trap, app, "SIDECAR_INBOUND").apply(ctx, theMesh)
-		Eventually(asking(app.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
-		Expect(ask(app.URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
-		Eventually(asking(app.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
+		meshtest.EventuallyAnswers(ctx, app, "world")
+		Expect(mesh.Ask(ctx, app.URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
+		meshtest.EventuallyAnswers(ctx, app, "world")
 	})
 
 	DescribeTable("is refused when the module cannot run", func(ctx SpecContext, module string) {
-		app := run(ctx, theMesh, workload(module, "app"))
+		app := meshtest.Run(ctx, theMesh, workload(module, "app"))
 		serve(ctx, module, app, "SIDECAR_INBOUND").apply(ctx, theMesh)
-		Eventually(textOf(app.AdminURL+"/stats?filter=extension_config_discovery.*config_fail"), patience, poll).
+		Eventually(meshtest.Fetching(ctx, app.AdminURL+"/stats?filter=extension_config_discovery.*config_fail")).
 			Should(MatchRegexp(`config_fail: [1-9]`))
-		Expect(ask(app.URL)).To(Equal(answer{http.StatusOK, ""}), "the default configuration lets everything pass")
+		Expect(mesh.Ask(ctx, app.URL)).To(Equal(mesh.Answered(http.StatusOK)), "the default configuration lets everything pass")
 	},
 		Entry(nil, filters.Refuse),
 		Entry(nil, filters.Import),
@@ -87,12 +88,12 @@ var _ = Describe("A filter in a real Envoy", func() {
 
 var _ = Describe("A mesh", func() {
 	It("goes on without istiod, and takes up what changed when it is back", Serial, func(ctx SpecContext) {
-		app := run(ctx, theMesh, workload("istiod", "app"))
+		app := meshtest.Run(ctx, theMesh, workload("istiod", "app"))
 		Expect(theMesh.StopIstiod()).To(Succeed())
 		serve(ctx, filters.Hello, app, "SIDECAR_INBOUND").apply(ctx, theMesh)
-		Expect(ask(app.URL)).To(Equal(answer{http.StatusOK, ""}))
+		Expect(mesh.Ask(ctx, app.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
-		Eventually(asking(app.URL), patience, poll).Should(Equal(answer{http.StatusOK, "world"}))
+		meshtest.EventuallyAnswers(ctx, app, "world")
 	})
 
 	It("keeps its objects while the API server is away", Serial, func(ctx SpecContext) {
@@ -108,7 +109,7 @@ var _ = Describe("A mesh", func() {
 		func(ctx SpecContext, kind mesh.Kind, native bool) {
 			w := workload("kinds", "app-"+map[bool]string{true: "native", false: "plain"}[native])
 			w.Kind, w.NativeSidecar = kind, native
-			running := run(ctx, theMesh, w)
+			running := meshtest.Run(ctx, theMesh, w)
 			var pod corev1.Pod
 			Expect(theMesh.Client().Get(ctx, client.ObjectKey{Namespace: "kinds", Name: running.Pod}, &pod)).To(Succeed())
 			Expect(pod.Status.PodIP).To(Equal(running.Address))
@@ -119,12 +120,12 @@ var _ = Describe("A mesh", func() {
 	)
 
 	It("lets an app see what reached it", func(ctx SpecContext) {
-		app := run(ctx, theMesh, workload("echo", "app"))
+		app := meshtest.Run(ctx, theMesh, workload("echo", "app"))
 		var seen struct {
 			App     string      `json:"app"`
 			Headers http.Header `json:"headers"`
 		}
-		Expect(json.Unmarshal([]byte(textOf(app.URL)()), &seen)).To(Succeed())
+		Expect(json.Unmarshal([]byte(meshtest.Fetching(ctx, app.URL)()), &seen)).To(Succeed())
 		Expect(seen.App).To(Equal("app"))
 		Expect(seen.Headers).To(HaveKey("X-Request-Id"))
 	})
@@ -160,19 +161,19 @@ var _ = Describe("A control plane", func() {
 		owned := func() *corev1.ConfigMap {
 			return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "owned-"}}
 		}
-		Eventually(func() error { return weak.Create(ctx, owned()) }, patience, poll).Should(Succeed(), "the role counts")
+		Eventually(func() error { return weak.Create(ctx, owned()) }).Should(Succeed(), "the role counts")
 		blocking := owned()
 		blocking.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, corev1.SchemeGroupVersion.WithKind("ConfigMap"))}
 		Expect(weak.Create(ctx, blocking)).To(MatchError(ContainSubstring("cannot set blockOwnerDeletion")))
 	})
 
 	It("collects what a deleted workload owned", func(ctx SpecContext) {
-		running := run(ctx, theMesh, workload("garbage", "app"))
+		running := meshtest.Run(ctx, theMesh, workload("garbage", "app"))
 		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "garbage", Name: "app"}}
 		Expect(theMesh.Client().Delete(ctx, deployment)).To(Succeed())
 		Eventually(func() bool {
 			err := theMesh.Client().Get(ctx, client.ObjectKey{Namespace: "garbage", Name: running.Pod}, &corev1.Pod{})
 			return apierrors.IsNotFound(err)
-		}, patience, poll).Should(BeTrue())
+		}).Should(BeTrue())
 	})
 })

@@ -5,6 +5,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	istionetworking "istio.io/api/networking/v1alpha3"
@@ -257,6 +258,9 @@ func (r *Running) pod(owner client.Object) *corev1.Pod {
 			Annotations: map[string]string{"sidecar.istio.io/status": `{"containers":["istio-proxy"],"revision":"default"}`},
 		},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{w.appContainer()}},
+	}
+	if r.agentPort != 0 {
+		pod.Annotations[agentPortAnnotation] = strconv.Itoa(r.agentPort)
 	}
 	if owner != nil {
 		kind := string(w.Kind)

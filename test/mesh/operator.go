@@ -30,7 +30,7 @@ const OperatorUser = "system:serviceaccount:" + operatorNamespace + ":" + operat
 
 // Kubectl runs kubectl with every right and returns what it prints.
 func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, error) {
-	kubectl, err := binaries.Kubectl.Path(ctx, c.log)
+	kubectl, err := c.programs.Path(ctx, binaries.Kubectl)
 	if err != nil {
 		return "", err
 	}

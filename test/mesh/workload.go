@@ -10,6 +10,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,12 +31,9 @@ const (
 // and pilot-agent says so in its log for ever.
 const plaintextCAPort = 15010
 
-// noStatusServer is what the downward API would say of a pod with such an
-// annotation. pilot-agent's own status server listens at every address of the
-// machine and cannot be told otherwise; without it there are no agent metrics
-// at :15020.
-const noStatusServer = `status.sidecar.istio.io/port="0"
-`
+// agentPortAnnotation is the port of pilot-agent's status server, which serves
+// its metrics; 0: there is none.
+const agentPortAnnotation = "status.sidecar.istio.io/port"
 
 // OutboundPort is where a sidecar takes the requests of its own app: send them
 // to the workload's address at this port with OutboundHost as Host.
@@ -79,6 +77,13 @@ type Workload struct {
 	Gateway bool
 	// Replica tells the pods of one workload apart: 0 for the first.
 	Replica int
+	// Envoy is the version that the sidecar runs, one that hack/build/envoy pins;
+	// empty: binaries.DefaultEnvoy.
+	Envoy string
+	// AgentMetrics has pilot-agent serve its own metrics, at a port that the pod's
+	// annotation names, and at every address of the machine: it cannot be told
+	// otherwise.
+	AgentMetrics bool
 	// Metadata replaces what the proxy reports of itself, such as its OWNER; an
 	// empty value leaves it out.
 	Metadata map[string]string
@@ -102,11 +107,12 @@ type Running struct {
 	// AdminURL of the sidecar's Envoy.
 	AdminURL string
 
-	mesh    *Mesh
-	appPort int
-	command process.Command
-	app     *process.Process
-	sidecar *process.Process
+	mesh      *Mesh
+	appPort   int
+	agentPort int // 0: none
+	command   process.Command
+	app       *process.Process
+	sidecar   *process.Process
 }
 
 // StartWorkload creates a workload's objects, where they are missing, and one
@@ -142,8 +148,14 @@ func (m *Mesh) place(workload Workload) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
+	agentPort := 0
+	if workload.AgentMetrics {
+		if agentPort, err = m.ports.Port(); err != nil {
+			return nil, err
+		}
+	}
 	return &Running{
-		Workload: workload, mesh: m, appPort: appPort, Address: address,
+		Workload: workload, mesh: m, appPort: appPort, agentPort: agentPort, Address: address,
 		Pod:         workload.podName(),
 		URL:         fmt.Sprintf("http://%s:%d", address, workload.Port),
 		OutboundURL: fmt.Sprintf("http://%s:%d", address, OutboundPort),
@@ -218,7 +230,7 @@ func (r *Running) prepareSidecar(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	envoy, err := binaries.Envoy(ctx, r.mesh.log)
+	envoy, err := binaries.Envoy(ctx, r.mesh.log, r.Workload.Envoy)
 	if err != nil {
 		return err
 	}
@@ -228,7 +240,7 @@ func (r *Running) prepareSidecar(ctx context.Context) error {
 		return err
 	}
 	annotations := filepath.Join(folder, "etc", "istio", "pod", "annotations")
-	if err := writeFiles(map[string][]byte{annotations: []byte(noStatusServer)}); err != nil {
+	if err := writeFiles(map[string][]byte{annotations: fmt.Appendf(nil, "%s=%q\n", agentPortAnnotation, strconv.Itoa(r.agentPort))}); err != nil {
 		return err
 	}
 	env, err := r.sidecarEnv(folder, envoy)

@@ -23,6 +23,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -49,61 +50,61 @@ func named(name string) (*wasmev1.Configuration, string) {
 
 var _ = Describe("Every output", func() {
 	each("adds the header, and takes it away when it is deleted", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
 		d.apply(ctx)
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 		Expect(admin.Delete(ctx, d.object())).To(Succeed())
-		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+		meshtest.EventuallyAnswers(ctx, app)
 	})
 
 	each("gives the module the same configuration", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		const config = `{"a":null,"b":[1,-2.5e-7,"<&>ü\"",{"c":{}}],"d":9007199254740992,"e":true}`
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
 		d.spec.Config = object(config)
 		d.apply(ctx)
 		Eventually(func() string {
-			if got := asking(ctx, app.URL)(); len(got.Hello) == 1 {
+			if got := mesh.Ask(ctx, app.URL); len(got.Hello) == 1 {
 				return got.Hello[0]
 			}
 			return "{}"
-		}, patience, poll).Should(MatchJSON(config))
+		}).Should(MatchJSON(config))
 	})
 
 	each("filters outbound traffic only, where that is asked for", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
 		d.spec.PatchContext = wasmev1.PatchContextOutbound
 		d.apply(ctx)
-		Eventually(asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost), patience, poll).Should(Equal(answer{http.StatusOK, []string{"world"}}))
-		Expect(asking(ctx, app.URL)()).To(Equal(answer{http.StatusOK, nil}))
+		Eventually(meshtest.Asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost)).Should(Equal(mesh.Answered(http.StatusOK, "world")))
+		Expect(mesh.Ask(ctx, app.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 	})
 
 	each("filters a gateway by its labels", func(ctx SpecContext, output wasmev1.Output) {
 		w := sidecar()
 		w.Gateway, w.Labels = true, map[string]string{"istio": "ingressgateway"}
-		gateway := run(ctx, w)
+		gateway := meshtest.Run(ctx, theMesh, w)
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(gateway)}
 		d.spec.PatchContext = wasmev1.PatchContextGateway
 		d.apply(ctx)
-		eventuallySays(ctx, gateway, "world")
+		meshtest.EventuallyAnswers(ctx, gateway, "world")
 	})
 
 	each("filters a gateway by its Gateway", func(ctx SpecContext, output wasmev1.Output) {
 		w := sidecar()
 		w.Gateway, w.Labels = true, map[string]string{"gateway.networking.k8s.io/gateway-name": "shop"}
-		gateway := run(ctx, w)
+		gateway := meshtest.Run(ctx, theMesh, w)
 		shop := render.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: shop}
 		d.spec.PatchContext = wasmev1.PatchContextGateway
 		d.spec.Ports = []int32{int32(w.Port)}
 		d.apply(ctx)
-		eventuallySays(ctx, gateway, "world")
+		meshtest.EventuallyAnswers(ctx, gateway, "world")
 	})
 
 	each("runs filters in the order of their priorities", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		var want []string
 		// The header that comes first is of the filter that runs last.
@@ -115,11 +116,11 @@ var _ = Describe("Every output", func() {
 			want = append(want, text)
 			deployment{name: f.name, output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: config, Priority: &f.priority}}.apply(ctx)
 		}
-		eventuallySays(ctx, app, want...)
+		meshtest.EventuallyAnswers(ctx, app, want...)
 	})
 
 	each("runs filters of one priority in the order of their objects' ages, whatever changes in them", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		var applied []deployment
 		for _, name := range []string{"m", "z", "a"} {
@@ -144,16 +145,16 @@ var _ = Describe("Every output", func() {
 			_, text := named(d.name)
 			want = append(want, text)
 		}
-		eventuallySays(ctx, app, want...)
+		meshtest.EventuallyAnswers(ctx, app, want...)
 
 		oldest := len(applied) - 1
 		applied[oldest].spec.Config, want[oldest] = named("changed")
 		applied[oldest].apply(ctx)
-		eventuallySays(ctx, app, want...)
+		meshtest.EventuallyAnswers(ctx, app, want...)
 	})
 
 	each("runs two filters of one id on one workload, and one goes on without the other", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		holder, holds := named("holder")
 		other, says := named("other")
@@ -161,33 +162,33 @@ var _ = Describe("Every output", func() {
 		second := deployment{name: "other", output: output, module: module, target: target(app), hashed: true, spec: wasmev1.FilterSpec{ID: "same", Config: other}}
 		first.apply(ctx)
 		second.apply(ctx)
-		eventuallySays(ctx, app, says, holds)
+		meshtest.EventuallyAnswers(ctx, app, says, holds)
 		Expect(admin.Delete(ctx, first.object())).To(Succeed())
-		eventuallySays(ctx, app, says)
+		meshtest.EventuallyAnswers(ctx, app, says)
 	})
 
 	each("is hidden from istiod by the label of another revision, and not without one", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: target(app)}
 		d.apply(ctx)
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 		labelled := func(value string) {
 			GinkgoHelper()
 			patch := fmt.Sprintf(`{"metadata":{"labels":{"istio.io/rev":%s}}}`, value)
 			Expect(admin.Patch(ctx, d.object(), client.RawPatch(types.MergePatchType, []byte(patch)))).To(Succeed())
 		}
 		labelled(`"canary"`)
-		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+		meshtest.EventuallyAnswers(ctx, app)
 		labelled(`"` + mesh.Revision + `"`)
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 		labelled(`"canary"`)
-		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusOK, nil}))
+		meshtest.EventuallyAnswers(ctx, app)
 		labelled("null")
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 	})
 
 	each("limits a filter to ports", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		here, text := named("here")
 		elsewhere, _ := named("elsewhere")
@@ -195,11 +196,11 @@ var _ = Describe("Every output", func() {
 		// What is created later is there no earlier.
 		deployment{name: "elsewhere", output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: elsewhere, Ports: []int32{other}}}.apply(ctx)
 		deployment{name: "here", output: output, module: module, target: target(app), spec: wasmev1.FilterSpec{Config: here, Ports: []int32{other, int32(app.Workload.Port)}}}.apply(ctx)
-		eventuallySays(ctx, app, text)
+		meshtest.EventuallyAnswers(ctx, app, text)
 	})
 
 	each("limits a filter to ports of outbound traffic", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		here, text := named("here")
 		elsewhere, _ := named("elsewhere")
@@ -208,11 +209,11 @@ var _ = Describe("Every output", func() {
 		}
 		deployment{name: "elsewhere", output: output, module: module, target: target(app), spec: spec(elsewhere, mesh.OutboundPort+1)}.apply(ctx)
 		deployment{name: "here", output: output, module: module, target: target(app), spec: spec(here, mesh.OutboundPort)}.apply(ctx)
-		Eventually(asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost), patience, poll).Should(Equal(answer{http.StatusOK, []string{text}}))
+		Eventually(meshtest.Asking(ctx, app.OutboundURL, "Host", mesh.OutboundHost)).Should(Equal(mesh.Answered(http.StatusOK, text)))
 	})
 
 	each("gives the module its variables, its proxy's own among them", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		d := deployment{name: "environ", output: output, module: served(ctx, filters.Environ), target: target(app)}
 		d.spec.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{
 			{Name: "POD_NAME", ValueFrom: wasmev1.EnvFromHost},
@@ -222,12 +223,13 @@ var _ = Describe("Every output", func() {
 		}}
 		d.renewal = "1"
 		d.apply(ctx)
-		eventuallySays(ctx, app, "COLOUR=blue and green EMPTY= POD_NAME="+app.Pod)
+		meshtest.EventuallyAnswers(ctx, app, "COLOUR=blue and green EMPTY= POD_NAME="+app.Pod)
 	})
 
 	each("lets proxies pull the image themselves", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
-		content, status := build(ctx, filters.Hello)
+		app := meshtest.Run(ctx, theMesh, sidecar())
+		content := meshtest.Build(ctx, filters.Hello)
+		status := resolved(content)
 		image, err := registry.Image(registry.CompatOCI, registry.Module{Bytes: content})
 		Expect(err).NotTo(HaveOccurred())
 		reference := fmt.Sprintf("%s/outputs/%s:v1", theMesh.Registry(), strings.ToLower(string(output)))
@@ -237,13 +239,13 @@ var _ = Describe("Every output", func() {
 		d := deployment{name: "hello", output: output, module: status, target: target(app), distribution: wasmev1.DistributionRegistry}
 		d.spec.Image = reference
 		d.apply(ctx)
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 	})
 })
 
 var _ = Describe("An EnvoyFilter", func() {
 	It("stands where its position says", func(ctx SpecContext) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		var want []string
 		for _, p := range []struct {
@@ -264,7 +266,7 @@ var _ = Describe("An EnvoyFilter", func() {
 			spec := wasmev1.FilterSpec{Config: config, Position: p.position, Priority: &p.priority}
 			deployment{name: p.name, output: wasmev1.OutputEnvoyFilter, module: module, target: target(app), spec: spec}.apply(ctx)
 		}
-		eventuallySays(ctx, app, want...)
+		meshtest.EventuallyAnswers(ctx, app, want...)
 
 		names, err := httpFilters(ctx, app)()
 		Expect(err).NotTo(HaveOccurred())
@@ -282,43 +284,43 @@ var _ = Describe("An EnvoyFilter", func() {
 	})
 
 	It("makes an agent fetch again what it could not have", func(ctx SpecContext) {
-		app := run(ctx, sidecar())
-		content, status := build(ctx, filters.Trap) // which no other spec serves
+		app := meshtest.Run(ctx, theMesh, sidecar())
+		status := resolved(meshtest.Build(ctx, filters.Trap)) // which no other spec serves
 		d := deployment{name: "hello", output: wasmev1.OutputEnvoyFilter, module: status, target: target(app)}
 		d.apply(ctx)
-		Eventually(asking(ctx, app.URL), patience, poll).Should(Equal(answer{http.StatusForbidden, nil}))
+		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
 
-		modules.serve(content)
+		modules.Serve(ctx, filters.Trap)
 		d.renewal = "1"
 		d.apply(ctx)
-		eventuallySays(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
 	})
 
 	It("leaves another workload with the same labels alone", func(ctx SpecContext) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		other := app.Workload
 		other.Name = "details-v2"
-		neighbour := run(ctx, other)
+		neighbour := meshtest.Run(ctx, theMesh, other)
 		deployment{name: "hello", output: wasmev1.OutputEnvoyFilter, module: served(ctx, filters.Hello), target: target(app)}.apply(ctx)
-		eventuallySays(ctx, app, "world")
-		Expect(asking(ctx, neighbour.URL)()).To(Equal(answer{http.StatusOK, nil}))
+		meshtest.EventuallyAnswers(ctx, app, "world")
+		Expect(mesh.Ask(ctx, neighbour.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 	})
 })
 
 var _ = DescribeTable("With the labels of a workload's pods",
 	func(ctx SpecContext, key, value string) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		w := app.Workload
 		w.Name = "elsewhere"
 		w.Metadata = map[string]string{"OWNER": "kubernetes://apis/apps/v1/namespaces/" + w.Namespace + "/deployments/" + app.Workload.Name}
 		w.Metadata[key] = value
-		elsewhere := run(ctx, w)
+		elsewhere := meshtest.Run(ctx, theMesh, w)
 		module := served(ctx, filters.Hello)
 		deployment{name: "bound", output: wasmev1.OutputEnvoyFilter, module: module, target: target(app)}.apply(ctx)
-		eventuallySays(ctx, app, "world")
-		Expect(asking(ctx, elsewhere.URL)()).To(Equal(answer{http.StatusOK, nil}), "an EnvoyFilter leaves it alone")
+		meshtest.EventuallyAnswers(ctx, app, "world")
+		Expect(mesh.Ask(ctx, elsewhere.URL)).To(Equal(mesh.Answered(http.StatusOK)), "an EnvoyFilter leaves it alone")
 		deployment{name: "unbound", output: wasmev1.OutputWasmPlugin, module: module, target: target(app)}.apply(ctx)
-		eventuallySays(ctx, elsewhere, "world")
+		meshtest.EventuallyAnswers(ctx, elsewhere, "world")
 	},
 	Entry("a virtual machine gets WasmPlugins only", "OWNER", ""),
 	Entry("another cluster's workload of the same name gets WasmPlugins only", "CLUSTER_ID", "east"),
@@ -326,23 +328,23 @@ var _ = DescribeTable("With the labels of a workload's pods",
 
 var _ = Describe("A WasmPlugin or TrafficExtension", func() {
 	DescribeTable("reaches a workload with more labels, twice where that has its own", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		w := app.Workload
 		w.Name, w.Labels = "details-canary", map[string]string{"app": "details", "track": "canary"}
-		canary := run(ctx, w)
+		canary := meshtest.Run(ctx, theMesh, w)
 		module := served(ctx, filters.Hello)
 		deployment{name: "hello", output: output, module: module, target: target(app)}.apply(ctx)
-		eventuallySays(ctx, app, "world")
-		eventuallySays(ctx, canary, "world")
+		meshtest.EventuallyAnswers(ctx, app, "world")
+		meshtest.EventuallyAnswers(ctx, canary, "world")
 		deployment{name: "hello", output: output, module: module, target: target(canary)}.apply(ctx)
-		eventuallySays(ctx, canary, "world", "world")
-		Expect(asking(ctx, app.URL)()).To(Equal(answer{http.StatusOK, []string{"world"}}))
+		meshtest.EventuallyAnswers(ctx, canary, "world", "world")
+		Expect(mesh.Ask(ctx, app.URL)).To(Equal(mesh.Answered(http.StatusOK, "world")))
 	},
 		Entry(nil, wasmev1.OutputWasmPlugin), Entry(nil, wasmev1.OutputTrafficExtension),
 	)
 
 	DescribeTable("runs earlier the earlier its phase is", func(ctx SpecContext, output wasmev1.Output) {
-		app := run(ctx, sidecar())
+		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		var want []string
 		for _, phase := range []wasmev1.Phase{"", wasmev1.PhaseStats, wasmev1.PhaseAuthz, wasmev1.PhaseAuthn} {
@@ -354,7 +356,7 @@ var _ = Describe("A WasmPlugin or TrafficExtension", func() {
 			}
 			deployment{name: "in-" + strings.ToLower(string(phase)) + "x", output: output, module: module, target: target(app), spec: spec}.apply(ctx)
 		}
-		eventuallySays(ctx, app, want...)
+		meshtest.EventuallyAnswers(ctx, app, want...)
 	},
 		Entry(nil, wasmev1.OutputWasmPlugin), Entry(nil, wasmev1.OutputTrafficExtension),
 	)
@@ -362,10 +364,7 @@ var _ = Describe("A WasmPlugin or TrafficExtension", func() {
 
 // Istio's CRDs have rules that its validation does not know.
 var _ = It("is accepted by the API server, golden by golden", func(ctx SpecContext) {
-	namespace := &unstructured.Unstructured{}
-	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	namespace.SetName("bookinfo")
-	Expect(admin.Create(ctx, namespace)).To(Succeed())
+	Expect(admin.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bookinfo"}})).To(Succeed())
 	paths, err := filepath.Glob("../../internal/render/testdata/*.out.yaml")
 	Expect(err).NotTo(HaveOccurred())
 	Expect(paths).NotTo(BeEmpty())

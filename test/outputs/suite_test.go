@@ -3,26 +3,18 @@
 package outputs
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	extensions "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -30,18 +22,13 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
-)
-
-const (
-	// patience bounds the wait for a change to arrive at a proxy.
-	patience = 30 * time.Second
-	poll     = 20 * time.Millisecond
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 var (
 	theMesh *mesh.Mesh
 	admin   client.Client
-	modules *moduleServer
+	modules *meshtest.ModuleServer
 )
 
 func TestOutputs(t *testing.T) {
@@ -50,66 +37,21 @@ func TestOutputs(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	var err error
-	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter})
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(theMesh.Stop()).To(Succeed()) })
-	scheme := runtime.NewScheme()
-	Expect(networking.AddToScheme(scheme)).To(Succeed())
-	Expect(extensions.AddToScheme(scheme)).To(Succeed())
-	admin, err = client.New(theMesh.Admin(), client.Options{Scheme: scheme})
-	Expect(err).NotTo(HaveOccurred())
-	modules = newModuleServer()
-	DeferCleanup(modules.server.Close)
-}, NodeTimeout(30*time.Minute)) // the first time on a machine everything is built
-
-// moduleServer stands for the operator's: it serves modules by their digest.
-type moduleServer struct {
-	server *httptest.Server
-	mu     sync.Mutex
-	held   map[string][]byte
-}
-
-func newModuleServer() *moduleServer {
-	m := &moduleServer{held: map[string][]byte{}}
-	m.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m.mu.Lock()
-		content, found := m.held[r.URL.Path]
-		m.mu.Unlock()
-		if !found {
-			http.NotFound(w, r)
-			return
-		}
-		http.ServeContent(w, r, r.URL.Path, time.Time{}, bytes.NewReader(content))
-	}))
-	return m
-}
-
-func (m *moduleServer) serve(content []byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.held[render.ModulePath(digest(content))] = content
-}
-
-func digest(content []byte) string {
-	sum := sha256.Sum256(content)
-	return hex.EncodeToString(sum[:])
-}
-
-// build is a test filter, and what it resolved to.
-func build(ctx context.Context, filter string) ([]byte, wasmev1.ModuleStatus) {
-	GinkgoHelper()
-	content, err := filters.Build(ctx, filter)
-	Expect(err).NotTo(HaveOccurred())
-	return content, wasmev1.ModuleStatus{SHA256: digest(content), RootIDs: []string{filters.RootID}}
-}
+	theMesh = meshtest.Start(ctx, "")
+	admin = theMesh.Client()
+	modules = meshtest.StartModuleServer()
+}, NodeTimeout(meshtest.StartTimeout))
 
 // served is a test filter that the module server has.
 func served(ctx context.Context, filter string) wasmev1.ModuleStatus {
 	GinkgoHelper()
-	content, status := build(ctx, filter)
-	modules.serve(content)
-	return status
+	modules.Serve(ctx, filter)
+	return resolved(meshtest.Build(ctx, filter))
+}
+
+// resolved is what a test filter resolves to.
+func resolved(module []byte) wasmev1.ModuleStatus {
+	return wasmev1.ModuleStatus{SHA256: meshtest.SHA256(module), RootIDs: []string{filters.RootID}}
 }
 
 // deployment stands for a FilterDeployment: what is rendered for one target.
@@ -128,20 +70,12 @@ type deployment struct {
 // apply writes the output and removes it with the spec.
 func (d deployment) apply(ctx context.Context) {
 	GinkgoHelper()
-	object := d.object()
-	live := object.DeepCopyObject().(client.Object)
-	if err := admin.Get(ctx, client.ObjectKeyFromObject(object), live); err == nil {
-		object.SetResourceVersion(live.GetResourceVersion())
-		Expect(admin.Update(ctx, object)).To(Succeed())
-		return
-	}
-	Expect(admin.Create(ctx, object)).To(Succeed())
-	DeferCleanup(func(ctx SpecContext) { Expect(client.IgnoreNotFound(admin.Delete(ctx, object))).To(Succeed()) })
+	meshtest.Apply(ctx, admin, d.object())
 }
 
 func (d deployment) object() client.Object {
 	GinkgoHelper()
-	servers := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.server.URL}
+	servers := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.URL}
 	owner := types.NamespacedName{Namespace: d.target.Namespace, Name: d.name}
 	filter, err := render.NewFilter(owner, d.spec, d.distribution, d.module)
 	Expect(err).NotTo(HaveOccurred())
@@ -171,15 +105,6 @@ func (d deployment) object() client.Object {
 	}
 }
 
-// run starts a workload that ends with the spec.
-func run(ctx context.Context, workload mesh.Workload) *mesh.Running {
-	GinkgoHelper()
-	running, err := theMesh.StartWorkload(ctx, workload)
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func(ctx SpecContext) { Expect(running.Stop(ctx)).To(Succeed()) })
-	return running
-}
-
 // namespaces is the number of namespaces that were used.
 var namespaces atomic.Int32
 
@@ -195,52 +120,10 @@ func target(running *mesh.Running) render.Target {
 	return render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
 }
 
-// answer is what came back for one request. A response passes the filters in
-// the reverse order of the request's, so the header that comes last is of the
-// filter that comes first.
-type answer struct {
-	Status int
-	Hello  []string
-}
-
-func asking(ctx context.Context, url string, headers ...string) func() answer {
-	return func() answer {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return answer{}
-		}
-		for i := 0; i+1 < len(headers); i += 2 {
-			request.Header.Set(headers[i], headers[i+1])
-		}
-		request.Host = request.Header.Get("Host")
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return answer{}
-		}
-		defer func() { _ = response.Body.Close() }()
-		return answer{response.StatusCode, response.Header.Values("hello")}
-	}
-}
-
-// eventuallySays waits until a pod's inbound traffic has these headers.
-func eventuallySays(ctx context.Context, running *mesh.Running, hello ...string) {
-	GinkgoHelper()
-	Eventually(asking(ctx, running.URL), patience, poll).Should(Equal(answer{http.StatusOK, hello}))
-}
-
 // httpFilters are the names of the HTTP filters of a pod's inbound traffic, by
 // Envoy's own word.
 func httpFilters(ctx context.Context, running *mesh.Running) func() ([]string, error) {
 	return func() ([]string, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, running.AdminURL+"/config_dump?resource=dynamic_listeners", http.NoBody)
-		if err != nil {
-			return nil, err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = response.Body.Close() }()
 		var dump struct {
 			Configs []struct {
 				Name        string `json:"name"`
@@ -249,7 +132,8 @@ func httpFilters(ctx context.Context, running *mesh.Running) func() ([]string, e
 				} `json:"active_state"`
 			} `json:"configs"`
 		}
-		if err := json.NewDecoder(response.Body).Decode(&dump); err != nil {
+		listeners := mesh.Fetch(ctx, running.AdminURL+"/config_dump?resource=dynamic_listeners")
+		if err := json.Unmarshal(listeners, &dump); err != nil {
 			return nil, fmt.Errorf("reading the listeners: %w", err)
 		}
 		for _, config := range dump.Configs {

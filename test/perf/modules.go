@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/process"
 )
@@ -83,7 +83,7 @@ func (c *cluster) servedModule(ctx context.Context) (string, int64, error) {
 	if err := c.awaitReady(ctx, fd); err != nil {
 		return "", 0, err
 	}
-	return render.ModulePath(fd.Status.Module.SHA256), *fd.Status.Module.SizeBytes, nil
+	return module.Path(fd.Status.Module.SHA256), *fd.Status.Module.SizeBytes, nil
 }
 
 // nginxConfig: %s are a directive for root, the listen address and the folder of the file.

@@ -37,7 +37,7 @@ type podsMesh struct {
 }
 
 // startPodsMesh follows the EnvoyFilters of all namespaces until ctx ends. The
-// caller calls stop.
+// caller calls Close.
 func startPodsMesh(ctx context.Context, config *rest.Config) (*podsMesh, error) {
 	m := &podsMesh{plugins: map[string]string{}, workloads: map[netip.Addr]string{}}
 	from, err := dynamic.NewForConfig(config)
@@ -54,7 +54,7 @@ func startPodsMesh(ctx context.Context, config *rest.Config) (*podsMesh, error) 
 		return nil, fmt.Errorf("following EnvoyFilters: %w", err)
 	}
 	m.sidecars = sidecars{plugin: m.running}
-	if err := m.start(ctx); err != nil {
+	if err := m.start(); err != nil {
 		return nil, err
 	}
 	go informer.RunWithContext(ctx)

@@ -184,12 +184,12 @@ func startFleet(ctx context.Context, pods, dead int) (*fleet, error) {
 		}
 		return *f.running.Load()
 	}}
-	if err := f.sidecars.start(ctx); err != nil {
+	if err := f.sidecars.start(); err != nil {
 		return nil, err
 	}
 	refused, err := refusingPort(ctx)
 	if err != nil {
-		f.sidecars.stop()
+		f.sidecars.Close()
 		return nil, err
 	}
 	for i := range pods {
@@ -220,7 +220,7 @@ func startFleet(ctx context.Context, pods, dead int) (*fleet, error) {
 	f.stop = func() {
 		cancel()
 		<-ended
-		f.sidecars.stop()
+		f.sidecars.Close()
 	}
 	return f, nil
 }

@@ -58,7 +58,7 @@ func (p *perf) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer pods.stop()
+	defer pods.Close()
 	if err := c.populate(ctx, pods); err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}

@@ -1,20 +1,15 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
+	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
 const (
@@ -27,55 +22,31 @@ const (
 	recordedPlugin = "bookinfo/details-v1/greeting@14643ae8"
 )
 
-// sidecars answer over real HTTP as the Envoys of pods do: one server that listens
-// at every address of 127.0.0.0/8, of which each pod has one. Its page is one that
+// sidecars answer over real HTTP as the Envoys of pods do. Their page is one that
 // a real Envoy gave, with the plugin's name replaced. No pilot-agent answers: it is
 // asked only while a plugin is not there.
 type sidecars struct {
+	*sidecar.Server
+
 	// plugin is what the pod at an address runs, without the prefix wasm_filter.;
 	// empty for none.
 	plugin func(netip.Addr) string
-
-	port   uint16
-	server *http.Server
 	// own is Envoy's page of one plugin, others what it shows of two more, rest
 	// the page but for plugins.
 	own, others, rest string
-
-	mu sync.Mutex
-	// looks are the requests since the last call of count, by pod.
-	looks map[netip.Addr]int
 }
 
-// start starts the server. The caller calls stop.
-func (s *sidecars) start(ctx context.Context) error {
-	s.rest, s.looks = unrelatedRows(wholePage), map[netip.Addr]int{}
-	for page, text := range map[string]*string{"envoy-loaded.txt": &s.own, "envoy-two.txt": &s.others} {
-		if err := readRecorded(page, text); err != nil {
-			return err
-		}
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "0.0.0.0:0")
-	if err != nil {
-		return fmt.Errorf("starting sidecars: %w", err)
-	}
-	s.port = listener.Addr().(*net.TCPAddr).AddrPort().Port()
-	s.server = &http.Server{Handler: http.HandlerFunc(s.answer), ReadHeaderTimeout: time.Minute}
-	go func() { _ = s.server.Serve(listener) }()
-	return nil
-}
-
-func readRecorded(page string, into *string) error {
-	root, err := binaries.RepositoryRoot()
-	if err != nil {
+// start starts the server. The caller calls Close.
+func (s *sidecars) start() (err error) {
+	s.rest = unrelatedRows(wholePage)
+	if s.own, err = sidecar.Recorded("envoy-loaded"); err != nil {
 		return err
 	}
-	text, err := os.ReadFile(filepath.Join(root, "internal", "dataplane", "testdata", page))
-	if err != nil {
-		return fmt.Errorf("reading a sidecar's page: %w", err)
+	if s.others, err = sidecar.Recorded("envoy-two"); err != nil {
+		return err
 	}
-	*into = string(text)
-	return nil
+	s.Server, err = sidecar.Start(s.answer)
+	return err
 }
 
 // unrelatedRows have the form of most of what Envoy shows.
@@ -88,21 +59,13 @@ func unrelatedRows(size int) string {
 	return page.String()
 }
 
-func (s *sidecars) stop() { _ = s.server.Close() }
-
-// answer accepts a request and never answers it when it is for a silent pod.
 func (s *sidecars) answer(w http.ResponseWriter, r *http.Request) {
-	address := podOf(r)
-	s.mu.Lock()
-	s.looks[address]++
-	s.mu.Unlock()
-	plugin := s.plugin(address)
+	plugin := s.plugin(sidecar.PodOf(r))
 	if plugin == silent {
-		<-r.Context().Done()
+		sidecar.Silence(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
-	_, _ = io.WriteString(w, s.rows(plugin))
+	sidecar.Page(s.rows(plugin))(w, r)
 	if r.URL.RawQuery == "" {
 		_, _ = io.WriteString(w, s.rest)
 	}
@@ -115,17 +78,12 @@ func (s *sidecars) rows(plugin string) string {
 	return strings.ReplaceAll(s.own, recordedPlugin, plugin) + s.others
 }
 
-// podOf is the address that a request was sent to.
-func podOf(r *http.Request) netip.Addr {
-	return r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr).AddrPort().Addr().Unmap()
-}
-
 // silent is the plugin of a pod that accepts requests and never answers them.
 const silent = "-"
 
 // place is where the pod with this number is asked.
 func (s *sidecars) place(number int) dataplane.Pod {
-	return dataplane.Pod{Address: podAddress(number), StatsPort: s.port}
+	return dataplane.Pod{Address: podAddress(number), StatsPort: s.Port()}
 }
 
 // podAddress is that of the pod with this number, up to 2^16.
@@ -147,16 +105,9 @@ func (a asked) perSecond() float64 { return float64(a.requests) / a.length.Secon
 // count counts requests until the returned function is called.
 func (s *sidecars) count() func() asked {
 	begin := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.looks)
+	s.ResetRequests()
 	return func() asked {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		sum := asked{length: time.Since(begin), pods: len(s.looks)}
-		for _, n := range s.looks {
-			sum.requests += n
-		}
-		return sum
+		requests, pods := s.AllRequests()
+		return asked{length: time.Since(begin), requests: requests, pods: pods}
 	}
 }

@@ -2,8 +2,8 @@
 
 // Package registry is an OCI registry for tests: a real one
 // (go-containerregistry's) behind a handler that asks for credentials, counts
-// requests and fails on demand. Beside images it serves plain files. It listens on loopback only and keeps
-// everything in memory.
+// requests and fails on demand. Beside images it serves plain files. It listens
+// on loopback only and keeps everything in memory.
 package registry
 
 import (
@@ -22,15 +22,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-)
 
-// rebindTimeout bounds how long Up tries to get its former port back.
-const rebindTimeout = 10 * time.Second
+	"github.com/wasme-io/wasme-operator/test/mesh/ports"
+)
 
 // Registry is one running registry. All methods may be called concurrently,
 // save Down, Up and Close, which belong to one goroutine.
 type Registry struct {
 	content http.Handler // the registry itself: no credentials, no faults
+	ports   ports.Pool   // holds the port while the registry is down
 	address string
 	tls     bool
 	server  *httptest.Server // nil while down
@@ -55,7 +55,6 @@ func WithTLS() Option { return func(r *Registry) { r.tls = true } }
 func Start(options ...Option) (*Registry, error) {
 	r := &Registry{
 		content:  NewHandler(),
-		address:  "127.0.0.1:0",
 		requests: map[request]int{},
 		files:    map[string][]byte{},
 		auth:     auth{private: map[string][]string{}, tokens: map[string]string{}},
@@ -63,7 +62,13 @@ func Start(options ...Option) (*Registry, error) {
 	for _, option := range options {
 		option(r)
 	}
+	port, err := r.ports.Port()
+	if err != nil {
+		return nil, err
+	}
+	r.address = fmt.Sprintf("127.0.0.1:%d", port)
 	if err := r.Up(); err != nil {
+		r.Close()
 		return nil, err
 	}
 	return r, nil
@@ -95,11 +100,15 @@ func (r *Registry) Certificate() *x509.Certificate {
 	return r.server.Certificate()
 }
 
-// Close ends the registry and cuts the connections that are open.
-func (r *Registry) Close() { r.Down() }
+// Close ends the registry, cuts the connections that are open and gives its
+// port back.
+func (r *Registry) Close() {
+	r.Down()
+	r.ports.Release()
+}
 
 // Down makes the port refuse connections and cuts those that are open. The
-// content stays.
+// content stays, and nobody else gets the port.
 func (r *Registry) Down() {
 	if r.server == nil {
 		return
@@ -114,9 +123,9 @@ func (r *Registry) Up() error {
 	if r.server != nil {
 		return nil
 	}
-	listener, err := listen(r.address)
+	listener, err := net.Listen("tcp", r.address)
 	if err != nil {
-		return err
+		return fmt.Errorf("starting the registry: %w", err)
 	}
 	server := &httptest.Server{
 		Listener: listener,
@@ -131,27 +140,8 @@ func (r *Registry) Up() error {
 	} else {
 		server.Start()
 	}
-	r.address, r.server = listener.Addr().String(), server
+	r.server = server
 	return nil
-}
-
-// listen binds the address; a connection of somebody else may hold the port
-// for a moment, so it tries again for a bounded time.
-func listen(address string) (net.Listener, error) {
-	retry := time.NewTicker(50 * time.Millisecond)
-	defer retry.Stop()
-	expired := time.After(rebindTimeout)
-	for {
-		listener, err := net.Listen("tcp", address)
-		if err == nil {
-			return listener, nil
-		}
-		select {
-		case <-retry.C:
-		case <-expired:
-			return nil, fmt.Errorf("listening on %s: %w", address, err)
-		}
-	}
 }
 
 // PutFile serves content at path (/filter.wasm), to anyone, in place of what was

@@ -16,9 +16,9 @@ import (
 	"istio.io/istio/pkg/wasm"
 )
 
-// agentImages are made by internal/module, which says of each whether
+// agentImages are made by internal/module/oci, which says of each whether
 // pilot-agent takes its module.
-const agentImages = "../../../internal/module/testdata/agent/*.json"
+const agentImages = "../../../internal/module/oci/testdata/agent/*.json"
 
 type agentImage struct {
 	Refuses  string            `json:"refuses"`
@@ -40,7 +40,7 @@ func TestPilotAgentTakesWhatItIsSaidTo(t *testing.T) {
 			image := readImage(t, file)
 			content, err := image.fetch(t)
 			if takes := err == nil && digest(content) == image.SHA256; takes != (image.Refuses == "") {
-				t.Errorf("it takes the module: %v (%v); internal/module says %q", takes, err, image.Refuses)
+				t.Errorf("it takes the module: %v (%v); internal/module/oci says %q", takes, err, image.Refuses)
 			}
 			if image.Refuses == "" {
 				taken++

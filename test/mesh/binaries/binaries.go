@@ -2,8 +2,9 @@
 
 // Package binaries provides the programs that a mesh consists of. It builds
 // them from the versions pinned under hack/build, once per machine and user:
-// what is built lies in the user's cache folder under a key made of everything
-// that went into it. Only Go is needed, and Python for Envoy.
+// results are kept in the user's cache folder under a key made of everything
+// that went into them. Only Go is needed, and Python for Envoy. A Source may
+// use programs that are installed instead, where their versions fit.
 package binaries
 
 import (
@@ -23,45 +24,52 @@ import (
 
 	"golang.org/x/mod/modfile"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/wasme-io/wasme-operator/test/mesh/progress"
 )
 
 // Program is one program, built from a module under hack/build.
 type Program struct {
 	// Name of the executable.
 	Name string
-	// Takes is how long a build with an empty Go build cache takes on two cores.
-	Takes string
+	// Takes is how long a build takes on two cores, with a Go build cache that
+	// holds no more than the programs above it.
+	Takes time.Duration
 
-	folder  string // under hack/build
-	module  string // whose version is the program's
-	pkg     string
-	ldflags func(version string) string
+	folder    string // under hack/build
+	module    string // whose version is the program's
+	pkg       string
+	ldflags   func(version string) string
+	installed installed
 }
 
 // The programs of the control plane and of the mesh.
 var (
 	Etcd = Program{
-		Name: "etcd", Takes: "30 s", folder: "etcd", module: "go.etcd.io/etcd/server/v3",
+		Name: "etcd", Takes: 20 * time.Second, folder: "etcd", module: "go.etcd.io/etcd/server/v3",
 		pkg: "go.etcd.io/etcd/server/v3", ldflags: stripped,
+		installed: installed{arguments: []string{"--version"}, prefix: "etcd Version: ", older: 1},
 	}
 	APIServer = Program{
-		Name: "kube-apiserver", Takes: "4 min", folder: "kubernetes", module: "k8s.io/kubernetes",
+		Name: "kube-apiserver", Takes: 4 * time.Minute, folder: "kubernetes", module: "k8s.io/kubernetes",
 		pkg: "k8s.io/kubernetes/cmd/kube-apiserver", ldflags: kubernetesVersion,
+		installed: installed{arguments: []string{"--version"}, prefix: "Kubernetes "},
 	}
 	ControllerManager = Program{
-		Name: "kube-controller-manager", Takes: "75 s", folder: "kubernetes", module: "k8s.io/kubernetes",
+		Name: "kube-controller-manager", Takes: 75 * time.Second, folder: "kubernetes", module: "k8s.io/kubernetes",
 		pkg: "k8s.io/kubernetes/cmd/kube-controller-manager", ldflags: kubernetesVersion,
 	}
 	Kubectl = Program{
-		Name: "kubectl", Takes: "20 s", folder: "kubernetes", module: "k8s.io/kubernetes",
+		Name: "kubectl", Takes: 20 * time.Second, folder: "kubernetes", module: "k8s.io/kubernetes",
 		pkg: "k8s.io/kubernetes/cmd/kubectl", ldflags: kubernetesVersion,
+		installed: installed{arguments: []string{"version", "--client"}, prefix: "Client Version: ", older: 1, newer: 1},
 	}
 	Istiod = Program{
-		Name: "pilot-discovery", Takes: "4 min", folder: "istio", module: "istio.io/istio",
+		Name: "pilot-discovery", Takes: 4 * time.Minute, folder: "istio", module: "istio.io/istio",
 		pkg: "istio.io/istio/pilot/cmd/pilot-discovery", ldflags: stripped,
 	}
 	PilotAgent = Program{
-		Name: "pilot-agent", Takes: "20 s", folder: "istio", module: "istio.io/istio",
+		Name: "pilot-agent", Takes: 20 * time.Second, folder: "istio", module: "istio.io/istio",
 		pkg: "istio.io/istio/pilot/cmd/pilot-agent", ldflags: stripped,
 	}
 )
@@ -77,42 +85,53 @@ func kubernetesVersion(version string) string {
 	return fmt.Sprintf("-s -w -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s", variable, version, major, minor)
 }
 
-// Path returns the program's path, building it first when this machine has
-// not got it yet. It says on log what it builds and how long that took.
-// Concurrent calls, also of other processes, build one after the other.
+// Path returns the path of the program in the pinned version, building it first
+// when this machine does not have it yet. The log receives what is built and how
+// long that took. Concurrent calls, also of other processes, build it once.
 func (p Program) Path(ctx context.Context, log io.Writer) (string, error) {
-	folder, err := buildFolder(p.folder)
+	a, err := p.artifact()
 	if err != nil {
 		return "", err
 	}
-	version, err := requiredVersion(filepath.Join(folder, "go.mod"), p.module)
+	return a.provide(ctx, log, func(target string) error {
+		return goBuild(ctx, a.folder, target, p.pkg, p.ldflags(a.version))
+	})
+}
+
+// artifact describes the build of the pinned version.
+func (p Program) artifact() (artifact, error) {
+	folder, version, err := p.pinned()
 	if err != nil {
-		return "", err
+		return artifact{}, err
 	}
 	key, err := keyOf([]string{filepath.Join(folder, "go.mod"), filepath.Join(folder, "go.sum")},
 		p.pkg, p.ldflags(version), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return artifact{
+		name: p.Name, key: key, title: fmt.Sprintf("building %s %s", p.Name, version), takes: p.Takes,
+		folder: folder, version: version,
+	}, err
+}
+
+// pinned returns the folder that pins the program's version, and that version.
+func (p Program) pinned() (folder, version string, err error) {
+	folder, err = buildFolder(p.folder)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	title := fmt.Sprintf("building %s %s (about %s the first time)", p.Name, version, p.Takes)
-	return cached(ctx, log, p.Name, key, title, func(target string) error {
-		return goBuild(ctx, folder, target, p.pkg, p.ldflags(version))
-	})
+	version, err = requiredVersion(filepath.Join(folder, "go.mod"), p.module)
+	return folder, version, err
 }
 
 func goBuild(ctx context.Context, folder, target, pkg, ldflags string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", ldflags, "-o", target, pkg)
 	build.Dir = folder
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
-	return run(build)
+	build.Env = pinnedEnvironment()
+	return Run(build)
 }
 
-// run runs a command and, when it fails, says what it printed.
-func run(command *exec.Cmd) error {
-	if output, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("running %s: %w\n%s", strings.Join(command.Args, " "), err, output)
-	}
-	return nil
+// pinnedEnvironment keeps go to the versions in the go.mod of its folder.
+func pinnedEnvironment() []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
 }
 
 // IstioFile returns the path of a file in the source of the Istio that Istiod
@@ -145,8 +164,8 @@ func buildFolder(name string) (string, error) {
 	return filepath.Join(root, "hack", "build", name), nil
 }
 
-// RepositoryRoot is the nearest folder, from the working directory upwards,
-// that holds hack/build.
+// RepositoryRoot returns the nearest folder, from the working directory
+// upwards, that contains hack/build.
 func RepositoryRoot() (string, error) {
 	start, err := os.Getwd()
 	if err != nil {
@@ -202,8 +221,8 @@ func keyOf(files []string, words ...string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:16], nil
 }
 
-// Folder is where built programs are kept: bin below the project's folder in
-// the user's cache folder. It may be removed at any time.
+// Folder returns the folder that keeps what was built: bin below the project's
+// folder in the user's cache folder. It may be removed at any time.
 func Folder() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -212,22 +231,38 @@ func Folder() (string, error) {
 	return filepath.Join(cache, "wasme-operator", "bin"), nil
 }
 
+// artifact is something that is made once per machine and user.
+type artifact struct {
+	name  string        // of the file
+	key   string        // of its folder
+	title string        // of what makes it: "building etcd v3.6.8"
+	takes time.Duration // 0: not known
+
+	folder, version string // of a Program
+}
+
 // cached returns the path of name under key, calling provide to write it when
-// it is not there. provide writes aside; the rename makes the result appear whole.
+// it is not there. title says what provide does.
 func cached(ctx context.Context, log io.Writer, name, key, title string, provide func(target string) error) (string, error) {
+	return artifact{name: name, key: key, title: title}.provide(ctx, log, provide)
+}
+
+func (a artifact) path() (string, error) {
 	bin, err := Folder()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(bin, key, name)
-	if present(path) {
-		return path, nil
+	return filepath.Join(bin, a.key, a.name), err
+}
+
+// provide returns the artifact's path, calling write when it is not
+// there. write gets another path first; the rename makes the result appear whole.
+func (a artifact) provide(ctx context.Context, log io.Writer, write func(target string) error) (_ string, err error) {
+	path, err := a.path()
+	if err != nil || present(path) {
+		return path, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("preparing the cache for %s: %w", name, err)
+		return "", fmt.Errorf("preparing the cache for %s: %w", a.name, err)
 	}
-	// One lock for all: each build uses every core.
-	unlock, err := lock(ctx, log, filepath.Join(bin, "lock"))
+	unlock, err := lock(ctx, log, a.name, path+".lock")
 	if err != nil {
 		return "", err
 	}
@@ -235,20 +270,19 @@ func cached(ctx context.Context, log io.Writer, name, key, title string, provide
 	if present(path) {
 		return path, nil
 	}
-	fmt.Fprintln(log, title)
-	start := time.Now()
+	end := progress.Begin(log, a.title, a.takes)
+	defer func() { end(err) }()
 	aside := path + ".new"
 	defer os.Remove(aside)
-	if err := provide(aside); err != nil {
-		return "", fmt.Errorf("%s: %w", title, err)
+	if err := write(aside); err != nil {
+		return "", fmt.Errorf("%s: %w", a.title, err)
 	}
 	if err := os.Chmod(aside, 0o755); err != nil {
-		return "", fmt.Errorf("making %s executable: %w", name, err)
+		return "", fmt.Errorf("making %s executable: %w", a.name, err)
 	}
 	if err := os.Rename(aside, path); err != nil {
-		return "", fmt.Errorf("keeping %s: %w", name, err)
+		return "", fmt.Errorf("keeping %s: %w", a.name, err)
 	}
-	fmt.Fprintf(log, "%s is ready after %s\n", name, time.Since(start).Round(time.Second/10))
 	return path, nil
 }
 
@@ -257,24 +291,26 @@ func present(path string) bool {
 	return err == nil
 }
 
-// lock takes a file's lock, waiting for other processes that build.
-func lock(ctx context.Context, log io.Writer, path string) (unlock func(), err error) {
+// lock takes a file's lock, waiting for another process that makes the same.
+func lock(ctx context.Context, log io.Writer, name, path string) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("opening the build lock: %w", err)
 	}
-	waiting := false
+	var end func(error)
 	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(context.Context) (bool, error) {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			if !waiting {
-				fmt.Fprintln(log, "waiting for another build to end")
+			if end == nil {
+				end = progress.Begin(log, "waiting for another process that provides "+name, 0)
 			}
-			waiting = true
 			return false, nil
 		}
 		return err == nil, err
 	})
+	if end != nil {
+		end(err)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("taking the build lock %s: %w", path, err), file.Close())
 	}
@@ -282,20 +318,30 @@ func lock(ctx context.Context, log io.Writer, path string) (unlock func(), err e
 }
 
 // Own builds a package of this repository, such as ./test/mesh/cmd/meshpart,
-// to target. It is built each time: Go's build cache makes that quick, and it
-// is never out of date.
+// to target. It builds it each time: Go's build cache makes that quick, and the
+// result is never out of date.
 func Own(ctx context.Context, pkg, target string) error {
 	return own(ctx, pkg, target)
 }
 
 func own(ctx context.Context, pkg, target string, flags ...string) error {
-	root, err := RepositoryRoot()
+	arguments := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target}, flags...)
+	build, err := ownCommand(ctx, append(arguments, pkg)...)
 	if err != nil {
 		return err
 	}
-	arguments := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target}, flags...)
-	build := exec.CommandContext(ctx, "go", append(arguments, pkg)...)
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	return run(build)
+	return Run(build)
+}
+
+// ownCommand is go in this repository, in the same environment everywhere, so
+// that one build cache serves all builds.
+func ownCommand(ctx context.Context, arguments ...string) (*exec.Cmd, error) {
+	root, err := RepositoryRoot()
+	if err != nil {
+		return nil, err
+	}
+	command := exec.CommandContext(ctx, "go", arguments...)
+	command.Dir = root
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return command, nil
 }

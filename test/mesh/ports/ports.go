@@ -1,134 +1,130 @@
 // Licensed under the Apache License, Version 2.0; see LICENSE.
 
-// Package ports hands out loopback addresses and ports that no other run on
-// this machine uses, also while nothing listens there yet or, after a crash
+// Package ports hands out loopback addresses and ports that nothing else on
+// this machine gets, also while nothing listens there yet or, after a crash
 // that a test made, any more.
+//
+// A reservation is a socket that is bound to the port and does not listen. As
+// long as it is open, the system gives the port neither to another reservation,
+// of whatever process, nor to an outgoing connection. A server can listen there
+// nevertheless, because servers set SO_REUSEADDR: those written in Go do, and
+// Envoy does. The system closes the socket when the process ends, so nothing is
+// left behind.
 package ports
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"os"
-	"path/filepath"
-	"strconv"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // Ports lie below the range from which Linux takes the ports of outgoing
-// connections (from 32768) and below Kubernetes' node ports (from 30000): a
-// port that is free stays free until we listen on it.
+// connections (from 32768) and below Kubernetes' node ports (from 30000), so
+// that nothing meets a reservation by chance.
 const (
 	firstPort = 20000
 	lastPort  = 29999
 	attempts  = 1000
-
-	addressOffset = 1 << 20 // of addresses in the shared file; ports lie below
+	// addressPort is reserved at each address: it marks the address as taken.
+	addressPort = firstPort - 1
 )
 
-// Pool is what one run has reserved. A reservation is a lock on one byte of a
-// file that all runs of a user share, so it ends with the process that holds it
-// at the latest, and leaves nothing behind.
-type Pool struct {
-	mu       sync.Mutex
-	file     *os.File
-	reserved map[int64]bool
-}
+var localhost = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// NewPool returns an empty pool.
-func NewPool() (*Pool, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, fmt.Errorf("finding the cache folder: %w", err)
-	}
-	folder := filepath.Join(cache, "wasme-operator")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, fmt.Errorf("preparing the reservation of ports: %w", err)
-	}
-	file, err := os.OpenFile(filepath.Join(folder, "ports.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the reservation of ports: %w", err)
-	}
-	return &Pool{file: file, reserved: map[int64]bool{}}, nil
+// Pool is a set of reservations. The zero value is an empty one. Its methods
+// may be called concurrently.
+type Pool struct {
+	mu      sync.Mutex
+	sockets []int
 }
 
 // Port reserves a port of 127.0.0.1 on which nothing listens.
 func (p *Pool) Port() (int, error) {
 	for range attempts {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		reserved, err := p.reserve(int64(port))
+		reserved, err := p.reserve(localhost, port)
 		if err != nil {
 			return 0, err
 		}
-		if reserved && free(net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) {
+		if reserved {
 			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("no free port in %d attempts", attempts)
 }
 
-// Address reserves an address of 127.0.0.0/8 on which none of these ports is
-// in use: every workload has one of its own, like a pod its IP, and so serves
-// at its real port.
-func (p *Pool) Address(inUse ...int) (string, error) {
+// Address reserves an address of 127.0.0.0/8 together with these of its ports:
+// every workload has an address of its own, like a pod its IP, and so serves at
+// its real ports.
+func (p *Pool) Address(ports ...int) (string, error) {
 	for range attempts {
 		// 127.0.0.0/16 is left to everybody else.
-		number := 1<<16 + rand.Int64N(255<<16-1)
-		reserved, err := p.reserve(addressOffset + number)
+		number := 1<<16 + rand.IntN(255<<16-1)
+		address := netip.AddrFrom4([4]byte{127, byte(number >> 16), byte(number >> 8), byte(number)})
+		reserved, err := p.reserve(address, append([]int{addressPort}, ports...)...)
 		if err != nil {
 			return "", err
 		}
-		address := net.IPv4(127, byte(number>>16), byte(number>>8), byte(number)).String()
-		if reserved && allFree(address, inUse) {
-			return address, nil
+		if reserved {
+			return address.String(), nil
 		}
 	}
 	return "", fmt.Errorf("no free loopback address in %d attempts", attempts)
 }
 
-// Release gives everything back; nothing can be reserved after that.
+// Release gives everything back.
 func (p *Pool) Release() {
-	_ = p.file.Close() // nothing was written
-}
-
-// reserve locks one byte of the shared file; false when somebody has it already.
-func (p *Pool) reserve(offset int64) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reserved[offset] {
-		return false, nil
+	closeAll(p.sockets)
+	p.sockets = nil
+}
+
+// reserve reserves all of these ports of an address or, when one of them is in
+// use, none of them; it reports whether it did.
+func (p *Pool) reserve(address netip.Addr, ports ...int) (bool, error) {
+	var sockets []int
+	for _, port := range ports {
+		socket, err := bind(address, port)
+		if err != nil {
+			closeAll(sockets)
+			if errors.Is(err, unix.EADDRINUSE) {
+				return false, nil
+			}
+			return false, fmt.Errorf("reserving %s: %w", netip.AddrPortFrom(address, uint16(port)), err)
+		}
+		sockets = append(sockets, socket)
 	}
-	// Open file description locks, unlike the older kind, also hold between two
-	// pools of one process.
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: offset, Len: 1}
-	err := unix.FcntlFlock(p.file.Fd(), unix.F_OFD_SETLK, &lock)
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("reserving a port or address: %w", err)
-	}
-	p.reserved[offset] = true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sockets = append(p.sockets, sockets...)
 	return true, nil
 }
 
-func allFree(address string, ports []int) bool {
-	for _, port := range ports {
-		if !free(net.JoinHostPort(address, strconv.Itoa(port))) {
-			return false
-		}
+// bind opens a socket that holds the port. SO_REUSEADDR is set after the call of
+// bind: the call fails when anybody has the port, and from then on those that
+// set it, too, may listen.
+func bind(address netip.Addr, port int) (socket int, err error) {
+	socket, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
 	}
-	return true
+	err = unix.Bind(socket, &unix.SockaddrInet4{Port: port, Addr: address.As4()})
+	if err == nil {
+		err = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err != nil {
+		_ = unix.Close(socket)
+	}
+	return socket, err
 }
 
-func free(address string) bool {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return false
+func closeAll(sockets []int) {
+	for _, socket := range sockets {
+		_ = unix.Close(socket) // nothing was written
 	}
-	return listener.Close() == nil
 }

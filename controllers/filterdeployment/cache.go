@@ -1,0 +1,86 @@
+package filterdeployment
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/legacy"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
+)
+
+// CacheOptions keep the cache small: workloads keep their identity and labels,
+// outputs their metadata and a hash of their spec. Reading a kind that is not
+// watched fails instead of starting a watch. No namespaces means all.
+//
+// What holds for outputs are the defaults: a kind that is named here must be
+// served when the operator starts, and those of outputs may come later.
+func CacheOptions(namespaces []string) cache.Options {
+	made := labels.SelectorFromSet(labels.Set{ownership.ManagedByLabel: ownership.ManagedBy})
+	options := cache.Options{
+		ReaderFailOnMissingInformer: true,
+		DefaultLabelSelector:        made,
+		DefaultTransform:            istio.Trim,
+		ByObject: map[client.Object]cache.ByObject{
+			&wasmev1.FilterDeployment{}:  {Label: labels.Everything(), Transform: cache.TransformStripManagedFields()},
+			&corev1.Pod{}:                {Label: labels.Everything(), Transform: workload.TrimPod},
+			&appsv1.ControllerRevision{}: {Transform: cache.TransformStripManagedFields()},
+		},
+	}
+	for _, kind := range workload.Kinds {
+		options.ByObject[kind.New()] = cache.ByObject{Label: labels.Everything(), Transform: workload.Trim}
+	}
+	for _, namespace := range namespaces {
+		if options.DefaultNamespaces == nil {
+			options.DefaultNamespaces = map[string]cache.Config{}
+		}
+		options.DefaultNamespaces[namespace] = cache.Config{}
+	}
+	return options
+}
+
+// NamespacedMapper maps the kinds that the operator reads and writes, without
+// asking the API server: all are namespaced, and their resources are named as
+// usual.
+func NamespacedMapper(scheme *runtime.Scheme) func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
+	return func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
+		mapper := apimeta.NewDefaultRESTMapper(nil)
+		for kind := range scheme.AllKnownTypes() {
+			mapper.Add(kind, apimeta.RESTScopeNamespace)
+		}
+		return mapper, nil
+	}
+}
+
+// podOwnerIndex finds the pods of a workload or Gateway: `<kind>/<name>`.
+const podOwnerIndex = "owner"
+
+// IndexCache adds the indexes that the controller looks things up by.
+func IndexCache(ctx context.Context, indexer client.FieldIndexer) error {
+	err := indexer.IndexField(ctx, &corev1.Pod{}, podOwnerIndex, func(object client.Object) []string {
+		var keys []string
+		for _, owner := range workload.Owners(object.(*corev1.Pod)) {
+			keys = append(keys, ownerKey(owner))
+		}
+		return keys
+	})
+	if err != nil {
+		return fmt.Errorf("indexing pods: %w", err)
+	}
+	return legacy.Index(ctx, indexer)
+}
+
+func ownerKey(owner render.Target) string { return owner.Kind + "/" + owner.Name }

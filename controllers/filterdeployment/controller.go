@@ -1,0 +1,262 @@
+// Package filterdeployment is the controller that makes the mesh what the
+// FilterDeployments say.
+//
+// One pass (controller.go) reads, decides and writes. It reads the module
+// (module.go), the workloads with their pods (workloads.go), the revisions
+// (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
+// output is to hold. The pass writes that, and then the status and the events
+// (status.go, events.go). It waits for nothing but the API server: what takes
+// longer runs in the module resolver and in the prober, which wake the
+// controller. watches.go has what else wakes it.
+package filterdeployment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/workload"
+)
+
+const (
+	// MinBackoff and maxBackoff bound the waits between attempts that fail.
+	MinBackoff = 200 * time.Millisecond
+	maxBackoff = time.Minute
+
+	// recheckJitter spreads the re-checks of FilterDeployments over time.
+	recheckJitter = 0.1
+	// configMapInterval is how soon a change of a ConfigMap, which is not watched,
+	// is noticed.
+	configMapInterval = 30 * time.Second
+)
+
+// Reconciler makes the mesh what the FilterDeployments say.
+type Reconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Reader reads from the API server objects about which the cache may be wrong.
+	Reader client.Reader
+	// Finder asks for modules; Store keeps them.
+	Finder source.Finder
+	Store  *store.Store
+	// Peers reports whether all replicas of the operator hold a module.
+	Peers *peers.Peers
+	// Prober asks pods what they run; nil when pods cannot be reached.
+	Prober *dataplane.Prober
+	// Outputs are the kinds of outputs that the API server serves.
+	Outputs outputkinds.Kinds
+	// Recorder records the transitions of Ready, and what changes at workloads.
+	Recorder events.EventRecorder
+	// Mesh is what rendering must know of the mesh.
+	Mesh render.Mesh
+	// AllowRootNamespace lets filters in the mesh's root namespace reach every namespace.
+	AllowRootNamespace bool
+	// RecheckInterval is the time between checks when nothing changes: tags move.
+	RecheckInterval time.Duration
+	// Clock is the one clock of all decisions.
+	Clock clock.PassiveClock
+
+	statuses statusMemory
+	reported reportedMemory
+}
+
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/status,verbs=patch
+// blockOwnerDeletion in the owner references of outputs asks for this one:
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/finalizers,verbs=update
+// Each transition is an event of its own; none is a repetition to be counted.
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create
+// Replicas share a lease in the operator's own namespace, and record who leads:
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=wasme-system
+// +kubebuilder:rbac:groups="",resources=events,verbs=create,namespace=wasme-system
+
+// Reconcile makes one pass over a FilterDeployment. A deleted one is left to the
+// garbage collector, through the owner references of all that was made for it.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	var fd wasmev1.FilterDeployment
+	if err := r.Client.Get(ctx, request.NamespacedName, &fd); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(request.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !fd.DeletionTimestamp.IsZero() {
+		r.forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	if fd.Spec.Suspend {
+		r.forget(request.NamespacedName)
+		return ctrl.Result{}, r.writeStatus(ctx, &fd, contest{}, rollout.SetSuspended)
+	}
+	if !r.Outputs.Known() {
+		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
+	}
+	reported := r.reported.of(&fd)
+	found, err := r.pass(ctx, &fd)
+	if err == nil {
+		err = r.writeStatus(ctx, &fd, found.contest, found.SetStatus)
+	}
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: MinBackoff}, nil // the cache is behind
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	r.recordWorkloads(&fd, reported, &found.Plan)
+	return r.next(&fd, found)
+}
+
+// forget ends what goes on for a FilterDeployment beside its passes.
+func (r *Reconciler) forget(name types.NamespacedName) {
+	r.Finder.Modules.Forget(name)
+	r.statuses.forget(name)
+	r.reported.forget(name)
+	if r.Prober != nil {
+		r.Prober.Expect(name, nil)
+	}
+}
+
+// pass is what one pass found and did.
+type pass struct {
+	rollout.Report
+	contest contest
+}
+
+// pass makes the steps in their order. A step that fails leaves the later ones
+// what there is: the last good revision stays in force, is repaired, and reaches
+// new workloads. The error is one of the cache: it cannot be read, or is behind.
+func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*pass, error) {
+	state := rollout.State{
+		Owner: client.ObjectKeyFromObject(fd), Generation: fd.Generation, Status: fd.Status,
+		VerifyPods: r.Prober != nil, Now: r.Clock.Now(),
+	}
+	p := &pass{}
+	var err error
+	if state.History, err = r.listRevisions(ctx, fd); err != nil {
+		return nil, err
+	}
+	state.Asked, p.Module = r.resolveModule(ctx, fd, state.History)
+	state.Targets, p.Selection, err = r.readTargets(ctx, fd)
+	if err != nil {
+		return nil, err
+	}
+	existing, err := r.prepareOutputs(ctx, fd, &state, p.Selection)
+	if err != nil {
+		return nil, err
+	}
+	p.contest = r.contested(ctx, fd, existing)
+	p.Contested = p.contest.Verdict
+	if p.Plan, err = r.rollOut(ctx, fd, &state, existing); err != nil {
+		return nil, err
+	}
+	p.Overlapping, err = r.findOverlaps(ctx, fd, &p.Plan)
+	return p, err
+}
+
+// prepareOutputs keeps the revision that the spec asks for, before any output
+// holds it, and reads the outputs. It notes in the state why none can be written.
+func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, selection condition.Verdict) (outputs, error) {
+	kind := outputKind(fd)
+	switch {
+	case state.Targets == nil:
+		state.Blocked = condition.False(selection.Reason, "outputs stay as they are: %s", selection.Message)
+		return nil, nil
+	case r.Outputs.State(kind) == outputkinds.Missing:
+		state.Blocked = condition.False(wasmev1.ReasonOutputKindMissing, "%v", r.Outputs[kind].MissingError())
+		return nil, nil
+	}
+	if state.Asked != nil {
+		err := r.keepRevision(ctx, fd, state.History, state.Asked)
+		if apierrors.IsConflict(err) {
+			return nil, err
+		}
+		if err != nil {
+			state.Blocked = condition.FalseAndRetried(wasmev1.ReasonWriteFailed, fmt.Errorf("keeping the revision: %w", err))
+			return nil, nil
+		}
+	}
+	existing, err := r.listOutputs(ctx, fd)
+	state.Outputs = existing.describe()
+	state.Distributed = err == nil && (!state.NeedsDistribution() || r.Peers.HeldByAll(state.Owner, state.Asked.Module.SHA256))
+	return existing, err
+}
+
+// rollOut decides and writes until nothing more is due, then drops what no
+// workload needs any more, and tells the prober what pods are to run.
+func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (rollout.Plan, error) {
+	plan := rollout.Decide(*state)
+	for due := plan.Due(*state); len(due) > 0; due = plan.Due(*state) {
+		r.writeOutputs(ctx, fd, state, &plan, due, existing)
+		if err := errors.Join(ctx.Err(), conflict(state.Targets)); err != nil {
+			return plan, err
+		}
+		plan = rollout.Decide(*state)
+	}
+	if state.Blocked.Reason == "" {
+		err := errors.Join(r.pruneOutputs(ctx, &plan, existing), r.pruneRevisions(ctx, state.History, existing))
+		if apierrors.IsConflict(err) {
+			return plan, err
+		}
+		if err != nil {
+			plan.Programmed = condition.FalseAndRetried(wasmev1.ReasonWriteFailed, err)
+		}
+	}
+	if r.Prober != nil && (plan.Workloads != nil || plan.InForce == nil) { // else pods run what they ran before
+		r.Prober.Expect(state.Owner, plan.Expectations())
+	}
+	r.recordRenewals(fd, &plan)
+	return plan, nil
+}
+
+// conflict returns the error of a write that was based on an older version.
+func conflict(targets []rollout.Target) error {
+	for _, t := range targets {
+		if t.Attempt != nil && apierrors.IsConflict(t.Attempt.Err) {
+			return t.Attempt.Err
+		}
+	}
+	return nil
+}
+
+// next says when to come again: after a failure with the queue's backoff, else
+// when it is time to check again.
+func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, error) {
+	if err := errors.Join(p.Module.Err, p.Selection.Err, p.Plan.Programmed.Err); err != nil {
+		return ctrl.Result{}, err
+	}
+	interval := r.RecheckInterval
+	if filter := fd.Spec.Filter; filter.ConfigFrom != nil || filter.ConfigMap != nil {
+		interval = min(interval, configMapInterval)
+	}
+	again := wait.Jitter(interval, recheckJitter)
+	for _, sooner := range []time.Duration{p.contest.again, p.Plan.Again} {
+		if sooner > 0 {
+			again = min(again, sooner)
+		}
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// outputKind returns the kind of outputs that the spec asks for.
+func outputKind(fd *wasmev1.FilterDeployment) wasmev1.Output {
+	return revision.Content{Output: workload.IstioSpec(fd).Output}.OutputKind()
+}

@@ -1,0 +1,167 @@
+package filterdeployment
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+)
+
+// writesTotal: the result is success, a reason of Programmed, or resultOutdated.
+var writesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "wasme_output_writes_total",
+	Help: "Writes of outputs, by their kind, the operation (create, adopt, update, repair, delete) and the result.",
+}, []string{"kind", "operation", "result"})
+
+// What is done to an output. A repair undoes what something else changed.
+const (
+	opCreate = "create"
+	opAdopt  = "adopt"
+	opUpdate = "update"
+	opRepair = "repair"
+	opDelete = "delete"
+)
+
+const (
+	resultSuccess = "success"
+	// resultOutdated: the write was based on an older version of the object.
+	resultOutdated = "Outdated"
+)
+
+func init() {
+	metrics.Registry.MustRegister(writesTotal)
+	results := []string{resultSuccess, resultOutdated, wasmev1.ReasonConflict, wasmev1.ReasonOutputRefused, wasmev1.ReasonWriteFailed}
+	for kind := range istio.Kinds {
+		for _, operation := range []string{opCreate, opAdopt, opUpdate, opRepair, opDelete} {
+			for _, result := range results { // a rate needs the 0 before the first
+				writesTotal.WithLabelValues(string(kind), operation, result)
+			}
+		}
+	}
+}
+
+// countWrite counts a write of an output and returns its error.
+func countWrite(kind wasmev1.Output, operation string, err error) error {
+	result, _ := writeFailure(rollout.OutputKey{Kind: kind}, err)
+	switch {
+	case err == nil:
+		result = resultSuccess
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		result = resultOutdated
+	}
+	writesTotal.WithLabelValues(string(kind), operation, result).Inc()
+	return err
+}
+
+// changeOf tells a repair from an update: the output held the same revision and
+// asked for the same fetch, so that something else must have changed it, or it is
+// rendered in another way: the labels of the workload's pods changed, or the
+// operator is a newer one.
+func changeOf(cached istio.Output, notes map[string]string) string {
+	for _, key := range []string{revision.HashAnnotation, rollout.FetchAnnotation} {
+		if cached.GetAnnotations()[key] != notes[key] {
+			return opUpdate
+		}
+	}
+	return opRepair
+}
+
+var (
+	statusLabels  = []string{"namespace", "name"}
+	fdReady       = prometheus.NewDesc("wasme_filterdeployment_ready", "1 for the status that Ready has (True, False or Unknown), 0 for the two others.", append(statusLabels, "status"), nil)
+	fdSuspended   = prometheus.NewDesc("wasme_filterdeployment_suspended", "1 when spec.suspend is set, else 0; the others stay as they were then.", statusLabels, nil)
+	fdWorkloads   = prometheus.NewDesc("wasme_filterdeployment_workloads", "Workloads that are selected.", statusLabels, nil)
+	fdProgrammed  = prometheus.NewDesc("wasme_filterdeployment_workloads_programmed", "Workloads whose output is as the spec asks.", statusLabels, nil)
+	fdPods        = prometheus.NewDesc("wasme_filterdeployment_pods", "Pods that are to run the filter: Ready, with a sidecar; 0 when they are not asked.", statusLabels, nil)
+	fdPodsLoaded  = prometheus.NewDesc("wasme_filterdeployment_pods_loaded", "Pods among them whose proxies run the revision.", statusLabels, nil)
+	readyStatuses = []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown}
+)
+
+// collectTimeout bounds the wait for a cache that is not complete yet.
+const collectTimeout = 5 * time.Second
+
+// statusCollector gives what the FilterDeployments' status says when it is
+// asked; nothing is kept, so nothing is left of one that is deleted.
+type statusCollector struct {
+	reader  client.Reader
+	elected <-chan struct{}
+}
+
+// NewStatusCollector returns the metrics of all FilterDeployments that reader
+// has, a cache. Only the leader gives them, from when elected is closed: each is
+// there once, and an old leader does not go on with what it saw last.
+func NewStatusCollector(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
+	return &statusCollector{reader: reader, elected: elected}
+}
+
+// Describe implements prometheus.Collector.
+func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded} {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector. Without a cache there is nothing to
+// tell, and an invalid metric would take all others with it.
+func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
+	select {
+	case <-c.elected:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
+	defer cancel()
+	var list wasmev1.FilterDeploymentList
+	if err := c.reader.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		log.Log.Error(err, "Listing FilterDeployments for their metrics")
+		return
+	}
+	for i := range list.Items {
+		collectStatus(ch, &list.Items[i])
+	}
+}
+
+func collectStatus(ch chan<- prometheus.Metric, fd *wasmev1.FilterDeployment) {
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{fd.Namespace, fd.Name}, labels...)...)
+	}
+	ready := metav1.ConditionUnknown
+	if condition := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionReady); condition != nil {
+		ready = condition.Status
+	}
+	for _, status := range readyStatuses {
+		gauge(fdReady, oneIf(ready == status), string(status))
+	}
+	gauge(fdSuspended, oneIf(fd.Spec.Suspend))
+	summary := fd.Status.Summary
+	if summary == nil {
+		return
+	}
+	count := func(desc *prometheus.Desc, value *int64) {
+		if value != nil {
+			gauge(desc, float64(*value))
+		}
+	}
+	count(fdWorkloads, summary.Workloads)
+	count(fdProgrammed, summary.Programmed)
+	count(fdPods, summary.Pods)
+	count(fdPodsLoaded, summary.PodsLoaded)
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

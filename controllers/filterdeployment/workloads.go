@@ -1,0 +1,142 @@
+package filterdeployment
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/overlap"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/workload"
+)
+
+// Workloads are watched, because they come, go and change their labels.
+// +kubebuilder:rbac:groups=apps,resources=deployments;daemonsets;statefulsets,verbs=list;watch
+// Pods are watched to ask their sidecars what they run.
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
+
+// readTargets is the second step: it returns what the filter is to run on, in
+// the order of the names, with their Ready pods; nil when the spec selects
+// nothing that makes sense. The error is one of the cache.
+func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployment) ([]rollout.Target, condition.Verdict, error) {
+	selected, verdict := r.selectWorkloads(ctx, fd)
+	if selected == nil {
+		return nil, verdict, nil
+	}
+	targets := make([]rollout.Target, len(selected))
+	for i, target := range selected {
+		pods, err := r.readyPods(ctx, client.ObjectKeyFromObject(fd), target)
+		if err != nil {
+			return nil, verdict, err
+		}
+		targets[i] = rollout.Target{Target: target, Pods: pods}
+	}
+	return targets, verdict, nil
+}
+
+func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDeployment) ([]render.Target, condition.Verdict) {
+	selection, err := workload.SelectionOf(fd)
+	if err != nil {
+		return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
+	}
+	if selection.ByReference() {
+		return selection.References, selection.Verdict(len(selection.References))
+	}
+	if !r.AllowRootNamespace {
+		if err := selection.CheckNamespace(r.Mesh.RootNamespace, fd.Spec.Filter.PatchContext); err != nil {
+			return nil, condition.FalseUntilChanged(wasmev1.ReasonRootNamespace, err)
+		}
+	}
+	workloads, err := r.listWorkloads(ctx, selection.Kind, fd.Namespace, selection.Selector)
+	if err != nil {
+		return nil, condition.FalseAndRetried(wasmev1.ReasonWorkloadsUnreadable, err)
+	}
+	return workloads, selection.Verdict(len(workloads))
+}
+
+// listWorkloads returns the workloads of a kind in a namespace, or in all when it
+// is empty, in the order of their names.
+func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, namespace string, selector labels.Selector) ([]render.Target, error) {
+	list := kind.NewList()
+	options := []client.ListOption{client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy}
+	if err := r.Client.List(ctx, list, options...); err != nil {
+		return nil, fmt.Errorf("listing the workloads: %w", err)
+	}
+	workloads := []render.Target{}
+	err := apimeta.EachListItem(list, func(item runtime.Object) error {
+		workloads = append(workloads, workload.TargetOf(item.(workload.Object)))
+		return nil
+	})
+	slices.SortFunc(workloads, func(a, b render.Target) int { return strings.Compare(a.Name, b.Name) })
+	return workloads, err
+}
+
+// readyPods returns the Ready pods of a target, in the order of their names, with
+// what the prober knows of them. Pods of a Service's waypoint are not known.
+func (r *Reconciler) readyPods(ctx context.Context, fd client.ObjectKey, of render.Target) ([]rollout.Pod, error) {
+	var list corev1.PodList
+	options := []client.ListOption{client.InNamespace(of.Namespace), client.MatchingFields{podOwnerIndex: ownerKey(of)}, client.UnsafeDisableDeepCopy}
+	if err := r.Client.List(ctx, &list, options...); err != nil {
+		return nil, fmt.Errorf("listing the pods of %s: %w", of.Key(), err)
+	}
+	var pods []rollout.Pod
+	for i := range list.Items {
+		pod := &list.Items[i]
+		if !workload.IsReady(pod) {
+			continue
+		}
+		ready := rollout.Pod{Name: pod.Name, ReadySince: workload.ReadyCondition(pod).LastTransitionTime.Time}
+		if ready.Sidecar = workload.Sidecar(pod) != nil; ready.Sidecar {
+			ready.Address = workload.SidecarAddress(pod)
+		}
+		pods = append(pods, ready)
+	}
+	slices.SortFunc(pods, func(a, b rollout.Pod) int { return strings.Compare(a.Name, b.Name) })
+	r.recall(fd, pods)
+	return pods, nil
+}
+
+// recall notes what the prober knows of pods.
+func (r *Reconciler) recall(fd client.ObjectKey, pods []rollout.Pod) {
+	if r.Prober == nil || len(pods) == 0 {
+		return
+	}
+	addresses := make([]dataplane.Pod, len(pods))
+	for i := range pods {
+		addresses[i] = pods[i].Address
+	}
+	for i, seen := range r.Prober.Seen(fd, addresses) {
+		pods[i].Seen = seen
+	}
+}
+
+// findOverlaps returns what the outputs reach beside their own workloads.
+func (r *Reconciler) findOverlaps(ctx context.Context, fd *wasmev1.FilterDeployment, plan *rollout.Plan) (condition.Verdict, error) {
+	if plan.InForce == nil || !overlap.SelectsByLabels(plan.InForce.OutputKind()) || len(workload.IstioSpec(fd).TargetRefs) > 0 {
+		return condition.Verdict{}, nil
+	}
+	namespace := fd.Namespace
+	if namespace == r.Mesh.RootNamespace {
+		namespace = "" // there an output reaches every namespace
+	}
+	var workloads []render.Target
+	for _, kind := range workload.Kinds {
+		found, err := r.listWorkloads(ctx, kind, namespace, labels.Everything())
+		if err != nil {
+			return condition.Verdict{}, err
+		}
+		workloads = append(workloads, found...)
+	}
+	return overlap.Verdict(overlap.Find(overlap.MadeBy(plan), workloads), fd.Namespace), nil
+}

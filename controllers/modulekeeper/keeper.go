@@ -1,0 +1,121 @@
+// Package modulekeeper holds the modules that ControllerRevisions name, on every
+// replica of the operator, leader or not, so that each replica can serve them.
+package modulekeeper
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/controllers/waker"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+const (
+	// workers is the number of modules fetched at once.
+	workers = 8
+	// minBackoff and maxBackoff bound the waits between attempts that fail.
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = time.Minute
+	// recheckJitter spreads the re-checks over time.
+	recheckJitter = 0.1
+)
+
+// Reconciler fetches the modules that ControllerRevisions name, and has the store
+// retain them.
+type Reconciler struct {
+	// Client reads from the cache.
+	Client client.Client
+	// Finder asks for missing modules. Its resolver wakes this controller, not the
+	// FilterDeployments'.
+	Finder source.Finder
+	Store  *store.Store
+	// Peers are asked for a missing module before its source is.
+	Peers *peers.Peers
+	// RecheckInterval is the time between looks at the store.
+	RecheckInterval time.Duration
+}
+
+// Reconcile looks after the module of one ControllerRevision.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	var object appsv1.ControllerRevision
+	if err := r.Client.Get(ctx, request.NamespacedName, &object); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Finder.Modules.Forget(request.NamespacedName)
+			r.Store.Release(request.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	known, err := revision.Decode(&object)
+	if err != nil {
+		log.FromContext(ctx).Error(err, "Ignoring a revision")
+		return ctrl.Result{}, nil
+	}
+	r.Store.Retain(request.NamespacedName, known.Module.SHA256)
+	if err := r.fetch(ctx, request, known); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: wait.Jitter(r.RecheckInterval, recheckJitter)}, nil
+}
+
+// fetch fetches a missing module: from another replica, else from its source.
+func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revision.Revision) error {
+	if r.Store.Has(known.Module.SHA256) || r.Peers.Copy(ctx, known.Module.SHA256, *known.Module.SizeBytes) == nil {
+		r.Finder.Modules.Forget(request.NamespacedName)
+		return nil
+	}
+	result, err := r.Finder.FindRevision(ctx, request.NamespacedName, known)
+	if err != nil {
+		return err
+	}
+	if result.Err != nil {
+		log.FromContext(ctx).Info("A module is missing and could not be fetched yet", "sha256", known.Module.SHA256, "reason", result.Err.Reason, "message", result.Err.Message)
+	}
+	return nil
+}
+
+// Complete reports whether the store holds every module that a revision names.
+func (r *Reconciler) Complete(ctx context.Context) bool {
+	var list appsv1.ControllerRevisionList
+	if err := r.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return false
+	}
+	for i := range list.Items {
+		known, err := revision.Decode(&list.Items[i])
+		if err == nil && !r.Store.Has(known.Module.SHA256) {
+			return false
+		}
+	}
+	return true
+}
+
+// SetupWithManager registers the controller; it runs on every replica.
+func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker) error {
+	err := ctrl.NewControllerManagedBy(manager).
+		Named("module-keeper").
+		For(&appsv1.ControllerRevision{}).
+		WatchesRawSource(wakes).
+		WithOptions(controller.Options{
+			NeedLeaderElection:      new(false),
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](minBackoff, maxBackoff),
+		}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("setting up the module keeper: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+// Package waker lets workers put objects into the queue of a controller.
+package waker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// Waker is an event source for what workers find: Wake puts an object into the
+// queue of the controller that watches it. It never blocks. Before the
+// controller starts it does nothing: a start looks at every object anyway.
+type Waker struct {
+	mu    sync.Mutex
+	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+// Start implements source.Source.
+func (w *Waker) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = queue
+	return nil
+}
+
+// soon is how long WakeSoon waits for more of the same.
+const soon = time.Second
+
+// WakeSoon has an object reconciled in a second: once, however often it is woken
+// until then.
+func (w *Waker) WakeSoon(name types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queue != nil {
+		w.queue.AddAfter(reconcile.Request{NamespacedName: name}, soon)
+	}
+}
+
+// Wake has an object reconciled.
+func (w *Waker) Wake(name types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.queue != nil {
+		w.queue.Add(reconcile.Request{NamespacedName: name})
+	}
+}

@@ -1,0 +1,68 @@
+package pull
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/oci"
+)
+
+// Options say where a Client may connect to and how much it reads.
+type Options struct {
+	// DeniedNetworks are the addresses that are never connected to, checked
+	// after DNS, for registries, URLs, redirects and token servers (--denied-networks).
+	// The unspecified addresses count as loopback, IPv4-mapped ones as IPv4.
+	DeniedNetworks []netip.Prefix
+	// AllowedRegistries are the hosts (with port, where it is not the scheme's)
+	// that images and URLs may name; empty means all (--allowed-registries).
+	AllowedRegistries []string
+	// Limits bound what is read.
+	Limits module.Limits
+}
+
+// DefaultDeniedNetworks is the default of --denied-networks: loopback and
+// link-local addresses, where nodes and clouds keep what is not for tenants.
+var DefaultDeniedNetworks = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("fe80::/10"),
+}
+
+// userAgent is the operator's User-Agent.
+const userAgent = "wasme-operator"
+
+// Client reads images from registries, and modules from URLs.
+type Client struct {
+	options  Options
+	strict   http.RoundTripper
+	insecure http.RoundTripper
+	web      *http.Client
+	unpacker *oci.Unpacker
+}
+
+// NewClient returns a Client within opts.
+func NewClient(opts Options) *Client {
+	return &Client{
+		options:  opts,
+		strict:   newTransport(opts.DeniedNetworks, false),
+		insecure: newTransport(opts.DeniedNetworks, true),
+		web:      newWebClient(opts.DeniedNetworks),
+		unpacker: oci.NewUnpacker(opts.Limits),
+	}
+}
+
+// Limits returns the limits on what the client reads.
+func (c *Client) Limits() module.Limits { return c.options.Limits }
+
+func (c *Client) checkAllowed(field, host string) error {
+	same := func(allowed string) bool { return canonicalHost(allowed) == canonicalHost(host) }
+	if allowed := c.options.AllowedRegistries; len(allowed) > 0 && !slices.ContainsFunc(allowed, same) {
+		return module.Terminal(wasmev1.ReasonRegistryForbidden, "%s: the operator's --allowed-registries does not list %s: use %s", field, host, strings.Join(allowed, ", "))
+	}
+	return nil
+}

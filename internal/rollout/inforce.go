@@ -1,0 +1,60 @@
+package rollout
+
+import (
+	"slices"
+
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+// Standing says whether the revision in force is the one that the spec asks for.
+type Standing int
+
+const (
+	// Current means that it is.
+	Current Standing = iota
+	// LastGood means that the spec cannot be resolved.
+	LastGood
+	// Distributing means that the replicas of the operator are copying the module
+	// of the revision that the spec asks for.
+	Distributing
+)
+
+// NeedsDistribution reports whether every replica of the operator has to hold
+// the module of Asked before proxies may ask for it. Proxies that have the
+// module already need not wait, nor does what was in force before, which the
+// history may lack: the cache has not seen its revision yet.
+func (s *State) NeedsDistribution() bool {
+	if s.Asked == nil {
+		return false
+	}
+	held := s.held()
+	return !held(s.Asked.Hash) && !slices.ContainsFunc(s.History, func(known revision.Revision) bool {
+		return known.Module.SHA256 == s.Asked.Module.SHA256 && held(known.Hash)
+	})
+}
+
+// held returns whether a revision was in force before, by its hash.
+func (s *State) held() func(hash string) bool {
+	held := s.Outputs.Revisions().Insert(s.Status.Revision)
+	return held.Has
+}
+
+// inForce returns the revision that the outputs are to hold; nil for none. Until
+// every replica can serve the module of a new one, it is what they held so far,
+// which is still repaired and still reaches new workloads.
+func (s *State) inForce() (*revision.Revision, Standing) {
+	switch {
+	case s.Blocked.Reason != "":
+		return revision.Newest(s.History), Current
+	case s.Asked == nil:
+		return revision.Newest(s.History), LastGood
+	case s.Distributed:
+		return s.Asked, Current
+	}
+	held := s.held()
+	before := slices.IndexFunc(s.History, func(known revision.Revision) bool { return held(known.Hash) })
+	if before < 0 {
+		return nil, Distributing
+	}
+	return &s.History[before], Distributing
+}

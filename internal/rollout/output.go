@@ -1,0 +1,115 @@
+package rollout
+
+import (
+	"encoding/json"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+// WorkloadAnnotation holds `<kind>/<name>` of the workload that an output is for.
+const WorkloadAnnotation = "wasme.io/workload"
+
+// OutputKey is the kind and name of an output.
+type OutputKey struct {
+	Kind wasmev1.Output
+	Name string
+}
+
+// String implements fmt.Stringer.
+func (k OutputKey) String() string { return string(k.Kind) + " " + k.Name }
+
+// Output is what an output that exists says of itself.
+type Output struct {
+	// Revision is the hash of the revision that it holds.
+	Revision string
+	// Fetch is the last fetch that it asked for.
+	Fetch Fetch
+	// Workload is `<kind>/<name>` of the workload that it is for.
+	Workload string
+	// Generation counts the changes of its spec.
+	Generation int64
+}
+
+// OutputOf reads an output's metadata.
+func OutputOf(object metav1.Object) Output {
+	annotations := object.GetAnnotations()
+	return Output{
+		Revision:   annotations[revision.HashAnnotation],
+		Fetch:      fetchOf(object),
+		Workload:   annotations[WorkloadAnnotation],
+		Generation: object.GetGeneration(),
+	}
+}
+
+// Outputs are the outputs of a FilterDeployment that exist.
+type Outputs map[OutputKey]Output
+
+// Revisions returns the hashes of the revisions that the outputs hold.
+func (o Outputs) Revisions() sets.Set[string] {
+	held := sets.New[string]()
+	for _, output := range o {
+		held.Insert(output.Revision)
+	}
+	return held
+}
+
+// keyFor returns the kind and name of the output that is to hold a revision for a target.
+func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target render.Target) OutputKey {
+	hashed := hashedKey(owner, inForce, target)
+	plain := OutputKey{inForce.OutputKind(), render.Name(target, inForce.Rendered.ID)}
+	if _, exists := o[hashed]; exists || !render.FitsName(plain.Name) {
+		return hashed
+	}
+	return plain
+}
+
+// hashedKey is for a target whose plain name is taken, or too long.
+func hashedKey(owner types.NamespacedName, inForce *revision.Revision, target render.Target) OutputKey {
+	return OutputKey{inForce.OutputKind(), render.HashedName(owner, target, inForce.Rendered.ID)}
+}
+
+func workloadNote(target render.Target) string { return target.Kind + "/" + target.Name }
+
+// Spec returns the JSON of the spec that the workload's output is to have.
+func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
+	var spec json.Marshaler
+	var err error
+	switch w.inForce.OutputKind() {
+	case wasmev1.OutputWasmPlugin:
+		spec, err = render.WasmPlugin(mesh, w.inForce.Rendered, w.Target)
+	case wasmev1.OutputTrafficExtension:
+		spec, err = render.TrafficExtension(mesh, w.inForce.Rendered, w.Target)
+	default:
+		spec, err = render.EnvoyFilter(mesh, w.owner, w.inForce.Rendered, w.Target, w.Fetch.renewal(w.inForce.Hash))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return spec.MarshalJSON()
+}
+
+// Annotations returns the annotations that the workload's output is to have,
+// beside its owner's.
+func (w *Workload) Annotations() map[string]string {
+	notes := map[string]string{WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.inForce.Hash}
+	if w.Fetch != (Fetch{}) {
+		notes[FetchAnnotation] = w.Fetch.Annotation()
+	}
+	if renewal := w.Fetch.renewal(w.inForce.Hash); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
+		notes[pushAnnotation] = renewal
+	}
+	return notes
+}
+
+// Fallback returns the output to write where the name of Output belongs to
+// another FilterDeployment, and whether there is one.
+func (w *Workload) Fallback() (OutputKey, bool) {
+	hashed := hashedKey(w.owner, w.inForce, w.Target)
+	return hashed, hashed != w.Output
+}

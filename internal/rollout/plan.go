@@ -1,0 +1,403 @@
+// Package rollout plans how a revision reaches the workloads of a
+// FilterDeployment. It is pure: the same State gives the same Plan, and time is
+// part of the State.
+//
+// Decide goes through these steps:
+//
+//  1. Which revision is in force (inforce.go): the one that the spec asks for,
+//     once every replica of the operator can serve its module; else the last
+//     good one.
+//  2. Which output each workload has, what it holds, and what it asked its pods
+//     to fetch (output.go, fetch.go).
+//  3. Which outputs may hold the revision in force now. A new module, a first
+//     apply or another place in the proxy has every running pod of a workload
+//     fetch, and mostly drain its connections, so it spreads over the workloads
+//     in waves: as pods have loaded it, others are asked to (room.go). A new
+//     configuration goes everywhere at once. Fetches race: an older one that
+//     ends later replaces what a newer one brought, so while pods of a workload
+//     fetch, nothing further is asked of them.
+//  4. Which pods prove that they run it, and if not, why (proof.go).
+//  5. Which pods are told to fetch again, because their fetch failed or was
+//     overtaken.
+//  6. What the conditions Programmed and Loaded, and the state of each workload,
+//     say about it (verdicts.go).
+//
+// The controller writes what Due returns, records each Attempt in the State, and
+// decides again until nothing is due: a workload that cannot be written leaves
+// its room to others. Report turns the last Plan into the status; String prints
+// a Plan for people.
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+// State is all that a plan depends on.
+type State struct {
+	// Owner is the FilterDeployment, Generation that of its spec, and Status what
+	// its status said before.
+	Owner      types.NamespacedName
+	Generation int64
+	Status     wasmev1.FilterDeploymentStatus
+
+	// Asked is the revision that the spec asks for; nil while it cannot be resolved.
+	Asked *revision.Revision
+	// Distributed says that proxies may ask for the module of Asked (NeedsDistribution).
+	Distributed bool
+	// History has the revisions that were kept, the newest first.
+	History []revision.Revision
+
+	// Outputs are those that exist.
+	Outputs Outputs
+	// Targets are the workloads that are selected, in the order of their names;
+	// nil when they are not known.
+	Targets []Target
+	// Blocked, unless it has no reason, says why no output can be written.
+	Blocked condition.Verdict
+
+	// VerifyPods says that pods are asked what they run.
+	VerifyPods bool
+	// Now is the time of the decision.
+	Now time.Time
+}
+
+// Target is a workload that is selected, with its Ready pods.
+type Target struct {
+	render.Target
+	// Pods are the Ready pods, in the order of their names.
+	Pods []Pod
+	// Attempt is what came of writing its output; nil before.
+	Attempt *Attempt
+}
+
+// Pod is a Ready pod.
+type Pod struct {
+	Name string
+	// ReadySince is when it became Ready.
+	ReadySince time.Time
+	// Sidecar says that it has a proxy, and Address where that is asked.
+	Sidecar bool
+	Address dataplane.Pod
+	// Seen is what is known of what the proxy runs.
+	Seen dataplane.Seen
+}
+
+// Attempt is what came of writing an output.
+type Attempt struct {
+	// Output that was written, or not, and the fetch that it was to ask for.
+	Output OutputKey
+	Fetch  Fetch
+	// Reason is the reason of a failure, for the condition Programmed, and Err the
+	// failure; empty and nil when the output is as planned.
+	Reason string
+	Err    error
+}
+
+// Phase says how far the output of a workload is.
+type Phase int
+
+// The phases of a workload.
+const (
+	// NoRevision: there is no revision that the output could hold.
+	NoRevision Phase = iota
+	// Due: the output may hold the revision in force now.
+	Due
+	// AwaitingPods: its own pods still load what it held before.
+	AwaitingPods
+	// AwaitingRoom: pods of other workloads still load the module.
+	AwaitingRoom
+	// Programmed: the output holds the revision in force.
+	Programmed
+	// Failed: the output could not be written.
+	Failed
+)
+
+// Workload is what a plan says of one workload.
+type Workload struct {
+	render.Target
+	Phase Phase
+	// Output is its output, and Holds the revision that it held before; nil for
+	// none, or one that is not known.
+	Output OutputKey
+	Holds  *revision.Revision
+	// Fetch is the last fetch that the output asks for, and Renewed says that this
+	// plan renews it.
+	Fetch   Fetch
+	Renewed bool
+	// Reason and Err are those of a failure.
+	Reason string
+	Err    error
+	// Proofs are what is known of its pods; nil when they are not asked.
+	Proofs []Proof
+
+	owner   types.NamespacedName
+	inForce *revision.Revision
+	pods    []Pod
+	// bringsFetch says that the revision in force makes its pods fetch, or drain.
+	bringsFetch bool
+}
+
+// Plan is what each output is to hold, what waits for what, and the conditions
+// that follow.
+type Plan struct {
+	// InForce is the revision that the outputs are to hold; nil for none.
+	InForce  *revision.Revision
+	Standing Standing
+	// Workloads are those of the targets, in their order; nil when they are not known.
+	Workloads []Workload
+	// Again is the time after which there is more to decide; 0 for never.
+	Again time.Duration
+	// Programmed and Loaded are the contents of these conditions.
+	Programmed, Loaded condition.Verdict
+	// Unanswered says that pods that the status reports on have not answered this
+	// process yet: what it says of them stays.
+	Unanswered bool
+
+	verifyPods bool
+}
+
+// Decide plans.
+func Decide(s State) Plan {
+	p := Plan{verifyPods: s.VerifyPods}
+	p.InForce, p.Standing = s.inForce()
+	p.Workloads = s.workloads(p.InForce)
+	if p.InForce != nil {
+		room := p.admit(&s)
+		p.proveAll(&s)
+		p.renew(&s, room)
+	}
+	p.Programmed = p.programmedVerdict(s.Blocked)
+	p.judgePods(&s)
+	return p
+}
+
+// workloads matches the targets with their outputs.
+func (s *State) workloads(inForce *revision.Revision) []Workload {
+	if s.Targets == nil {
+		return nil
+	}
+	known := s.knownRevisions(inForce)
+	fetching := map[*revision.Revision]bool{nil: true}
+	for _, from := range known {
+		fetching[from] = bringsFetch(from, inForce)
+	}
+	workloads := make([]Workload, len(s.Targets))
+	for i, target := range s.Targets {
+		w := Workload{Target: target.Target, owner: s.Owner, inForce: inForce, pods: target.Pods}
+		if inForce != nil {
+			w.Output = s.Outputs.keyFor(s.Owner, inForce, w.Target)
+			output := s.Outputs[w.Output]
+			w.Holds, w.Fetch = known[output.Revision], output.Fetch
+			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
+		}
+		w.took(target.Attempt)
+		if s.Blocked.Reason != "" {
+			w.Phase, w.Reason, w.Err = Failed, s.Blocked.Reason, blockedError(s.Blocked)
+		}
+		workloads[i] = w
+	}
+	return workloads
+}
+
+// knownRevisions returns the revisions by their hashes: of two in the history
+// that are the same to proxies, the older; the one in force before any other.
+func (s *State) knownRevisions(inForce *revision.Revision) map[string]*revision.Revision {
+	known := map[string]*revision.Revision{}
+	if inForce == nil {
+		return known
+	}
+	for i := range s.History {
+		known[s.History[i].Hash] = &s.History[i]
+	}
+	known[inForce.Hash] = inForce
+	return known
+}
+
+func blockedError(blocked condition.Verdict) error {
+	if blocked.Err != nil {
+		return blocked.Err
+	}
+	return fmt.Errorf("%s", blocked.Message)
+}
+
+// took takes over what came of writing the output.
+func (w *Workload) took(attempt *Attempt) {
+	switch {
+	case attempt == nil:
+	case attempt.Err != nil:
+		w.Phase, w.Output, w.Reason, w.Err = Failed, attempt.Output, attempt.Reason, attempt.Err
+	default:
+		w.Phase, w.Output = Programmed, attempt.Output
+	}
+}
+
+// admit finds out which outputs wait, and returns the room that is taken then.
+// What is under way, or was written just now, comes first.
+func (p *Plan) admit(s *State) room {
+	r := roomFor(p.InForce.Module)
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		loading, left := w.loading(s)
+		r.taken += loading
+		p.Again = soonest(p.Again, left)
+		// A renewal holds nothing up: the pods had their time.
+		if w.Phase == Due && loading > 0 && w.Holds != p.InForce && w.Fetch.Renewals == 0 {
+			w.Phase = AwaitingPods
+		}
+		if w.Phase == Programmed && w.bringsFetch {
+			r.taken += w.sidecars()
+		}
+	}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Phase == Due && w.bringsFetch && !r.take(w.sidecars()) {
+			w.Phase = AwaitingRoom
+		}
+		if (w.Phase == Due || w.Phase == Programmed) && w.bringsFetch {
+			w.Fetch = Fetch{Revision: p.InForce.Hash, At: s.Now}
+		}
+	}
+	return r
+}
+
+// bringsFetch reports whether proxies that run one revision have more to do for
+// another than to read a configuration.
+func bringsFetch(from, to *revision.Revision) bool {
+	before, after := from.Rendered, to.Rendered
+	before.Configuration, after.Configuration = nil, nil
+	return before.Revision() != after.Revision()
+}
+
+// loading returns the number of pods that may still be at what the output asked
+// them to fetch, and the time that is left to them. A fetch from the far future
+// comes from a replica whose clock was wrong.
+func (w *Workload) loading(s *State) (pods int, left time.Duration) {
+	asked := s.Outputs[w.Output].Fetch
+	left = asked.At.Add(LoadTimeout).Sub(s.Now)
+	if w.Holds == nil || asked.Revision != w.Holds.Hash || left <= 0 || left > 2*LoadTimeout {
+		return 0, 0
+	}
+	plugin := ""
+	if w.Output.Kind == wasmev1.OutputEnvoyFilter || s.Outputs[w.Output].Generation == 1 {
+		plugin = w.plugin(w.Holds) // a pod that runs it shows it; else it shows no revision
+	}
+	for _, pod := range w.pods {
+		if pod.Sidecar && (plugin == "" || !pod.Seen.On(plugin).Proven()) {
+			pods++
+		}
+	}
+	if pods == 0 {
+		return 0, 0
+	}
+	return pods, min(left, LoadTimeout)
+}
+
+// sidecars returns the number of Ready pods that have one.
+func (w *Workload) sidecars() int {
+	return len(filtered(w.pods, func(p Pod) bool { return p.Sidecar }))
+}
+
+// plugin returns the name under which the workload's proxies report the filter.
+func (w *Workload) plugin(expected *revision.Revision) string {
+	if w.Output.Kind == wasmev1.OutputEnvoyFilter {
+		return render.PluginName(w.owner, w.Target, expected.Rendered)
+	}
+	return w.owner.Namespace + "." + w.Output.Name
+}
+
+// Waits reports whether the output has to wait before it may hold the revision in force.
+func (w *Workload) Waits() bool { return w.Phase == AwaitingPods || w.Phase == AwaitingRoom }
+
+// expected returns the revision that its pods are to run now; nil when it is not known.
+func (w *Workload) expected() *revision.Revision {
+	if w.Waits() {
+		return w.Holds
+	}
+	return w.inForce
+}
+
+// renew has the pods that did not run the revision in time fetch the module
+// again, as many at once as there is room for.
+func (p *Plan) renew(s *State, r room) {
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if attempt := s.Targets[i].Attempt; w.Phase == Programmed && attempt.Fetch != w.Fetch {
+			w.Fetch, w.Renewed = attempt.Fetch, true
+			r.taken += len(stuck(w.Proofs, w.Fetch.Renewals-1))
+			p.Again = soonest(p.Again, minRenewal)
+		}
+	}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		pods := stuck(w.Proofs, w.Fetch.renewedFor(p.InForce.Hash))
+		if w.Renewed || w.Phase == Failed || len(pods) == 0 {
+			continue
+		}
+		if left := w.Fetch.renewalDue(p.InForce.Hash, s.Now); left > 0 {
+			p.Again = soonest(p.Again, left)
+			continue
+		}
+		p.Again = soonest(p.Again, minRenewal)
+		if p.waiting() == 0 && r.take(len(pods)) { // new modules come first
+			w.Fetch, w.Renewed = w.Fetch.renewed(p.InForce.Hash, s.Now), true
+		}
+	}
+}
+
+// waiting returns the number of workloads whose output has to wait.
+func (p *Plan) waiting() int {
+	count := 0
+	for i := range p.Workloads {
+		if p.Workloads[i].Waits() {
+			count++
+		}
+	}
+	return count
+}
+
+// Due returns the places of the workloads whose outputs are to be written, or
+// written again because the plan renews a fetch.
+func (p *Plan) Due(s State) []int {
+	var due []int
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Phase == Due || w.Phase == Programmed && w.Fetch != s.Targets[i].Attempt.Fetch {
+			due = append(due, i)
+		}
+	}
+	return due
+}
+
+// Obsolete returns the outputs that no workload needs any more, those of another
+// kind included. A workload whose new output is not written keeps its old one.
+func (p *Plan) Obsolete(existing Outputs) []OutputKey {
+	if p.InForce == nil || p.Workloads == nil {
+		return nil
+	}
+	wanted, unwritten := map[OutputKey]bool{}, map[string]bool{}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		wanted[w.Output] = true
+		if w.Phase != Programmed {
+			unwritten[workloadNote(w.Target)] = true
+		}
+	}
+	var obsolete []OutputKey
+	for key, output := range existing {
+		if !wanted[key] && !unwritten[output.Workload] {
+			obsolete = append(obsolete, key)
+		}
+	}
+	slices.SortFunc(obsolete, func(a, b OutputKey) int { return compare(a.String(), b.String()) })
+	return obsolete
+}

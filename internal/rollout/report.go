@@ -1,0 +1,193 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+)
+
+// Report is all that a pass found, of which the status is made.
+type Report struct {
+	// Module and Selection are the contents of ModuleResolved and WorkloadsSelected.
+	Module, Selection condition.Verdict
+	// Plan has those of Programmed and Loaded, and the workloads.
+	Plan Plan
+	// Contested and Overlapping are the contents of these conditions; without a
+	// reason there are none.
+	Contested, Overlapping condition.Verdict
+}
+
+// content is what one condition is to say.
+type content struct {
+	kind    string
+	verdict condition.Verdict
+}
+
+// SetStatus derives the status.
+func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time) {
+	status.ObservedGeneration = new(generation)
+	if inForce := r.Plan.InForce; inForce != nil && status.Revision != inForce.Hash {
+		// The time of its last transition is that of the revision.
+		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionLoaded)
+	}
+	ready := r.ready()
+	for _, c := range []content{
+		{wasmev1.ConditionModuleResolved, r.Module},
+		{wasmev1.ConditionWorkloadsSelected, r.Selection},
+		{wasmev1.ConditionProgrammed, r.Plan.Programmed},
+		{wasmev1.ConditionLoaded, r.Plan.Loaded},
+		{wasmev1.ConditionReady, ready},
+	} {
+		condition.Set(&status.Conditions, c.kind, c.verdict, generation, now)
+	}
+	for _, c := range []content{
+		{wasmev1.ConditionReconciling, condition.Reconciling(ready)},
+		{wasmev1.ConditionStalled, condition.Stalled(ready)},
+		{wasmev1.ConditionContested, r.Contested},
+		{wasmev1.ConditionOverlapping, r.Overlapping},
+	} {
+		condition.SetWhileTrue(&status.Conditions, c.kind, c.verdict, generation, now)
+	}
+	status.Reason = ""
+	if ready.Status == metav1.ConditionFalse {
+		status.Reason = condition.Cut(ready.Message)
+	}
+	r.Plan.setRevision(status)
+	if !r.Plan.Unanswered {
+		r.Plan.setWorkloads(status)
+	}
+}
+
+// ready returns the first problem of the steps, else what there is to say.
+func (r *Report) ready() condition.Verdict {
+	steps := []condition.Verdict{r.Module, r.Selection, r.Plan.Programmed, r.Plan.Loaded}
+	if r.Contested.Reason != "" {
+		steps = append(steps, r.Contested)
+	}
+	if problem, found := condition.FirstProblem(steps...); found {
+		return problem
+	}
+	if r.Selection.Reason == wasmev1.ReasonNoWorkloads {
+		return r.Selection
+	}
+	return condition.True(wasmev1.ReasonReady, "%s; %s", r.Plan.Programmed.Message, r.Plan.Loaded.Message)
+}
+
+// SetSuspended keeps the status of the last pass, and says that there is none now.
+func SetSuspended(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time) {
+	status.ObservedGeneration = new(generation)
+	ready := condition.Unknown(wasmev1.ReasonSuspended, "spec.suspend is set: everything stays as it is, unwatched, and Ready stays as it was")
+	if last := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionReady); last != nil {
+		ready.Status = last.Status
+	}
+	condition.Set(&status.Conditions, wasmev1.ConditionReady, ready, generation, now)
+	apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionReconciling)
+}
+
+func (p *Plan) setRevision(status *wasmev1.FilterDeploymentStatus) {
+	status.Revision, status.Module = "", nil
+	if p.InForce != nil {
+		status.Revision, status.Module = p.InForce.Hash, &p.InForce.Module
+	}
+}
+
+// setWorkloads fills the predecessor's map, the workloads that fail first, and
+// the counts over it.
+func (p *Plan) setWorkloads(status *wasmev1.FilterDeploymentStatus) {
+	status.Workloads, status.Summary = nil, nil
+	if p.Workloads == nil {
+		return
+	}
+	type entry struct {
+		key   string
+		state wasmev1.WorkloadStatus
+	}
+	programmed, entries := 0, make([]entry, 0, len(p.Workloads))
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		state := p.outputState(w)
+		if state.State == wasmev1.WorkloadSucceeded {
+			programmed++
+			state = w.podsState()
+		}
+		entries = append(entries, entry{w.Key(), state})
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(rank(a.state), rank(b.state)) })
+	status.Workloads = map[string]wasmev1.WorkloadStatus{}
+	for _, e := range entries[:min(len(entries), wasmev1.MaxWorkloadsInStatus)] {
+		status.Workloads[e.key] = e.state
+	}
+	status.Summary = &wasmev1.WorkloadSummary{
+		Workloads:      new(int64(len(p.Workloads))),
+		Programmed:     new(int64(programmed)),
+		WorkloadsReady: fmt.Sprintf("%d/%d", programmed, len(p.Workloads)),
+	}
+	p.countPods(status.Summary)
+	if omitted := len(p.Workloads) - len(status.Workloads); omitted > 0 {
+		status.Summary.WorkloadsOmitted = new(int64(omitted))
+	}
+}
+
+func rank(state wasmev1.WorkloadStatus) int {
+	if state.State == wasmev1.WorkloadFailed {
+		return 0
+	}
+	return 1
+}
+
+func (p *Plan) countPods(summary *wasmev1.WorkloadSummary) {
+	counted := filtered(p.proofs(), Proof.Counts)
+	loaded := filtered(counted, Proof.Verified)
+	summary.Pods, summary.PodsLoaded = new(int64(len(counted))), new(int64(len(loaded)))
+	summary.PodsReady = fmt.Sprintf("%d/%d", len(loaded), len(counted))
+}
+
+// outputState returns the state of a workload as far as its output goes:
+// Succeeded once that is as the spec asks.
+func (p *Plan) outputState(w *Workload) wasmev1.WorkloadStatus {
+	if w.Phase == Failed {
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: condition.Cut(w.Err.Error())}
+	}
+	if why := p.why(w); why != "" {
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: why}
+	}
+	return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
+}
+
+// why says what an output waits for before it is as the spec asks; empty for nothing.
+func (p *Plan) why(w *Workload) string {
+	switch {
+	case p.Standing == Distributing:
+		return "waits until every replica of the operator holds the new module"
+	case w.Phase == NoRevision:
+		return "there is no module to run yet"
+	case w.Phase == AwaitingPods:
+		return fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", w.Fetch.Revision, LoadTimeout)
+	case w.Phase == AwaitingRoom:
+		return "waits until pods of other workloads have loaded the module"
+	case p.Standing == LastGood:
+		return fmt.Sprintf("keeps revision %s until the spec can be resolved", p.InForce.Hash)
+	default:
+		return ""
+	}
+}
+
+// podsState returns the state of a workload whose output is in place: what
+// Loaded would be if it were the only one.
+func (w *Workload) podsState() wasmev1.WorkloadStatus {
+	switch v := loadedVerdict(w.Proofs, w.inForce.OutputKind()); v.Status {
+	case metav1.ConditionTrue:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
+	case metav1.ConditionFalse:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadFailed, Reason: condition.Cut(v.Message)}
+	default:
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: condition.Cut(v.Message)}
+	}
+}

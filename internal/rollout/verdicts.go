@@ -1,0 +1,195 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/workload"
+)
+
+func compare[T cmp.Ordered](a, b T) int { return cmp.Compare(a, b) }
+
+// programmedVerdict sums up the outcomes of the workloads. Outputs that hold an
+// earlier revision because the spec cannot be resolved are not as the spec asks.
+func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
+	if blocked.Reason != "" {
+		return blocked
+	}
+	all, waiting := len(p.Workloads), p.waiting()
+	failures := filtered(p.Workloads, func(w Workload) bool { return w.Phase == Failed })
+	switch {
+	case len(failures) > 0:
+		return condition.FalseAndRetried(failures[0].Reason, describeFailures(failures, all))
+	case p.Standing == Distributing:
+		return condition.Unknown(wasmev1.ReasonDistributing, "waiting until every replica of the operator holds the new module")
+	case p.InForce == nil:
+		return condition.False(wasmev1.ReasonNothingResolved, "there is no module to run yet")
+	case p.Standing == LastGood:
+		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", p.InForce.Hash, all-waiting)
+	case waiting > 0:
+		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow once pods have loaded it", p.InForce.Hash, all-waiting, all)
+	default:
+		return condition.True(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", p.InForce.Hash, all, all)
+	}
+}
+
+func describeFailures(failures []Workload, all int) error {
+	text := condition.Enumerate(failures, "; ", func(w Workload) string { return fmt.Sprintf("%s: %v", w.Key(), w.Err) })
+	return fmt.Errorf("%d of %d workloads failed: %s", len(failures), all, text)
+}
+
+// proveAll says of each pod what is known of the revision that it is to run.
+func (p *Plan) proveAll(s *State) {
+	if !s.VerifyPods {
+		return
+	}
+	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
+	position := p.InForce.Rendered.Place.Position
+	anchored := position.Before != "" || position.After != ""
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		own := w.Fetch.waited(p.InForce.Hash, waited, s.Now)
+		plugin := ""
+		if expected := w.expected(); expected != nil && len(w.pods) > 0 {
+			plugin = w.plugin(expected)
+		}
+		w.Proofs = make([]Proof, len(w.pods))
+		for j, pod := range w.pods {
+			age := s.Now.Sub(pod.ReadySince)
+			proof := Proof{
+				name: pod.Name, sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
+				waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
+			}
+			if pod.Sidecar && plugin != "" {
+				proof.verdict = pod.Seen.On(plugin)
+			}
+			w.Proofs[j] = proof
+		}
+	}
+}
+
+// waitedFor returns how long pods have been waited for with a revision: since
+// Loaded became Loading, long enough once it is False. It is settled once Loaded
+// is True or False.
+func waitedFor(status *wasmev1.FilterDeploymentStatus, revision string, now time.Time) (waited time.Duration, settled bool) {
+	loaded := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionLoaded)
+	switch {
+	case loaded == nil || status.Revision != revision:
+		return 0, false
+	case loaded.Status == metav1.ConditionTrue:
+		return 0, true
+	case loaded.Status == metav1.ConditionFalse:
+		return LoadTimeout, true
+	default:
+		return now.Sub(loaded.LastTransitionTime.Time), false
+	}
+}
+
+// waited returns how long the pods of one workload have been waited for, where
+// all have been for the time since: less when its output was written later. A
+// renewal gives them no more time.
+func (f Fetch) waited(revision string, since time.Duration, now time.Time) time.Duration {
+	if f.Revision != revision || f.Renewals > 0 || now.Before(f.At) {
+		return since
+	}
+	return min(since, now.Sub(f.At))
+}
+
+// Expectations returns what the sidecars of the pods are to run.
+func (p *Plan) Expectations() []dataplane.Target {
+	var expectations []dataplane.Target
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		expected := w.expected()
+		if !p.verifyPods || expected == nil || len(w.pods) == 0 {
+			continue
+		}
+		plugin := w.plugin(expected)
+		for _, pod := range w.pods {
+			if pod.Sidecar {
+				expectations = append(expectations, dataplane.Target{Pod: pod.Address, Plugin: plugin, Explain: true})
+			}
+		}
+	}
+	return expectations
+}
+
+// judgePods derives Loaded, and when to look at pods again.
+func (p *Plan) judgePods(s *State) {
+	switch {
+	case !s.VerifyPods:
+		p.Loaded = unverified("the operator runs with --verify-pods=false")
+		return
+	case p.InForce == nil:
+		p.Loaded = condition.Unknown(wasmev1.ReasonUnproven, "there is no revision to run yet")
+		return
+	case p.Workloads == nil:
+		p.Loaded = condition.Unknown(wasmev1.ReasonUnproven, "the workloads are not known")
+		return
+	}
+	_, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
+	p.Loaded = p.podsVerdict(settled && apimeta.IsStatusConditionTrue(s.Status.Conditions, wasmev1.ConditionLoaded))
+	observed := ptr.Deref(s.Status.ObservedGeneration, 0) == s.Generation
+	proofs := p.proofs()
+	if p.Unanswered = settled && observed && slices.ContainsFunc(proofs, Proof.unanswered); p.Unanswered {
+		p.Loaded = formerLoaded(&s.Status)
+	}
+	for _, proof := range proofs {
+		p.Again = soonest(p.Again, proof.deadline())
+	}
+}
+
+// proofs returns those of all workloads.
+func (p *Plan) proofs() []Proof {
+	var all []Proof
+	for i := range p.Workloads {
+		all = append(all, p.Workloads[i].Proofs...)
+	}
+	return all
+}
+
+// unverified does not hold Ready back: nobody can know.
+func unverified(why string) condition.Verdict {
+	return condition.True(wasmev1.ReasonUnproven, "pods were not asked what they run: %s", why)
+}
+
+// podsVerdict is the table of Loaded, and what it cannot know. Pods that have
+// just started are no reason for what was not loaded before to be loaded.
+func (p *Plan) podsVerdict(wasLoaded bool) condition.Verdict {
+	pods := p.proofs()
+	v := loadedVerdict(pods, p.InForce.OutputKind())
+	has := func(kind string) bool {
+		return slices.ContainsFunc(p.Workloads, func(w Workload) bool { return w.Kind == kind })
+	}
+	switch {
+	case v.Reason != wasmev1.ReasonNoPods:
+		return v
+	case len(pods) > 0 && !wasLoaded:
+		return condition.Unknown(wasmev1.ReasonLoading, "%s", v.Message)
+	case len(pods) == 0 && has(wasmev1.TargetKindService):
+		return unverified("the pods of a Service's waypoint are not known")
+	case len(pods) == 0 && has(wasmev1.TargetKindGateway):
+		v.Message = "no Ready pods have the label " + workload.GatewayLabel + " with the name of the Gateway in targetRefs; pods that start get the filter"
+	}
+	return v
+}
+
+// formerLoaded returns what the status says of pods: after a restart it stays
+// until they have answered.
+func formerLoaded(status *wasmev1.FilterDeploymentStatus) condition.Verdict {
+	loaded := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionLoaded)
+	stalled := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionStalled)
+	return condition.Verdict{
+		Status: loaded.Status, Reason: loaded.Reason, Message: loaded.Message,
+		Stalled: stalled != nil && stalled.Reason == loaded.Reason,
+	}
+}

@@ -1,0 +1,126 @@
+package workload
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+// Selection is what a FilterDeployment selects: workloads of one kind by their
+// labels, or what its targetRefs reference.
+type Selection struct {
+	// Namespace of the workloads: the FilterDeployment's.
+	Namespace string
+	// Kind and Selector of the workloads, unless there are References.
+	Kind     Kind
+	Selector labels.Selector
+	// References are the targets of the targetRefs, in the order of their keys.
+	References []render.Target
+}
+
+// IstioSpec returns spec.deployment.istio, which may be left out.
+func IstioSpec(fd *wasmev1.FilterDeployment) wasmev1.IstioDeploymentSpec {
+	if fd.Spec.Deployment.Istio == nil {
+		return wasmev1.IstioDeploymentSpec{}
+	}
+	return *fd.Spec.Deployment.Istio
+}
+
+// SelectionOf reads the selection of a FilterDeployment. The error names the
+// field that is wrong.
+func SelectionOf(fd *wasmev1.FilterDeployment) (Selection, error) {
+	spec := IstioSpec(fd)
+	if len(spec.TargetRefs) > 0 {
+		return Selection{Namespace: fd.Namespace, References: referenced(fd.Namespace, spec.TargetRefs)}, nil
+	}
+	selected := Kinds[0]
+	if spec.Kind != "" {
+		var known bool
+		if selected, known = KindNamed(spec.Kind); !known {
+			return Selection{}, fmt.Errorf("spec.deployment.istio.kind is %q: use Deployment, DaemonSet or StatefulSet", spec.Kind)
+		}
+	}
+	selector, err := selectorOf(spec)
+	if err != nil {
+		return Selection{}, err
+	}
+	return Selection{Namespace: fd.Namespace, Kind: selected, Selector: selector}, nil
+}
+
+func selectorOf(spec wasmev1.IstioDeploymentSpec) (labels.Selector, error) {
+	if spec.Selector != nil {
+		selector, err := metav1.LabelSelectorAsSelector(spec.Selector)
+		if err != nil {
+			return nil, fmt.Errorf("spec.deployment.istio.selector: %w", err)
+		}
+		return selector, nil
+	}
+	set := labels.Set{}
+	for key, value := range spec.Labels {
+		set[key] = string(value)
+	}
+	return labels.SelectorFromSet(set), nil
+}
+
+func referenced(namespace string, references []wasmev1.TargetRef) []render.Target {
+	targets := make([]render.Target, 0, len(references))
+	for _, reference := range references {
+		targets = append(targets, render.Target{Kind: reference.Kind, Namespace: namespace, Name: reference.Name})
+	}
+	slices.SortFunc(targets, func(a, b render.Target) int { return strings.Compare(a.Key(), b.Key()) })
+	return targets
+}
+
+// ByReference reports whether targetRefs say what is selected.
+func (s Selection) ByReference() bool { return len(s.References) > 0 }
+
+// Selects reports whether a workload is selected.
+func (s Selection) Selects(object Object) bool {
+	k, is := KindOf(object)
+	return !s.ByReference() && is && k.Name == s.Kind.Name && object.GetNamespace() == s.Namespace &&
+		s.Selector.Matches(labels.Set(object.GetLabels()))
+}
+
+// SelectsTarget reports whether a targetRef references the target.
+func (s Selection) SelectsTarget(target render.Target) bool {
+	return slices.ContainsFunc(s.References, func(r render.Target) bool {
+		return r.Kind == target.Kind && r.Name == target.Name && r.Namespace == target.Namespace
+	})
+}
+
+// CheckNamespace returns an error for a selection in the mesh's root namespace,
+// where a label selector reaches the pods of every namespace, unless it selects
+// gateways: they live there.
+func (s Selection) CheckNamespace(rootNamespace string, traffic wasmev1.PatchContext) error {
+	if s.ByReference() || s.Namespace != rootNamespace || traffic == wasmev1.PatchContextGateway && !s.Selector.Empty() {
+		return nil
+	}
+	return fmt.Errorf("namespace %s is the mesh's root namespace, whose filters reach every namespace: set spec.filter.patchContext to gateway and select the gateways in spec.deployment.istio.labels, or run the operator with --allow-root-namespace", s.Namespace)
+}
+
+// Verdict returns the content of WorkloadsSelected for a selection that found so
+// many workloads.
+func (s Selection) Verdict(found int) condition.Verdict {
+	switch {
+	case s.ByReference():
+		return condition.True(wasmev1.ReasonSelected, "%d targetRefs", found)
+	case found == 0:
+		return condition.True(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio (%s) itself, whatever labels its pods have; one that comes gets the filter", s.Kind.Name, s.Namespace, s.describeSelector())
+	default:
+		return condition.True(wasmev1.ReasonSelected, "%d of kind %s", found, s.Kind.Name)
+	}
+}
+
+func (s Selection) describeSelector() string {
+	if s.Selector.Empty() {
+		return "none: all are selected"
+	}
+	return s.Selector.String()
+}

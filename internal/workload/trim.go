@@ -1,0 +1,106 @@
+package workload
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+)
+
+// Trim is a cache transform: of a workload it keeps the identity, the labels,
+// and those of its pod template. Of a Deployment it keeps the number of replicas
+// too, which says whether the predecessor's operator runs.
+func Trim(item any) (any, error) {
+	switch workload := item.(type) {
+	case *appsv1.Deployment:
+		trimMeta(&workload.ObjectMeta)
+		workload.Spec = appsv1.DeploymentSpec{Replicas: workload.Spec.Replicas, Template: onlyLabels(workload.Spec.Template)}
+		workload.Status = appsv1.DeploymentStatus{}
+	case *appsv1.DaemonSet:
+		trimMeta(&workload.ObjectMeta)
+		workload.Spec = appsv1.DaemonSetSpec{Template: onlyLabels(workload.Spec.Template)}
+		workload.Status = appsv1.DaemonSetStatus{}
+	case *appsv1.StatefulSet:
+		trimMeta(&workload.ObjectMeta)
+		workload.Spec = appsv1.StatefulSetSpec{Template: onlyLabels(workload.Spec.Template)}
+		workload.Status = appsv1.StatefulSetStatus{}
+	}
+	return item, nil
+}
+
+func trimMeta(meta *metav1.ObjectMeta) {
+	*meta = metav1.ObjectMeta{
+		Namespace:       meta.Namespace,
+		Name:            meta.Name,
+		UID:             meta.UID,
+		ResourceVersion: meta.ResourceVersion,
+		Labels:          meta.Labels,
+	}
+}
+
+func onlyLabels(template corev1.PodTemplateSpec) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}}
+}
+
+// TrimPod is a cache transform: it keeps what says to whom a pod belongs and
+// where its sidecar can be asked. There may be 10,000 pods: what is the same in
+// most of them is shared, and a map of one label would be a tenth of the whole.
+func TrimPod(item any) (any, error) {
+	pod, ok := item.(*corev1.Pod)
+	if !ok {
+		return item, nil
+	}
+	trimmed := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+			DeletionTimestamp: pod.DeletionTimestamp,
+			Labels:            picked(pod.Labels, GatewayLabel),
+			Annotations:       picked(pod.Annotations, AgentPortAnnotation),
+		},
+		Status: corev1.PodStatus{PodIP: pod.Status.PodIP},
+	}
+	if kind, name := controllerOf(pod); kind != "" {
+		trimmed.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &controls}}
+	}
+	if sidecar := Sidecar(pod); sidecar != nil {
+		trimmed.Spec.Containers = trimSidecar(sidecar)
+	}
+	if ready := ReadyCondition(pod); ready != nil {
+		trimmed.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready.Status, LastTransitionTime: ready.LastTransitionTime}}
+	}
+	return trimmed, nil
+}
+
+// What pods in the cache share; nobody changes it.
+var (
+	controls       = true
+	defaultSidecar = sidecarAt(dataplane.DefaultStatsPort)
+)
+
+func sidecarAt(port int32) []corev1.Container {
+	return []corev1.Container{{Name: SidecarContainer, Ports: []corev1.ContainerPort{{Name: StatsPortName, ContainerPort: port}}}}
+}
+
+// trimSidecar keeps the stats port.
+func trimSidecar(sidecar *corev1.Container) []corev1.Container {
+	for _, p := range sidecar.Ports {
+		if p.Name == StatsPortName && p.ContainerPort != dataplane.DefaultStatsPort {
+			return sidecarAt(p.ContainerPort)
+		}
+	}
+	return defaultSidecar
+}
+
+func picked(from map[string]string, keys ...string) map[string]string {
+	var out map[string]string
+	for _, key := range keys {
+		if value, found := from[key]; found {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = value
+		}
+	}
+	return out
+}

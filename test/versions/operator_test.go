@@ -1,0 +1,94 @@
+package versions
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+// overdue is more than pods may take before Ready is False.
+const overdue = 2 * time.Minute
+
+// router is a filter of every HTTP filter chain.
+const router = "envoy.filters.http.router"
+
+// startOperator installs and runs the whole operator, for all namespaces.
+func (s *suite) startOperator(t *testing.T) {
+	t.Helper()
+	g := NewWithT(t)
+	g.Expect(s.mesh.InstallOperator(t.Context())).To(Succeed())
+	operator, err := s.mesh.StartOperator(t.Context(), mesh.OperatorOptions{})
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(func() { NewWithT(t).Expect(operator.Stop()).To(Succeed()) })
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: s.modules[filters.Hello], RootIDs: []string{filters.RootID}})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(registry.Push(t.Context(), s.image(), image)).To(Succeed())
+}
+
+// image is that of the module hello.
+func (s *suite) image() string { return s.mesh.Registry() + "/filters/hello:v1" }
+
+func operatorReports(s *spec) {
+	plain := s.create("hello", nil)
+	beside := s.create("beside", &wasmev1.Position{Before: router})
+	s.eventuallyAnswers(answer{Status: http.StatusForbidden})
+	if s.envoy.countsVMs {
+		s.eventuallyReady(plain, wasmev1.ReasonRefused)
+		s.eventuallyReady(beside, wasmev1.ReasonRefused)
+	} else {
+		s.eventuallyReady(plain, wasmev1.ReasonNoListener)
+		s.eventuallyReady(beside, wasmev1.ReasonAnchorMissing)
+	}
+
+	s.Expect(s.admin.Delete(s.ctx, beside)).To(Succeed())
+	s.Eventually(func() error {
+		if err := s.admin.Get(s.ctx, client.ObjectKeyFromObject(plain), plain); err != nil {
+			return err
+		}
+		plain.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`"fixed"`)}
+		return s.admin.Update(s.ctx, plain)
+	}, patience, poll).Should(Succeed())
+	s.eventuallyReady(plain, wasmev1.ReasonReady)
+	s.eventuallyAnswers(ok("fixed"))
+}
+
+// create creates a FilterDeployment whose configuration the module refuses.
+func (s *spec) create(name string, position *wasmev1.Position) *wasmev1.FilterDeployment {
+	s.t.Helper()
+	fd := &wasmev1.FilterDeployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name},
+		Spec: wasmev1.FilterDeploymentSpec{Filter: wasmev1.FilterSpec{
+			Image:            s.image(),
+			ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
+			Config:           &wasmev1.Configuration{Raw: []byte(`"` + filters.RefusedConfiguration + `"`)},
+			Position:         position,
+		}},
+	}
+	s.Expect(s.admin.Create(s.ctx, fd)).To(Succeed())
+	return fd
+}
+
+// eventuallyReady waits for the reason of Ready for the newest spec.
+func (s *spec) eventuallyReady(fd *wasmev1.FilterDeployment, reason string) {
+	s.t.Helper()
+	s.Eventually(func() (string, error) {
+		if err := s.admin.Get(s.ctx, client.ObjectKeyFromObject(fd), fd); err != nil {
+			return "", err
+		}
+		ready := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionReady)
+		if ready == nil || ready.ObservedGeneration != fd.Generation {
+			return "", nil
+		}
+		return ready.Reason, nil
+	}, overdue, poll).Should(Equal(reason))
+}
