@@ -293,7 +293,7 @@ func TestEveryEventIsDocumented(t *testing.T) {
 	}
 }
 
-// eventReasons returns the values of a file's constants that are named reason….
+// eventReasons returns the values of a file's constants that are named Event… or event….
 func eventReasons(t *testing.T, path string) []string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
@@ -303,8 +303,8 @@ func eventReasons(t *testing.T, path string) []string {
 	var reasons []string
 	ast.Inspect(file, func(node ast.Node) bool {
 		spec, ok := node.(*ast.ValueSpec)
-		if ok && regexp.MustCompile(`^(event)?[rR]eason[A-Z]`).MatchString(spec.Names[0].Name) {
-			if value, ok := stringValue(spec); ok {
+		if ok && regexp.MustCompile(`^[eE]vent[A-Z]`).MatchString(spec.Names[0].Name) {
+			if value, ok := stringValue(spec); ok && wordSpan.MatchString(value) {
 				reasons = append(reasons, value)
 			}
 		}

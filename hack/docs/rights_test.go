@@ -53,7 +53,7 @@ func grantedRights(text string) (rights, error) {
 }
 
 var (
-	rightsRow = regexp.MustCompile("(?m)^\\| ((?:`[a-z/]+`,? ?)+) \\| `?([a-z.]+)`? \\| (everywhere|in `[a-z-]+`) \\| ([a-z, ]+) \\|")
+	rightsRow = regexp.MustCompile("(?m)^\\| ((?:`[a-z/]+`,? ?)+) \\| `?([a-z0-9.]+)`? \\| (everywhere|in `[a-z-]+`) \\| ([a-z, ]+) \\|")
 	inCode    = regexp.MustCompile("`([a-z/]+)`")
 )
 
