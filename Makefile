@@ -3,7 +3,7 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DELETE_ON_ERROR:
 
 CRD := config/crd/bases/wasme.io_filterdeployments.yaml
-DOCS := docs/api.md docs/conditions.md
+DOCS := docs/api.md docs/conditions.md docs/flags.md
 GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
@@ -41,8 +41,8 @@ manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the mar
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
 
 .PHONY: docs
-docs: manifests ## Generate the references in docs/ from the CRD and the conditions.
-	go run ./hack/docs $(CRD) api/v1 docs
+docs: manifests ## Generate the references in docs/ from the CRD, the conditions and the manager's flags.
+	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
 golden: ## Rewrite the golden files of internal/render and internal/module/oci.

@@ -1,15 +1,19 @@
-// Command docs writes the references in docs/ from what they are about:
+// Command docs writes the references in docs/ from their sources:
 //
 //	api.md         from the schema of the CRD
 //	conditions.md  from the constants of api/v1 and their comments
+//	flags.md       from the manager's help, which it reads from its standard input
 //
-// The prose around them stands in the templates beside this file.
+// The prose around them is in the templates beside this file. The tests of this
+// package hold the pages that people write to the same sources: CONTRIBUTING.md
+// says how.
 package main
 
 import (
 	"bytes"
 	"embed"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,16 +28,16 @@ var templates embed.FS
 
 func main() {
 	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: docs CRD.yaml API-PACKAGE OUTPUT-FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: manager --help 2>&1 | docs CRD.yaml API-PACKAGE OUTPUT-FOLDER")
 		os.Exit(2)
 	}
-	if err := write(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := write(os.Stdin, os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprintln(os.Stderr, "docs:", err)
 		os.Exit(1)
 	}
 }
 
-func write(crdPath, apiFolder, out string) error {
+func write(help io.Reader, crdPath, apiFolder, out string) error {
 	api, err := readResource(crdPath)
 	if err != nil {
 		return err
@@ -42,7 +46,15 @@ func write(crdPath, apiFolder, out string) error {
 	if err != nil {
 		return err
 	}
-	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions} {
+	helpText, err := io.ReadAll(help)
+	if err != nil {
+		return fmt.Errorf("reading the manager's help: %w", err)
+	}
+	flags, err := readFlags(string(helpText))
+	if err != nil {
+		return err
+	}
+	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions, "flags.md": flags} {
 		text, err := fill(page, content)
 		if err != nil {
 			return err
@@ -54,10 +66,10 @@ func write(crdPath, apiFolder, out string) error {
 	return nil
 }
 
-// fill gives the text of a page.
+// fill returns the text of a page.
 func fill(page string, content any) ([]byte, error) {
 	name := page + ".tmpl"
-	parsed, err := template.New(name).Funcs(template.FuncMap{"wrap": wrap}).ParseFS(templates, name)
+	parsed, err := template.New(name).Funcs(template.FuncMap{"wrap": wrap, "size": size}).ParseFS(templates, name)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +80,7 @@ func fill(page string, content any) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// wrap puts the words of a text into lines; those after the first are indented.
+// wrap breaks a text into lines, and indents those after the first.
 func wrap(indent int, text string) string {
 	var out strings.Builder
 	column := 0
