@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -95,7 +95,7 @@ var _ = Describe("Every output", func() {
 		w := sidecar()
 		w.Gateway, w.Labels = true, map[string]string{"gateway.networking.k8s.io/gateway-name": "shop"}
 		gateway := meshtest.Run(ctx, theMesh, w)
-		shop := render.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
+		shop := workload.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: shop}
 		d.spec.PatchContext = wasmev1.PatchContextGateway
 		d.spec.Ports = []int32{int32(w.Port)}

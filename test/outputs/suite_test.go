@@ -20,6 +20,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -62,7 +63,7 @@ type deployment struct {
 	spec         wasmev1.FilterSpec
 	distribution wasmev1.Distribution
 	module       wasmev1.ModuleStatus
-	target       render.Target
+	target       workload.Target
 	renewal      string
 	// hashed: the usual name is another FilterDeployment's.
 	hashed bool
@@ -116,9 +117,9 @@ func sidecar() mesh.Workload {
 }
 
 // target is the workload of a pod.
-func target(running *mesh.Running) render.Target {
+func target(running *mesh.Running) workload.Target {
 	w := running.Workload
-	return render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
+	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
 }
 
 // httpFilters are the names of the HTTP filters of a pod's inbound traffic, by

@@ -23,6 +23,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -204,7 +205,7 @@ func (f *filter) render() (*networkingv1alpha3.EnvoyFilter, string) {
 	spec, err := render.EnvoyFilter(
 		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.URL},
 		f.owner, f.filter,
-		render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
+		workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
 	)
 	Expect(err).NotTo(HaveOccurred())
 	object := &networkingv1alpha3.EnvoyFilter{}
