@@ -116,6 +116,7 @@ var strange = []struct {
 	{"hack/build/istio", "istio.io/istio", "pilot/pkg/xds", "ADS:%v: ACK ERROR %v %v:%v"},
 	{"hack/build/istio", "istio.io/istio", "pkg/wasm", "error in converting the wasm config to local: %v. applying %v RBAC filter"},
 	{"hack/build/istio", "istio.io/istio", "pkg/wasm", "cannot fetch Wasm module %v: %v"},
+	{"hack/build/istio", "istio.io/istio", "pkg/wasm", "wasm module download failed after %v attempts, last error: %v"},
 }
 
 // envoyMessages are in Envoy's C++, which no test reads.
@@ -127,7 +128,7 @@ var envoyMessages = []string{
 
 // networkErrors are those of Go's net, net/http and of the kernel, which agents report.
 var networkErrors = []string{
-	"connection refused", "i/o timeout", "connection reset by peer", "no such host", "unexpected EOF", "context deadline exceeded",
+	"dial tcp %v: connect: connection refused", "connection refused", "i/o timeout", "connection reset by peer", "no such host", "unexpected EOF", "context deadline exceeded",
 }
 
 // foreignLiterals returns what other programs say.
