@@ -1,5 +1,5 @@
--- Health of a FilterDeployment in Argo CD, from spec.suspend and the summary in
--- its conditions. Argo CD sets obj, and opens neither string nor math.
+-- Returns the health of a FilterDeployment for Argo CD, from spec.suspend and its conditions.
+-- Argo CD sets obj. The libraries string and math are not available.
 local status = obj.status or {}
 local conditions = {}
 for _, condition in ipairs(status.conditions or {}) do
