@@ -5,14 +5,14 @@ local conditions = {}
 for _, condition in ipairs(status.conditions or {}) do
   conditions[condition.type] = condition
 end
-local ready = conditions.Ready or { status = "Unknown", message = "the operator has not looked yet" }
+local ready = conditions.Ready or { status = "Unknown", message = "the operator has not seen it yet" }
 local stalled = conditions.Stalled or { status = "False" }
 
 if obj.spec.suspend then
   return { status = "Suspended", message = "spec.suspend is set; Ready stays " .. ready.status }
 end
 if status.observedGeneration ~= obj.metadata.generation then
-  return { status = "Progressing", message = "the operator has not looked at this generation yet" }
+  return { status = "Progressing", message = "the operator has not seen this generation yet" }
 end
 if stalled.status == "True" then
   return { status = "Degraded", message = stalled.message }
