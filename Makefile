@@ -146,7 +146,7 @@ test-versions: ## What depends on the proxy, on every version of Envoy; make tes
 	go test -count=1 -timeout 30m -v ./test/versions/... -all
 
 # The packages that decide without a cluster: their own tests must notice what breaks in them.
-PURE := ./api/v1 ./internal/render ./internal/dataplane ./internal/module
+PURE := ./api/v1 $(addprefix ./internal/,condition dataplane legacy module module/oci overlap ownership render revision rollout workload)
 PACKAGES ?= $(PURE)
 
 .PHONY: mutate
