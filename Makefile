@@ -8,6 +8,7 @@ GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
+GINKGO := bin/ginkgo
 GO_LICENSES := bin/go-licenses
 GOVULNCHECK := bin/govulncheck
 SHELLCHECK := bin/shellcheck
@@ -62,7 +63,7 @@ clean: ## Remove what was built.
 ##@ Test
 
 .PHONY: test
-test: check-generated lint shellcheck check-licences test-unit test-api test-controllers test-mesh ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-licences test-unit test-race test-api test-controllers test-mesh ## Run everything; this is what CI runs.
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -89,25 +90,56 @@ check-docs: ## Hold the docs to their sources: links, quoted messages, flags, ri
 vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls; needs https://vuln.go.dev.
 	$(GOVULNCHECK) ./cmd/manager
 
+# Suites are the packages whose tests start a control plane: those that import the
+# harness. Units are all others.
+MODULE := github.com/wasme-io/wasme-operator
+SUITES = $(shell grep -rl --include='*_test.go' '"$(MODULE)/test/mesh"' controllers test | xargs dirname | sort -u)
+UNITS = $(filter-out $(SUITES:%=$(MODULE)/%),$(shell go list ./...))
+
 .PHONY: test-unit
 test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
-	go test $$(go list ./... | grep -vE '/(controllers|test/(api|mesh|outputs|e2e|versions))(/|$$)')
+	go test $(UNITS)
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
 	cd hack/build/prometheus && CGO_ENABLED=0 go test -trimpath ./...
 
-# The suites below start processes of their own: one package at a time.
+.PHONY: test-race
+test-race: ## The same unit tests under the race detector.
+	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install gcc libc6-dev"; exit 1; }
+	CGO_ENABLED=1 go test -race $(UNITS)
+
+# The suites mostly wait, so several processes run side by side. Each of them has
+# a control plane of its own: no spec disturbs those of another process.
+SUITE = $(GINKGO) --timeout=30m --procs=$(1) $(2)
 
 .PHONY: test-api
-test-api: ## The CRD's schema and rules against a real API server.
-	go test -p 1 -count=1 -timeout 30m ./test/api/...
+test-api: $(GINKGO) ## The CRD's schema and rules against a real API server.
+	$(call SUITE,1,./test/api)
 
 .PHONY: test-controllers
-test-controllers: ## The controller against a real API server.
-	go test -p 1 -count=1 -timeout 30m ./controllers/...
+test-controllers: $(GINKGO) ## The controllers against a real API server.
+	$(call SUITE,3,$(addprefix ./,$(filter controllers%,$(SUITES))))
 
 .PHONY: test-mesh
-test-mesh: ## What is rendered, and the whole operator, against istiod and real sidecars.
-	go test -p 1 -count=1 -timeout 60m ./test/mesh/... ./test/outputs/... ./test/e2e/... ./test/versions/...
+test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-harness test-dataplane test-outputs
+	$(MAKE) --no-print-directory test-e2e
+	go test -count=1 -timeout 30m ./test/versions
+
+.PHONY: test-harness
+test-harness: $(GINKGO) # the mesh of the other suites
+	$(call SUITE,2,./test/mesh)
+
+.PHONY: test-dataplane
+test-dataplane: $(GINKGO) # internal/dataplane against real sidecars
+	$(call SUITE,2,./test/mesh/dataplane)
+
+.PHONY: test-outputs
+test-outputs: $(GINKGO) # internal/render against istiod and real sidecars
+	$(call SUITE,2,./test/outputs)
+
+.PHONY: test-e2e
+test-e2e: $(GINKGO) # the whole operator
+	$(call SUITE,4,./test/e2e)
 
 .PHONY: test-versions
 test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
@@ -155,7 +187,11 @@ deploy: ## Install the operator into the cluster of the current kubeconfig (conf
 undeploy: ## Remove the operator, its CRD, and with it all FilterDeployments and what they own.
 	kubectl delete -k config/default --ignore-not-found
 
-# Tools, pinned in hack/tools.
+# Tools, pinned in hack/tools; Ginkgo is at the version of the suites.
+
+$(GINKGO): go.mod
+	$(GO_BUILD) -o $@ github.com/onsi/ginkgo/v2/ginkgo
+	@touch $@
 
 $(CONTROLLER_GEN): hack/tools/go.mod
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ sigs.k8s.io/controller-tools/cmd/controller-gen

@@ -229,7 +229,7 @@ var _ = Describe("A ConfigMap", func() {
 		Expect(fd).To(notReady(wasmev1.ReasonConfigMapInvalid, `names key "greeting"`))
 		edit(ctx, object, func(c *corev1.ConfigMap) { c.Data = map[string]string{"greeting": strings.Repeat("x", 300<<10)} })
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonConfigMapInvalid, "names a value of 307200 bytes; a configuration has at most 262144"))
+		Expect(fd).To(notReady(wasmev1.ReasonConfigMapInvalid, "names a value of 307200 bytes: a configuration has at most 262144"))
 		Expect(user.Delete(ctx, object)).To(Succeed())
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound))

@@ -22,6 +22,7 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // extensionKinds are the kinds of outputs that an older Istio may lack.
@@ -207,7 +208,7 @@ var _ = Describe("Two FilterDeployments with one filter id on one workload", fun
 		reference = w.push(ctx, "hello:v1", "hello")
 	})
 	hashed := func(fd *wasmev1.FilterDeployment) string {
-		return render.HashedName(client.ObjectKeyFromObject(fd), render.Target{Kind: "Deployment", Name: "a"}, "same")
+		return render.HashedName(client.ObjectKeyFromObject(fd), workload.Target{Kind: "Deployment", Name: "a"}, "same")
 	}
 
 	It("outlive each other", func(ctx context.Context) {

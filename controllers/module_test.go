@@ -137,7 +137,7 @@ var _ = Describe("The module", func() {
 			setup: func(ctx context.Context) string { basic(ctx, "s", "right"); return "No Image" },
 		}),
 		Entry("a registry that is down", failure{
-			reason: wasmev1.ReasonRegistryUnavailable, texts: []string{"connection is refused"},
+			reason: wasmev1.ReasonRegistryUnavailable, texts: []string{"connection was refused"},
 			setup: func(ctx context.Context) string {
 				basic(ctx, "s", "right")
 				other, err := registry.Start()
@@ -172,12 +172,12 @@ var _ = Describe("The module", func() {
 			cure:  func(ctx context.Context) { basic(ctx, "s", "right") },
 		}),
 		Entry("wrong credentials", failure{
-			reason: wasmev1.ReasonUnauthorized, texts: []string{"refuses it", "pullSecret"},
+			reason: wasmev1.ReasonUnauthorized, texts: []string{"denies access", "pullSecret"},
 			setup: func(ctx context.Context) string { basic(ctx, "s", "wrong"); return w.push(ctx, "private:v1", "hello") },
 			cure:  func(ctx context.Context) { deleted(ctx, "s"); basic(ctx, "s", "right") },
 		}),
 		Entry("a Secret for another registry", failure{
-			reason: wasmev1.ReasonSecretInvalid, texts: []string{"annotation wasme.io/registry is for another registry"},
+			reason: wasmev1.ReasonSecretInvalid, texts: []string{"annotation wasme.io/registry names another registry"},
 			setup: func(ctx context.Context) string {
 				secret(ctx, "s", corev1.SecretTypeOpaque, map[string]string{"username": "ann", "password": "right"}, "ghcr.io")
 				return w.push(ctx, "private:v1", "hello")
@@ -216,8 +216,8 @@ var _ = Describe("The module", func() {
 			},
 			cure: func(ctx context.Context) { w.push(ctx, "text:v1", "mended") },
 		}),
-		Entry("content that its digest does not cover", failure{
-			reason: wasmev1.ReasonDigestMismatch, texts: []string{"sends content that its digest does not cover"},
+		Entry("content that does not match its digest", failure{
+			reason: wasmev1.ReasonDigestMismatch, texts: []string{"sends content that does not match its digest"},
 			setup: func(ctx context.Context) string {
 				basic(ctx, "s", "right")
 				reference := w.push(ctx, "hello:v1", "hello")

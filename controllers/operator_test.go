@@ -50,7 +50,7 @@ type operator struct {
 	*filterdeployment.Reconciler
 	keeper *modulekeeper.Reconciler
 	cache  cache.Cache
-	// stop ends it.
+	// stop ends it, and returns when nothing is written to its store any more.
 	stop func()
 	// woken has what the resolver of the reconciler, and that of the keeper, wake.
 	woken, keeperWoken chan types.NamespacedName
@@ -93,8 +93,12 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())
 	running, stop := context.WithCancel(context.Background())
-	o.stop = stop
-	DeferCleanup(stop)
+	var resolvers sync.WaitGroup
+	o.stop = func() {
+		stop()
+		resolvers.Wait()
+	}
+	DeferCleanup(o.stop)
 	cached := o.startCache(ctx, running, flags.watchNamespaces)
 	resolver := func(woken chan types.NamespacedName) *resolve.Resolver {
 		resolver := resolve.New(modules, puller, resolve.Options{
@@ -103,7 +107,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 			Wake:         func(name types.NamespacedName) { woken <- name },
 			Clock:        clock,
 		})
-		go func() { _ = resolver.Start(running) }()
+		resolvers.Go(func() { _ = resolver.Start(running) })
 		return resolver
 	}
 	alone, err := peers.New(running, nil, modules, func(types.NamespacedName) {})

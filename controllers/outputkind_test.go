@@ -210,7 +210,8 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 		w.push(ctx, "hello:v2", "second")
 		Expect(controlPlane.StartAPIServer(ctx)).To(Succeed())
 		edit(ctx, fd, image(w.registry.Host()+"/hello:v2"))
-		eventually(ctx).Should(beReady("1/1"))
+		// The API server looks up the kinds of owners in a list that it renews every 30 seconds.
+		eventually(ctx).WithTimeout(3 * patience).Should(beReady("1/1"))
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": fd.Status.Revision}))
 		Expect(fd.Status.Module.Reference).To(HaveSuffix("hello:v2"))
 	})

@@ -29,6 +29,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // kstatusOf is what kubectl wait, Argo CD and Flux make of a FilterDeployment.
@@ -69,7 +70,7 @@ var _ = Describe("The outputs", func() {
 		filter, err := render.NewFilter(client.ObjectKeyFromObject(fd), fd.Spec.Filter, wasmev1.DistributionServed, *fd.Status.Module)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(filter.Configuration)).To(Equal("world"))
-		workload := render.Target{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", PodLabels: output.Spec.WorkloadSelector.Labels}
+		workload := workload.Target{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", PodLabels: output.Spec.WorkloadSelector.Labels}
 		rendered, err := render.EnvoyFilter(w.Mesh, client.ObjectKeyFromObject(fd), filter, workload, "")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(hashOf(&output.Spec)).To(Equal(hashOf(rendered)))
@@ -293,7 +294,7 @@ var _ = Describe("The outputs", func() {
 			Expect(w.settle(ctx, second)).To(Succeed())
 			Expect(first).To(beReady("1/1"))
 			Expect(second).To(beReady("1/1"))
-			hashed := render.HashedName(client.ObjectKeyFromObject(second), render.Target{Kind: "Deployment", Name: "a"}, "f")
+			hashed := render.HashedName(client.ObjectKeyFromObject(second), workload.Target{Kind: "Deployment", Name: "a"}, "f")
 			Expect(w.outputs(ctx)).To(ConsistOf("a-f", hashed))
 			Expect(metav1.IsControlledBy(w.output(ctx, "a-f"), first)).To(BeTrue())
 			Expect(metav1.IsControlledBy(w.output(ctx, hashed), second)).To(BeTrue())

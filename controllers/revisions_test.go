@@ -64,7 +64,7 @@ var _ = Describe("The revision in force", func() {
 			w.awaitAnswer(ctx, fd)
 			Expect(w.settle(ctx, fd)).To(Succeed())
 			Expect(w.written()).To(ConsistOf("patch status of FilterDeployment f"))
-			Expect(fd).To(notReady(wasmev1.ReasonRegistryUnavailable, "connection is refused"))
+			Expect(fd).To(notReady(wasmev1.ReasonRegistryUnavailable, "connection was refused"))
 			Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision))
 			for range 3 {
 				w.askAgain(ctx, fd)

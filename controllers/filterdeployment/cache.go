@@ -18,7 +18,6 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -83,4 +82,4 @@ func IndexCache(ctx context.Context, indexer client.FieldIndexer) error {
 	return legacy.Index(ctx, indexer)
 }
 
-func ownerKey(owner render.Target) string { return owner.Kind + "/" + owner.Name }
+func ownerKey(owner workload.Target) string { return owner.Kind + "/" + owner.Name }

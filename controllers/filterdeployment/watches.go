@@ -22,7 +22,6 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/overlap"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -119,7 +118,7 @@ func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconci
 }
 
 // runsOn returns whether a FilterDeployment selects the owner of a pod.
-func (r *Reconciler) runsOn(ctx context.Context, owner render.Target) func(*wasmev1.FilterDeployment) bool {
+func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wasmev1.FilterDeployment) bool {
 	kind, isWorkload := workload.KindNamed(owner.Kind)
 	if !isWorkload {
 		return func(fd *wasmev1.FilterDeployment) bool {

@@ -16,7 +16,6 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/overlap"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
@@ -45,7 +44,7 @@ func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployme
 	return targets, verdict, nil
 }
 
-func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDeployment) ([]render.Target, condition.Verdict) {
+func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDeployment) ([]workload.Target, condition.Verdict) {
 	selection, err := workload.SelectionOf(fd)
 	if err != nil {
 		return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
@@ -67,24 +66,24 @@ func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDepl
 
 // listWorkloads returns the workloads of a kind in a namespace, or in all when it
 // is empty, in the order of their names.
-func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, namespace string, selector labels.Selector) ([]render.Target, error) {
+func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, namespace string, selector labels.Selector) ([]workload.Target, error) {
 	list := kind.NewList()
 	options := []client.ListOption{client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy}
 	if err := r.Client.List(ctx, list, options...); err != nil {
 		return nil, fmt.Errorf("listing the workloads: %w", err)
 	}
-	workloads := []render.Target{}
+	workloads := []workload.Target{}
 	err := apimeta.EachListItem(list, func(item runtime.Object) error {
 		workloads = append(workloads, workload.TargetOf(item.(workload.Object)))
 		return nil
 	})
-	slices.SortFunc(workloads, func(a, b render.Target) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(workloads, func(a, b workload.Target) int { return strings.Compare(a.Name, b.Name) })
 	return workloads, err
 }
 
 // readyPods returns the Ready pods of a target, in the order of their names, with
 // what the prober knows of them. Pods of a Service's waypoint are not known.
-func (r *Reconciler) readyPods(ctx context.Context, fd client.ObjectKey, of render.Target) ([]rollout.Pod, error) {
+func (r *Reconciler) readyPods(ctx context.Context, fd client.ObjectKey, of workload.Target) ([]rollout.Pod, error) {
 	var list corev1.PodList
 	options := []client.ListOption{client.InNamespace(of.Namespace), client.MatchingFields{podOwnerIndex: ownerKey(of)}, client.UnsafeDisableDeepCopy}
 	if err := r.Client.List(ctx, &list, options...); err != nil {
@@ -130,7 +129,7 @@ func (r *Reconciler) findOverlaps(ctx context.Context, fd *wasmev1.FilterDeploym
 	if namespace == r.Mesh.RootNamespace {
 		namespace = "" // there an output reaches every namespace
 	}
-	var workloads []render.Target
+	var workloads []workload.Target
 	for _, kind := range workload.Kinds {
 		found, err := r.listWorkloads(ctx, kind, namespace, labels.Everything())
 		if err != nil {

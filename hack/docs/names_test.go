@@ -89,7 +89,7 @@ var (
 	// wordSpan is a reason, a kind, a field: capitals show that it is a name.
 	wordSpan = regexp.MustCompile(`^[A-Z]?[a-z]+([A-Z][a-z]+)+$|^[A-Z][a-z]+$`)
 	fileSpan = regexp.MustCompile(`^(api|cmd|config|controllers|docs|hack|internal|test)/[\w./*-]+$`)
-	makeSpan = regexp.MustCompile(`^\$? ?(?:[A-Z]+=\S+ )?make ([a-z -]+)`)
+	makeSpan = regexp.MustCompile(`^\$? ?(?:[A-Z]+=\S+ )?make ([a-z0-9 -]+)`)
 )
 
 // kubectlFlags are flags of other programs that appear without their command.

@@ -18,8 +18,8 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // SelectsByLabels reports whether outputs of a kind reach pods by their labels only.
@@ -30,7 +30,7 @@ func SelectsByLabels(kind wasmev1.Output) bool {
 // Made is an output and the workload that it was made for.
 type Made struct {
 	Output rollout.OutputKey
-	For    render.Target
+	For    workload.Target
 }
 
 // MadeBy returns the outputs of a plan that select pods by their labels. It
@@ -49,7 +49,7 @@ func MadeBy(plan *rollout.Plan) []Made {
 
 // Overlap is a workload whose pods are reached by outputs made for others.
 type Overlap struct {
-	workload render.Target
+	workload workload.Target
 	// by is the first of these outputs, outputs their number.
 	by      rollout.OutputKey
 	outputs int
@@ -68,7 +68,7 @@ func (o Overlap) runs() int {
 // identity distinguishes workloads.
 type identity struct{ kind, namespace, name string }
 
-func identityOf(workload render.Target) identity {
+func identityOf(workload workload.Target) identity {
 	return identity{workload.Kind, workload.Namespace, workload.Name}
 }
 
@@ -86,7 +86,7 @@ type label struct{ key, value string }
 // which the filter runs most often. It looks workloads up by the rarest label of
 // each selector, so the cost is that of going through all labels once, and
 // through the workloads that have such a label.
-func Find(made []Made, workloads []render.Target) []Overlap {
+func Find(made []Made, workloads []workload.Target) []Overlap {
 	groups, groupOf := groupByLabels(made)
 	having := indexLabels(groups, workloads)
 	found := map[identity]Overlap{}
@@ -126,8 +126,8 @@ func groupByLabels(made []Made) ([]*group, map[identity]*group) {
 }
 
 // indexLabels finds the workloads that have a label of a group.
-func indexLabels(groups []*group, workloads []render.Target) map[label][]render.Target {
-	having := map[label][]render.Target{}
+func indexLabels(groups []*group, workloads []workload.Target) map[label][]workload.Target {
+	having := map[label][]workload.Target{}
 	for _, g := range groups {
 		for key, value := range g.labels {
 			having[label{key, value}] = nil
@@ -144,8 +144,8 @@ func indexLabels(groups []*group, workloads []render.Target) map[label][]render.
 }
 
 // rarest returns the workloads that have the label which the fewest have.
-func rarest(having map[label][]render.Target, of map[string]string) []render.Target {
-	var fewest []render.Target
+func rarest(having map[label][]workload.Target, of map[string]string) []workload.Target {
+	var fewest []workload.Target
 	first := true
 	for key, value := range of {
 		if workloads := having[label{key, value}]; first || len(workloads) < len(fewest) {
@@ -157,7 +157,7 @@ func rarest(having map[label][]render.Target, of map[string]string) []render.Tar
 
 // reach counts the outputs of the group towards a workload that they select; own
 // is the group that has the workload's own output, nil for none.
-func (g *group) reach(workload render.Target, own *group, found map[identity]Overlap) {
+func (g *group) reach(workload workload.Target, own *group, found map[identity]Overlap) {
 	others := g.made
 	self := identityOf(workload)
 	by := others[0]

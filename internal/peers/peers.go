@@ -1,7 +1,7 @@
-// Package peers speaks to the module servers of the operator's other replicas.
-// A replica that lacks a module copies it from one that has it; an output that
-// names a module waits until every replica that answers holds it, because a
-// sidecar's request may reach any of them.
+// Package peers speaks to the module servers of the operator's other replicas
+// (package serve). A replica that lacks a module copies it from one that has it.
+// An output that references a module waits until every replica that answers has
+// it, because a sidecar's request may reach any of them.
 package peers
 
 import (
@@ -27,19 +27,19 @@ import (
 )
 
 const (
-	// dialTimeout is short: what does not answer is not a ready replica.
+	// dialTimeout is short: a replica that does not answer is not ready.
 	dialTimeout = time.Second
 	// askTimeout is longer than a server holds a request for a module to come.
 	askTimeout = 5 * time.Second
 	// copyTimeout bounds the transfer of one module.
 	copyTimeout = 30 * time.Second
 	// spreadTimeout bounds the wait for all replicas: one whose disk is full
-	// must not hold up every new module for ever. Sidecars ask again on a 503.
+	// must not hold up every new module forever. Sidecars ask again after a 503.
 	spreadTimeout = time.Minute
 	askInterval   = 250 * time.Millisecond
-	// givenUp is how long a module counts as held everywhere after that.
+	// givenUp is how long a module counts as held by all after that.
 	givenUp = 10 * time.Minute
-	// maxRemembered is the number of modules known to be held everywhere.
+	// maxRemembered is the number of modules that are known to be held by all.
 	maxRemembered = 10_000
 )
 
@@ -55,13 +55,14 @@ type Peers struct {
 	client *http.Client
 
 	mu sync.Mutex
-	// spread holds the modules that are held everywhere, until when: zero is for ever.
+	// spread has the modules that all replicas hold, and until when that is
+	// believed: zero is forever.
 	spread  *lru.Cache
 	waiting map[string]sets.Set[types.NamespacedName]
 }
 
-// New returns the replicas' module servers at these URLs. A host name stands
-// for all of its addresses. The context ends what HeldByAll began; wake is called
+// New returns the replicas' module servers at these URLs. A host name means all of
+// its addresses. The end of the context ends what HeldByAll began; wake is called
 // for those who waited.
 func New(ctx context.Context, urls []string, modules *store.Store, wake func(types.NamespacedName)) (*Peers, error) {
 	p := &Peers{
@@ -78,14 +79,15 @@ func New(ctx context.Context, urls []string, modules *store.Store, wake func(typ
 	for _, text := range urls {
 		parsed, err := url.Parse(text)
 		if err != nil || parsed.Host == "" {
-			return nil, fmt.Errorf("%q is no URL of a module server", text)
+			return nil, fmt.Errorf("%q is not the URL of a module server", text)
 		}
 		p.urls = append(p.urls, parsed)
 	}
 	return p, nil
 }
 
-// Copy fetches a module of that size from the first replica that has it into the store.
+// Copy copies a module of that size into the store, from the first replica that
+// has it. The error is ErrNoPeer when none has.
 func (p *Peers) Copy(ctx context.Context, sha256 string, size int64) error {
 	servers, err := p.servers(ctx)
 	for _, server := range servers {
@@ -120,8 +122,8 @@ func (p *Peers) ask(ctx context.Context, method, server, sha256 string) (*http.R
 	return p.client.Do(request)
 }
 
-// servers are the replicas' addresses as URLs. A name that does not exist stands
-// for none; the error is that of a name server that does not answer.
+// servers returns the replicas' addresses as URLs. A name that does not exist has
+// none; the error is that of a name server that does not answer.
 func (p *Peers) servers(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, server := range p.urls {
@@ -146,9 +148,9 @@ func port(server *url.URL) string {
 	return "80"
 }
 
-// HeldByAll tells whether every replica that answers holds the module. While it is
-// not known, it asks in the background and wakes the owner when it is, or when
-// the wait has been long enough.
+// HeldByAll reports whether every replica that answers holds the module. While
+// that is unknown, it asks in the background, and wakes the owner when it is known
+// or when the wait has been long enough.
 func (p *Peers) HeldByAll(owner types.NamespacedName, sha256 string) bool {
 	if len(p.urls) == 0 {
 		return true
@@ -175,7 +177,7 @@ func (p *Peers) await(sha256 string) {
 		return missing == nil, nil
 	})
 	if err != nil && p.ctx.Err() == nil {
-		log.FromContext(p.ctx).Info("Going on although a replica lacks a module", "sha256", sha256, "reason", missing.Error())
+		log.FromContext(p.ctx).Info("Continuing although a replica does not have a module", "sha256", sha256, "reason", missing.Error())
 		until = time.Now().Add(givenUp)
 	}
 	p.mu.Lock()
@@ -187,7 +189,8 @@ func (p *Peers) await(sha256 string) {
 	delete(p.waiting, sha256)
 }
 
-// missing names a replica that answers and has not got the module.
+// missing returns an error that names a replica which answers and does not have
+// the module; nil when there is none.
 func (p *Peers) missing(ctx context.Context, sha256 string) error {
 	servers, err := p.servers(ctx)
 	if err != nil {

@@ -41,7 +41,7 @@ func hold(t *testing.T, modules *store.Store) {
 	}
 }
 
-// replica serves a store's modules, all of them named, and returns its URL.
+// replica serves a store's modules, all of them retained, and returns its URL.
 func replica(t *testing.T, modules *store.Store) string {
 	t.Helper()
 	modules.Retain(owner, sum)
@@ -61,7 +61,7 @@ func replica(t *testing.T, modules *store.Store) string {
 	return "http://" + server.Addr()
 }
 
-// gone is the URL of a replica that refuses connections.
+// gone returns the URL of a replica that refuses connections.
 func gone(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(http.NotFoundHandler())
@@ -91,7 +91,7 @@ func TestCopyTakesAModuleFromTheReplicaThatHasIt(t *testing.T) {
 	}
 }
 
-func TestCopyTakesNothingThatTheDigestDoesNotCover(t *testing.T) {
+func TestCopyRefusesContentWithAnotherDigest(t *testing.T) {
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("another module")) }))
 	defer liar.Close()
 	modules := newStore(t)
@@ -111,7 +111,7 @@ func TestCopyWithoutReplicas(t *testing.T) {
 	}
 }
 
-func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
+func TestHeldByAllWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	own, other := newStore(t), newStore(t)
 	hold(t, own)
 	asked := make(chan struct{})
@@ -129,13 +129,13 @@ func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	defer watched.Close()
 	p, woken := newPeers(t, own, replica(t, own), watched.URL, gone(t))
 	if p.HeldByAll(owner, sum) {
-		t.Fatal("a replica has not got it yet")
+		t.Fatal("a replica does not have it yet")
 	}
 	for range 2 { // the second question comes only after the first has not been enough
 		select {
 		case <-asked:
 		case <-woken:
-			t.Fatal("woken although a replica has not got it")
+			t.Fatal("woken although a replica does not have it")
 		}
 	}
 	hold(t, other)
@@ -152,22 +152,22 @@ func TestSpreadWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	}
 }
 
-func TestSpreadDoesNotTakeAFailingNameServerForNobody(t *testing.T) {
+func TestAFailingNameServerIsNotTakenForNoReplicas(t *testing.T) {
 	p, _ := newPeers(t, newStore(t), "http://replicas.invalid")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := p.missing(ended, sum); err == nil {
-		t.Error("a name that cannot be looked up stands for no replica")
+		t.Error("a name that cannot be looked up is taken for no replicas")
 	}
 }
 
-func TestSpreadAloneIsDoneAtOnce(t *testing.T) {
+func TestAReplicaAloneWaitsForNoOther(t *testing.T) {
 	if p, _ := newPeers(t, newStore(t)); !p.HeldByAll(owner, sum) {
-		t.Error("waits for nobody")
+		t.Error("it waits, although there is no other replica")
 	}
 }
 
-func TestNewNamesAURLThatIsNone(t *testing.T) {
+func TestNewNamesAnInvalidURL(t *testing.T) {
 	if _, err := New(t.Context(), []string{"modules:8082"}, nil, nil); err == nil || !strings.Contains(err.Error(), "modules:8082") {
 		t.Errorf("got %v", err)
 	}

@@ -5,6 +5,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/rules"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // Check returns what is wrong with a spec before its module is known, including what
@@ -55,19 +56,19 @@ func checkSource(spec wasmev1.FilterSpec) error {
 }
 
 // kindsOfTargets returns targets with the kinds that a spec asks for.
-func kindsOfTargets(istio wasmev1.IstioDeploymentSpec) []Target {
+func kindsOfTargets(istio wasmev1.IstioDeploymentSpec) []workload.Target {
 	if len(istio.TargetRefs) == 0 {
-		return []Target{{}}
+		return []workload.Target{{}}
 	}
-	targets := make([]Target, 0, len(istio.TargetRefs))
+	targets := make([]workload.Target, 0, len(istio.TargetRefs))
 	for _, reference := range istio.TargetRefs {
-		targets = append(targets, Target{Kind: reference.Kind, Name: reference.Name})
+		targets = append(targets, workload.Target{Kind: reference.Kind, Name: reference.Name})
 	}
 	return targets
 }
 
 // checkCarried returns what of the filter an output cannot bring to a target.
-func (f Filter) checkCarried(output wasmev1.Output, target Target) error {
+func (f Filter) checkCarried(output wasmev1.Output, target workload.Target) error {
 	if err := f.checkTarget(target); err != nil {
 		return err
 	}
@@ -84,12 +85,12 @@ func (f Filter) checkCarried(output wasmev1.Output, target Target) error {
 // checkTarget returns what no output can bring to a target. The proxy of a targetRef is
 // a gateway or a waypoint. The filters of a waypoint are those of inbound traffic, and
 // match no port (listener_waypoint.go of istiod).
-func (f Filter) checkTarget(target Target) error {
+func (f Filter) checkTarget(target workload.Target) error {
 	ports, gateway := len(f.Place.Ports) > 0, f.PatchContext == wasmev1.PatchContextGateway
 	switch {
 	case ports && f.PatchContext == wasmev1.PatchContextAny:
 		return rules.PortsOfAllTraffic
-	case !target.isReference():
+	case !target.IsReference():
 		return nil
 	case f.PatchContext == wasmev1.PatchContextOutbound:
 		return rules.OutboundOfTargetRef
@@ -104,13 +105,13 @@ func (f Filter) checkTarget(target Target) error {
 // checkEnvoyFilter returns what an EnvoyFilter cannot bring to a target. istiod applies
 // its patches to sidecars and gateways, not to waypoints, and hides a pull secret from
 // nobody.
-func (f Filter) checkEnvoyFilter(target Target) error {
+func (f Filter) checkEnvoyFilter(target workload.Target) error {
 	switch {
 	case f.Place.Position.Phase != "":
 		return rules.PhaseInEnvoyFilter
 	case target.Kind == wasmev1.TargetKindService:
 		return rules.ServiceInEnvoyFilter
-	case target.isReference() && f.PatchContext != wasmev1.PatchContextGateway:
+	case target.IsReference() && f.PatchContext != wasmev1.PatchContextGateway:
 		return rules.WaypointInEnvoyFilter
 	case f.Registry.PullSecret != "":
 		return rules.PullSecretInEnvoyFilter

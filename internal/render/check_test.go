@@ -12,6 +12,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/rules"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // Parts of deployment.istio.
@@ -202,12 +203,12 @@ func renderSpec(t *testing.T, spec wasmev1.FilterDeploymentSpec) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	targets := []Target{details}
+	targets := []workload.Target{details}
 	for i, reference := range istio.TargetRefs {
 		if i == 0 {
 			targets = nil
 		}
-		targets = append(targets, Target{Kind: reference.Kind, Namespace: testOwner.Namespace, Name: reference.Name})
+		targets = append(targets, workload.Target{Kind: reference.Kind, Namespace: testOwner.Namespace, Name: reference.Name})
 	}
 	for _, target := range targets {
 		switch istio.Output {

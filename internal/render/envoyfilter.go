@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 const (
@@ -60,11 +61,11 @@ type Mesh struct {
 // again, if they do not have it; it is empty for none. Envoy does not see it, and it
 // is not part of the revision. The error says what is wrong with the target, or what
 // part of the filter an EnvoyFilter cannot carry.
-func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Target, renewal string) (*networking.EnvoyFilter, error) {
+func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, renewal string) (*networking.EnvoyFilter, error) {
 	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
 		return nil, err
 	}
-	labels, err := target.selector()
+	labels, err := selectorFor(target)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Ta
 		return nil, fmt.Errorf("rendering the HTTP filter: %w", err)
 	}
 	rendered := &networking.EnvoyFilter{
-		TargetRefs: target.references(),
+		TargetRefs: referencesTo(target),
 		Priority:   filter.Place.envoyFilterPriority(),
 		ConfigPatches: []*networking.EnvoyFilter_EnvoyConfigObjectPatch{{
 			ApplyTo: networking.EnvoyFilter_EXTENSION_CONFIG,
@@ -98,10 +99,10 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target Ta
 // virtual machines and other clusters. Objects of the root namespace reach all
 // namespaces, so they need the namespace as well. The controller of a Gateway chooses
 // the name of its workload, and a targetRef reaches no other workload.
-func proxyMatch(mesh Mesh, target Target) *networking.EnvoyFilter_ProxyMatch {
+func proxyMatch(mesh Mesh, target workload.Target) *networking.EnvoyFilter_ProxyMatch {
 	metadata := map[string]string{"CLUSTER_ID": mesh.ClusterID}
-	if !target.isReference() {
-		metadata["OWNER"] = target.owner()
+	if !target.IsReference() {
+		metadata["OWNER"] = ownerOf(target)
 	}
 	if target.Namespace == mesh.RootNamespace {
 		metadata["NAMESPACE"] = target.Namespace
@@ -111,7 +112,7 @@ func proxyMatch(mesh Mesh, target Target) *networking.EnvoyFilter_ProxyMatch {
 
 // httpFilterPatches returns the patches that put the filter into its place: one for
 // each port, or one for all ports.
-func httpFilterPatches(mesh Mesh, filter Filter, target Target, reference *structpb.Struct) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
+func httpFilterPatches(mesh Mesh, filter Filter, target workload.Target, reference *structpb.Struct) []*networking.EnvoyFilter_EnvoyConfigObjectPatch {
 	operation, anchor := filter.Place.insertion()
 	patch := func(listener *networking.EnvoyFilter_ListenerMatch) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
 		return &networking.EnvoyFilter_EnvoyConfigObjectPatch{
@@ -189,7 +190,7 @@ func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 	}
 }
 
-func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, target Target, renewal string) map[string]any {
+func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, renewal string) map[string]any {
 	name := ecdsName(owner, target, filter)
 	vm := map[string]any{
 		"vm_id":   name,

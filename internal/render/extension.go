@@ -6,6 +6,7 @@ import (
 	typeapi "istio.io/api/type/v1beta1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // modes holds the traffic of each patch context, in istiod's classes of listeners
@@ -39,14 +40,14 @@ var failStrategies = map[wasmev1.FailStrategy]extensions.FailStrategy{
 // after a crash under FailReload, which is a second, nor what happens to requests
 // until the filter loads. The error says what is wrong with the target, or what part
 // of the filter a TrafficExtension cannot carry.
-func TrafficExtension(mesh Mesh, filter Filter, target Target) (*extensions.TrafficExtension, error) {
+func TrafficExtension(mesh Mesh, filter Filter, target workload.Target) (*extensions.TrafficExtension, error) {
 	return trafficExtension(mesh, wasmev1.OutputTrafficExtension, filter, target)
 }
 
 // WasmPlugin renders the spec of the WasmPlugin that makes the proxies of one target
 // run a filter. It reaches and carries the same as a TrafficExtension, since istiod
 // turns it into one.
-func WasmPlugin(mesh Mesh, filter Filter, target Target) (*extensions.WasmPlugin, error) {
+func WasmPlugin(mesh Mesh, filter Filter, target workload.Target) (*extensions.WasmPlugin, error) {
 	extension, err := trafficExtension(mesh, wasmev1.OutputWasmPlugin, filter, target)
 	if err != nil {
 		return nil, err
@@ -71,11 +72,11 @@ func WasmPlugin(mesh Mesh, filter Filter, target Target) (*extensions.WasmPlugin
 	return plugin, nil
 }
 
-func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target Target) (*extensions.TrafficExtension, error) {
+func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target workload.Target) (*extensions.TrafficExtension, error) {
 	if err := filter.checkCarried(output, target); err != nil {
 		return nil, err
 	}
-	labels, err := target.selector()
+	labels, err := selectorFor(target)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +85,7 @@ func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target Ta
 		return nil, err
 	}
 	extension := &extensions.TrafficExtension{
-		TargetRefs: target.references(),
+		TargetRefs: referencesTo(target),
 		Phase:      phases[filter.Place.Position.Phase],
 		// A higher one runs earlier. Without a priority, the filter would run last.
 		Priority:     wrapperspb.Int32(filter.Place.Priority),

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 func TestNewFilterNamesTheFieldThatIsWrong(t *testing.T) {
@@ -229,7 +230,7 @@ func TestEveryTargetHasANameOfItsOwn(t *testing.T) {
 	keys, names, ecds := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	kinds := []string{"Deployment", "Gateway", "Service"}
 	for _, kind := range kinds {
-		target := Target{Kind: kind, Namespace: "ns", Name: "same"}
+		target := workload.Target{Kind: kind, Namespace: "ns", Name: "same"}
 		keys[target.Key()] = true
 		names[Name(target, "f")] = true
 		ecds[ecdsName(testOwner, target, Filter{})] = true
@@ -243,7 +244,7 @@ func TestEveryTargetHasANameOfItsOwn(t *testing.T) {
 }
 
 func TestHashedNameFitsAndTellsFilterDeploymentsApart(t *testing.T) {
-	long := Target{Kind: "Deployment", Name: strings.Repeat("w", 250)}
+	long := workload.Target{Kind: "Deployment", Name: strings.Repeat("w", 250)}
 	a := HashedName(types.NamespacedName{Namespace: "ns", Name: "a"}, long, "id.ns")
 	b := HashedName(types.NamespacedName{Namespace: "ns", Name: "b"}, long, "id.ns")
 	if a == b {
@@ -258,7 +259,7 @@ func TestHashedNameFitsAndTellsFilterDeploymentsApart(t *testing.T) {
 }
 
 func TestPluginNameHasNoDotBehindThePrefix(t *testing.T) {
-	name := PluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, Target{Name: "w.x"}, Filter{})
+	name := PluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, workload.Target{Name: "w.x"}, Filter{})
 	rest, found := strings.CutPrefix(name, "wasm_filter.")
 	if !found || strings.Contains(rest, ".") || !strings.HasPrefix(rest, "ns/w_x/a_b@") {
 		t.Fatal(name)

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
@@ -33,11 +34,11 @@ var (
 		ModuleServerURL: "http://wasme-modules.wasme-system.svc.cluster.local",
 	}
 	testOwner = types.NamespacedName{Namespace: "bookinfo", Name: "bookinfo-custom-filter"}
-	details   = Target{Kind: "Deployment", Namespace: "bookinfo", Name: "details-v1", PodLabels: map[string]string{"app": "details", "version": "v1"}}
-	gateway   = Target{Kind: "Gateway", Namespace: "bookinfo", Name: "details-v1"}
-	service   = Target{Kind: "Service", Namespace: "bookinfo", Name: "details"}
+	details   = workload.Target{Kind: "Deployment", Namespace: "bookinfo", Name: "details-v1", PodLabels: map[string]string{"app": "details", "version": "v1"}}
+	gateway   = workload.Target{Kind: "Gateway", Namespace: "bookinfo", Name: "details-v1"}
+	service   = workload.Target{Kind: "Service", Namespace: "bookinfo", Name: "details"}
 	// ingress is the workload that gateways were before the Gateway API.
-	ingress = Target{Kind: "Deployment", Namespace: "istio-system", Name: "istio-ingressgateway", PodLabels: map[string]string{"istio": "ingressgateway"}}
+	ingress = workload.Target{Kind: "Deployment", Namespace: "istio-system", Name: "istio-ingressgateway", PodLabels: map[string]string{"istio": "ingressgateway"}}
 )
 
 // goldenCase is a filter and a target, to be rendered as output.
@@ -46,7 +47,7 @@ type goldenCase struct {
 	filter       wasmev1.FilterSpec
 	distribution wasmev1.Distribution
 	rootIDs      []string
-	target       Target
+	target       workload.Target
 	renewal      string
 }
 

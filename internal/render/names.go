@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // maxNameLength is the longest name of a Kubernetes object.
@@ -14,8 +16,8 @@ const maxNameLength = 253
 // `<kind>.<name>-<filter id>` for a targetRef, so that a Gateway and a workload with
 // the same name get different ones. When that name is too long or belongs to
 // another FilterDeployment, the output gets the HashedName.
-func Name(target Target, filterID string) string {
-	if target.isReference() {
+func Name(target workload.Target, filterID string) string {
+	if target.IsReference() {
 		return strings.ToLower(target.Kind) + "." + target.Name + "-" + filterID
 	}
 	return target.Name + "-" + filterID
@@ -28,7 +30,7 @@ func FitsName(name string) bool {
 
 // HashedName returns the name of an output that cannot have its usual name: the start
 // of the usual name, and a hash of the FilterDeployment and the target's kind and name.
-func HashedName(owner types.NamespacedName, target Target, filterID string) string {
+func HashedName(owner types.NamespacedName, target workload.Target, filterID string) string {
 	return NameWithHash(Name(target, filterID), owner.Namespace, owner.Name, target.Kind, target.Name)
 }
 
@@ -53,14 +55,14 @@ func filterID(owner types.NamespacedName, id string) string {
 	return owner.Name + "." + owner.Namespace
 }
 
-func ecdsName(owner types.NamespacedName, target Target, filter Filter) string {
+func ecdsName(owner types.NamespacedName, target workload.Target, filter Filter) string {
 	return strings.Join([]string{owner.Namespace, owner.Name, target.Kind, target.Name, filter.placement()}, "/")
 }
 
 // PluginName returns the name of the plugin, which proxies report. Istio turns what
 // follows `wasm_filter.`, up to the next dot, into a label of its metrics. So each
 // dot of a name becomes '_', which no Kubernetes name contains.
-func PluginName(owner types.NamespacedName, target Target, filter Filter) string {
+func PluginName(owner types.NamespacedName, target workload.Target, filter Filter) string {
 	name := fmt.Sprintf("%s/%s/%s@%s", owner.Namespace, target.Name, owner.Name, filter.Revision())
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")
 }

@@ -10,6 +10,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // WorkloadAnnotation holds `<kind>/<name>` of the workload that an output is for.
@@ -60,7 +61,7 @@ func (o Outputs) Revisions() sets.Set[string] {
 }
 
 // keyFor returns the kind and name of the output that is to hold a revision for a target.
-func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target render.Target) OutputKey {
+func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target workload.Target) OutputKey {
 	hashed := hashedKey(owner, inForce, target)
 	plain := OutputKey{inForce.OutputKind(), render.Name(target, inForce.Rendered.ID)}
 	if _, exists := o[hashed]; exists || !render.FitsName(plain.Name) {
@@ -70,11 +71,11 @@ func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, 
 }
 
 // hashedKey is for a target whose plain name is taken, or too long.
-func hashedKey(owner types.NamespacedName, inForce *revision.Revision, target render.Target) OutputKey {
+func hashedKey(owner types.NamespacedName, inForce *revision.Revision, target workload.Target) OutputKey {
 	return OutputKey{inForce.OutputKind(), render.HashedName(owner, target, inForce.Rendered.ID)}
 }
 
-func workloadNote(target render.Target) string { return target.Kind + "/" + target.Name }
+func workloadNote(target workload.Target) string { return target.Kind + "/" + target.Name }
 
 // Spec returns the JSON of the spec that the workload's output is to have.
 func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {

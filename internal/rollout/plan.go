@@ -40,6 +40,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // State is all that a plan depends on.
@@ -73,7 +74,7 @@ type State struct {
 
 // Target is a workload that is selected, with its Ready pods.
 type Target struct {
-	render.Target
+	workload.Target
 	// Pods are the Ready pods, in the order of their names.
 	Pods []Pod
 	// Attempt is what came of writing its output; nil before.
@@ -124,7 +125,7 @@ const (
 
 // Workload is what a plan says of one workload.
 type Workload struct {
-	render.Target
+	workload.Target
 	Phase Phase
 	// Output is its output, and Holds the revision that it held before; nil for
 	// none, or one that is not known.

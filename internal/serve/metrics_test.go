@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,7 +34,7 @@ func TestRequestsAreCountedByClientAndCode(t *testing.T) {
 	after := counts(t)
 	for series, want := range map[string]float64{
 		"proxy 200": 1, "proxy 206": 1, "proxy 503": 1, "proxy 405": 1, "proxy 404": 1, "replica 200": 1, "replica 503": 1,
-		"sent": float64(len("a module") + len("mod") + len("no FilterDeployment names this module\n") + len("modules can be read only\n") + len(notFound)),
+		"sent": float64(len("a module") + len("mod") + len("no FilterDeployment references this module\n") + len("modules are read-only\n") + len(notFound)),
 	} {
 		if got := after[series] - before[series]; got != want {
 			t.Errorf("%s: %v, not %v", series, got, want)
@@ -42,13 +43,15 @@ func TestRequestsAreCountedByClientAndCode(t *testing.T) {
 }
 
 func TestARequestThatWaitsIsInFlight(t *testing.T) {
-	modules, _ := storeWith(t, "a module")
-	base := start(t, modules)
+	modules, sum := storeWith(t, "a module")
+	server := listen(t, modules)
+	server.hold = time.Hour
+	base := serve(t, server)
 	before := counts(t)["in flight"]
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		do(t, http.MethodGet, base+module.Path(strings.Repeat("1", 64)), nil)
+		do(t, http.MethodGet, base+module.Path(sum), nil)
 	}()
 	for counts(t)["in flight"]-before != 1 {
 		select {
@@ -57,10 +60,11 @@ func TestARequestThatWaitsIsInFlight(t *testing.T) {
 		default:
 		}
 	}
+	modules.Retain(holder, sum)
 	<-done
 }
 
-// counts are the metrics by client and code, bytes and requests in flight.
+// counts returns the metrics by client and code, bytes and requests in flight.
 func counts(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()

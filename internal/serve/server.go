@@ -1,9 +1,12 @@
 // Package serve is the HTTP server that sidecars fetch modules from.
 //
-// What pilot-agent makes of an answer decides what this server may say: it
-// takes 404 and 429 as final, and denies every request of its pod from then on;
-// 503 it tries again, for about 8 s. So a digest that is well formed is answered
-// with its module or with 503, after a moment in which the module may still come.
+// How pilot-agent reads an answer decides what this server may say. It takes 404
+// and 429 as final, and denies every request of its pod from then on; after 503
+// it tries again, for about 8 s. So a well-formed digest is answered with its
+// module or with 503, after a moment in which the module may still come.
+//
+// Every replica serves (server.go), what it holds and what is retained in its
+// store; package peers spreads modules among replicas. metrics.go counts.
 package serve
 
 import (
@@ -25,14 +28,15 @@ const (
 	// 15 s that pilot-agent gives each of its attempts.
 	holdTime = 2 * time.Second
 	// maxHeld is the number of requests that wait at once for modules that are
-	// named, and as many for others, whose digests anyone can make up. More get
+	// retained, and as many for others, whose digests anyone can make up. More get
 	// 503 at once.
 	maxHeld = 2048
 	// writeProgress is how long a client may take for one piece of a module,
 	// and writeTotal for all of it. pilot-agent itself gives up after 20 s.
 	writeProgress = 20 * time.Second
 	writeTotal    = 5 * time.Minute
-	shutdownTime  = 10 * time.Second
+	// shutdownTime is how long running responses may take when the server stops.
+	shutdownTime = 10 * time.Second
 
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 30 * time.Second
@@ -54,6 +58,9 @@ type Server struct {
 	// retained and others are the slots of requests that wait, for modules that
 	// are retained and for others.
 	retained, others *semaphore.Weighted
+	// hold is how long a request waits, and grace how long a response may take
+	// when the server stops: holdTime and shutdownTime, except in tests.
+	hold, grace time.Duration
 }
 
 // New listens on address (host:port; port 0 picks a free one) and returns a
@@ -68,13 +75,16 @@ func New(address string, modules *store.Store) (*Server, error) {
 		listener: listener,
 		retained: semaphore.NewWeighted(maxHeld),
 		others:   semaphore.NewWeighted(maxHeld),
+		hold:     holdTime,
+		grace:    shutdownTime,
 	}, nil
 }
 
-// Addr is the address that the server listens on, as host:port.
+// Addr returns the address that the server listens on, as host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Start serves until ctx ends, then lets running responses end, for at most 10 s.
+// Start serves until ctx ends, then lets running responses end, for at most
+// shutdownTime.
 func (s *Server) Start(ctx context.Context) error {
 	server := &http.Server{
 		Handler:           instrumented(s),
@@ -90,7 +100,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return fmt.Errorf("serving modules: %w", err)
 	case <-ctx.Done():
 	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
 	return errors.Join(server.Shutdown(stopping), server.Close())
 }
@@ -104,7 +114,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(patient, "modules are at "+module.Path("<64 lower case hexadecimal digits>"), http.StatusNotFound)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(patient, "modules can be read only", http.StatusMethodNotAllowed)
+		http.Error(patient, "modules are read-only", http.StatusMethodNotAllowed)
 	default:
 		s.serveModule(patient, r, sha256)
 	}
@@ -125,7 +135,7 @@ func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 stri
 	http.ServeContent(w, r, "", file.ModTime, file)
 }
 
-// open opens the module, at once or, for sidecars, within holdTime.
+// open opens the module, at once or, for sidecars, while the request is held.
 func (s *Server) open(r *http.Request, sha256 string) (*store.File, error) {
 	file, err := s.store.OpenRetained(sha256)
 	if err == nil || isPeer(r) {
@@ -136,30 +146,30 @@ func (s *Server) open(r *http.Request, sha256 string) (*store.File, error) {
 		slots = s.others
 	}
 	if !slots.TryAcquire(1) {
-		return nil, errors.New("too many requests wait for modules")
+		return nil, errors.New("too many requests are waiting for modules")
 	}
 	defer slots.Release(1)
-	ctx, cancel := context.WithTimeout(r.Context(), holdTime)
+	ctx, cancel := context.WithTimeout(r.Context(), s.hold)
 	defer cancel()
 	return s.store.Await(ctx, sha256)
 }
 
-// isPeer tells whether another replica asks; anyone can say so, and gets less for it.
+// isPeer reports whether another replica asks. Anyone can say so, and gets less for it.
 func isPeer(r *http.Request) bool { return r.Header.Get(PeerHeader) == PeerValue }
 
-// patientWriter gives a client time as long as it goes on reading, up to a
-// total. Deadlines outlive a request on its connection, so each sets its own.
+// patientWriter gives a client time as long as it keeps reading, up to a total.
+// Deadlines outlive a request on its connection, so each request sets its own.
 type patientWriter struct {
 	http.ResponseWriter
 	deadlines *http.ResponseController
 	end       time.Time
-	// head: net/http sends nothing of what is written.
+	// head says that net/http sends nothing of what is written.
 	head bool
 }
 
 func newPatientWriter(w http.ResponseWriter, r *http.Request) *patientWriter {
 	p := &patientWriter{w, http.NewResponseController(w), time.Now().Add(writeTotal), r.Method == http.MethodHead}
-	// Connections of net/http take deadlines; for others Write says so.
+	// Connections of net/http take deadlines; Write reports the error of others.
 	_ = p.deadlines.SetWriteDeadline(p.end)
 	return p
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -21,7 +23,7 @@ import (
 
 var holder = types.NamespacedName{Namespace: "bookinfo", Name: "details-7d"}
 
-func TestServesAModuleThatIsNamedAndHeld(t *testing.T) {
+func TestServesAModuleThatIsRetainedAndHere(t *testing.T) {
 	modules, sum := storeWith(t, "a module")
 	modules.Retain(holder, sum)
 	base := start(t, modules)
@@ -60,8 +62,8 @@ func TestAnswersByMethodAndHeader(t *testing.T) {
 		"range if the same":   {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4", "If-Range": etag}, 206, "mod"},
 		"range if another":    {http.MethodGet, module.Path(sum), map[string]string{"Range": "bytes=2-4", "If-Range": `"x"`}, 200, "a module"},
 		"unchanged":           {http.MethodGet, module.Path(sum), map[string]string{"If-None-Match": etag}, 304, ""},
-		"POST":                {http.MethodPost, module.Path(sum), nil, 405, "modules can be read only\n"},
-		"DELETE":              {http.MethodDelete, module.Path(sum), nil, 405, "modules can be read only\n"},
+		"POST":                {http.MethodPost, module.Path(sum), nil, 405, "modules are read-only\n"},
+		"DELETE":              {http.MethodDelete, module.Path(sum), nil, 405, "modules are read-only\n"},
 		"no digest":           {http.MethodGet, "/modules/sha256/.wasm", nil, 404, notFound},
 		"short digest":        {http.MethodGet, "/modules/sha256/abc.wasm", nil, 404, notFound},
 		"upper case":          {http.MethodGet, module.Path(strings.ToUpper(strings.Repeat("ab", 32))), nil, 404, notFound},
@@ -82,14 +84,14 @@ func TestAnswersByMethodAndHeader(t *testing.T) {
 const notFound = "modules are at /modules/sha256/<64 lower case hexadecimal digits>.wasm\n"
 
 func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
-	modules, held := storeWith(t, "held, not named")
-	named := strings.Repeat("0", 64)
-	modules.Retain(holder, named)
-	base := start(t, modules)
+	modules, here := storeWith(t, "here, not retained")
+	retained := strings.Repeat("0", 64)
+	modules.Retain(holder, retained)
+	base := serve(t, listen(t, modules))
 	for name, c := range map[string]struct{ sum, body string }{
-		"held, not named": {held, "no FilterDeployment names this module\n"},
-		"named, not held": {named, "this module is not here yet\n"},
-		"neither":         {strings.Repeat("1", 64), "no FilterDeployment names this module\n"},
+		"here, not retained": {here, "no FilterDeployment references this module\n"},
+		"retained, not here": {retained, "this replica does not have the module yet\n"},
+		"neither":            {strings.Repeat("1", 64), "no FilterDeployment references this module\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -105,48 +107,45 @@ func TestMissesAreHeldThenAnsweredWith503(t *testing.T) {
 	}
 }
 
-func TestServesWhatIsNamedDuringTheHold(t *testing.T) {
-	modules, sum := storeWith(t, "named late")
+func TestServesWhatIsRetainedWhileTheRequestIsHeld(t *testing.T) {
+	modules, sum := storeWith(t, "retained late")
 	server := listen(t, modules)
 	base := serve(t, server)
 	go func() {
-		// While all slots can be had, no request is held yet.
-		for server.others.TryAcquire(maxHeld) {
-			server.others.Release(maxHeld)
-			runtime.Gosched()
-		}
+		waitUntilHeld(server.others)
 		modules.Retain(holder, sum)
 	}()
 	resp, body := do(t, http.MethodGet, base+module.Path(sum), nil)
-	for body == "too many requests wait for modules\n" { // it came while the loop above had the slots
+	for body == "too many requests are waiting for modules\n" { // waitUntilHeld had the slots
 		resp, body = do(t, http.MethodGet, base+module.Path(sum), nil)
 	}
-	if resp.StatusCode != http.StatusOK || body != "named late" {
+	if resp.StatusCode != http.StatusOK || body != "retained late" {
 		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 }
 
 func TestMoreThanCanBeHeldGet503AtOnce(t *testing.T) {
-	const busy = "too many requests wait for modules\n"
-	modules, held := storeWith(t, "a module")
-	modules.Retain(holder, held)
-	named, unnamed := strings.Repeat("0", 64), strings.Repeat("1", 64)
-	modules.Retain(types.NamespacedName{Namespace: "bookinfo", Name: "ratings-7d"}, named)
+	const busy = "too many requests are waiting for modules\n"
+	modules, here := storeWith(t, "a module")
+	modules.Retain(holder, here)
+	retained, madeUp := strings.Repeat("0", 64), strings.Repeat("1", 64)
+	modules.Retain(types.NamespacedName{Namespace: "bookinfo", Name: "ratings-7d"}, retained)
 	for name, c := range map[string]struct {
 		fill   func(*Server) *semaphore.Weighted
 		sum    string
 		status int
 		body   string
 	}{
-		"named":                    {retainedSlots, named, 503, busy},
-		"unnamed":                  {otherSlots, unnamed, 503, busy},
-		"named, behind unnamed":    {otherSlots, named, 503, "this module is not here yet\n"},
-		"held and named, no slots": {retainedSlots, held, 200, "a module"},
-		"held and named, made up":  {otherSlots, held, 200, "a module"},
+		"retained":                 {retainedSlots, retained, 503, busy},
+		"made up":                  {otherSlots, madeUp, 503, busy},
+		"retained, behind made up": {otherSlots, retained, 503, "this replica does not have the module yet\n"},
+		"here, no slots":           {retainedSlots, here, 200, "a module"},
+		"here, behind made up":     {otherSlots, here, 200, "a module"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := listen(t, modules)
+			server.hold = shortHold
 			base := serve(t, server)
 			if !c.fill(server).TryAcquire(maxHeld) {
 				t.Fatal("the server holds requests already")
@@ -164,18 +163,41 @@ func retainedSlots(s *Server) *semaphore.Weighted { return s.retained }
 func otherSlots(s *Server) *semaphore.Weighted { return s.others }
 
 func TestOtherReplicasAreNotHeld(t *testing.T) {
-	modules, held := storeWith(t, "a module")
-	modules.Retain(holder, held)
-	base := start(t, modules)
-	for sum, want := range map[string]int{held: http.StatusOK, strings.Repeat("1", 64): http.StatusServiceUnavailable} {
-		began := time.Now()
+	modules, here := storeWith(t, "a module")
+	modules.Retain(holder, here)
+	server := listen(t, modules)
+	server.hold = time.Hour
+	base := serve(t, server)
+	for sum, want := range map[string]int{here: http.StatusOK, strings.Repeat("1", 64): http.StatusServiceUnavailable} {
 		resp, _ := do(t, http.MethodGet, base+module.Path(sum), map[string]string{PeerHeader: PeerValue})
 		if resp.StatusCode != want {
 			t.Errorf("%d, not %d", resp.StatusCode, want)
 		}
-		if waited := time.Since(began); waited >= holdTime {
-			t.Errorf("held for %s", waited)
-		}
+	}
+}
+
+func TestARequestGivesItsSlotBack(t *testing.T) {
+	modules, _ := storeWith(t, "a module")
+	retained := strings.Repeat("0", 64)
+	modules.Retain(holder, retained)
+	server := listen(t, modules)
+	server.hold = shortHold
+	base := serve(t, server)
+	for name, c := range map[string]struct {
+		sum   string
+		slots *semaphore.Weighted
+	}{
+		"retained": {retained, server.retained},
+		"made up":  {strings.Repeat("1", 64), server.others},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if resp, body := do(t, http.MethodGet, base+module.Path(c.sum), nil); resp.StatusCode != http.StatusServiceUnavailable {
+				t.Fatalf("%d %q", resp.StatusCode, body)
+			}
+			if !c.slots.TryAcquire(maxHeld) {
+				t.Error("a slot is still taken")
+			}
+		})
 	}
 }
 
@@ -204,6 +226,72 @@ func TestStopsWhenItsContextEnds(t *testing.T) {
 	}
 }
 
+func TestAResponseMayEndWhenTheServerStops(t *testing.T) {
+	const content = "arrives late"
+	modules, _ := storeWith(t, "another module")
+	digest := sha256.Sum256([]byte(content))
+	sum := hex.EncodeToString(digest[:])
+	modules.Retain(holder, sum)
+	server := listen(t, modules)
+	server.hold = time.Hour
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Start(ctx) }()
+	go func() {
+		waitUntilHeld(server.retained)
+		cancel()
+		for { // until the server has begun to stop
+			conn, err := net.Dial("tcp", server.Addr())
+			if err != nil {
+				break
+			}
+			conn.Close()
+			runtime.Gosched()
+		}
+		if err := modules.Import(strings.NewReader(content), sum, int64(len(content))); err != nil {
+			t.Error(err)
+		}
+	}()
+	resp, body := do(t, http.MethodGet, "http://"+server.Addr()+module.Path(sum), nil)
+	for resp.StatusCode == http.StatusServiceUnavailable { // waitUntilHeld had the slots
+		resp, body = do(t, http.MethodGet, "http://"+server.Addr()+module.Path(sum), nil)
+	}
+	if resp.StatusCode != http.StatusOK || body != content {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAResponseThatDoesNotEndIsCutOff(t *testing.T) {
+	modules, _ := storeWith(t, "a module")
+	sum := strings.Repeat("0", 64)
+	modules.Retain(holder, sum)
+	server := listen(t, modules)
+	server.hold, server.grace = time.Hour, shortHold
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- server.Start(ctx) }()
+	go func() {
+		waitUntilHeld(server.retained)
+		cancel()
+	}()
+	for { // waitUntilHeld may have the slots
+		resp, err := http.Get("http://" + server.Addr() + module.Path(sum))
+		if err != nil {
+			break
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	if err := <-stopped; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAPortInUseIsNamed(t *testing.T) {
 	modules, _ := storeWith(t, "a module")
 	server := listen(t, modules)
@@ -213,7 +301,18 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	}
 }
 
-// storeWith returns a store that holds a module, which nobody names yet.
+// shortHold is how long requests are held in tests in which they wait in vain.
+const shortHold = 50 * time.Millisecond
+
+// waitUntilHeld returns when a request is held. While all slots can be taken, none is.
+func waitUntilHeld(slots *semaphore.Weighted) {
+	for slots.TryAcquire(maxHeld) {
+		slots.Release(maxHeld)
+		runtime.Gosched()
+	}
+}
+
+// storeWith returns a store that has a module, which nobody retains yet.
 func storeWith(t *testing.T, content string) (*store.Store, string) {
 	t.Helper()
 	modules, err := store.Open(t.TempDir(), store.DefaultBytes, clock.RealClock{})
@@ -228,9 +327,12 @@ func storeWith(t *testing.T, content string) (*store.Store, string) {
 	return modules, sum
 }
 
+// start starts a server that holds requests for a short time only.
 func start(t *testing.T, modules *store.Store) string {
 	t.Helper()
-	return serve(t, listen(t, modules))
+	server := listen(t, modules)
+	server.hold = shortHold
+	return serve(t, server)
 }
 
 func listen(t *testing.T, modules *store.Store) *Server {

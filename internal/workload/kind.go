@@ -16,8 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-
-	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
 // Object is an object of one of the kinds.
@@ -36,6 +34,8 @@ type List interface {
 type Kind struct {
 	// Name of the kind, such as Deployment.
 	Name string
+	// Resource is the kind's name in URLs, and in the OWNER of proxies.
+	Resource string
 	// New returns an empty object, and NewList an empty list.
 	New     func() Object
 	NewList func() List
@@ -48,9 +48,9 @@ type Kind struct {
 
 // Kinds are the kinds of workloads. The first is the default.
 var Kinds = []Kind{
-	kind[appsv1.Deployment, appsv1.DeploymentList]("Deployment", func(w *appsv1.Deployment) *corev1.PodTemplateSpec { return &w.Spec.Template }),
-	kind[appsv1.DaemonSet, appsv1.DaemonSetList]("DaemonSet", func(w *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
-	kind[appsv1.StatefulSet, appsv1.StatefulSetList]("StatefulSet", func(w *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
+	kind[appsv1.Deployment, appsv1.DeploymentList]("Deployment", "deployments", func(w *appsv1.Deployment) *corev1.PodTemplateSpec { return &w.Spec.Template }),
+	kind[appsv1.DaemonSet, appsv1.DaemonSetList]("DaemonSet", "daemonsets", func(w *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
+	kind[appsv1.StatefulSet, appsv1.StatefulSetList]("StatefulSet", "statefulsets", func(w *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
 }
 
 func kind[T, L any, P interface {
@@ -59,9 +59,10 @@ func kind[T, L any, P interface {
 }, PL interface {
 	*L
 	List
-}](name string, template func(P) *corev1.PodTemplateSpec) Kind {
+}](name, resource string, template func(P) *corev1.PodTemplateSpec) Kind {
 	return Kind{
 		Name:     name,
+		Resource: resource,
 		New:      func() Object { return P(new(T)) },
 		NewList:  func() List { return PL(new(L)) },
 		is:       func(object any) bool { _, is := object.(P); return is },
@@ -99,9 +100,9 @@ func PodLabels(object any) map[string]string {
 }
 
 // TargetOf returns the target that a workload is.
-func TargetOf(object Object) render.Target {
+func TargetOf(object Object) Target {
 	k, _ := KindOf(object)
-	return render.Target{
+	return Target{
 		Kind: k.Name, Namespace: object.GetNamespace(), Name: object.GetName(),
 		PodLabels: maps.Clone(PodLabels(object)),
 	}

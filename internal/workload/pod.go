@@ -11,7 +11,6 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
 // What Istio's injection and the Gateway API put on pods.
@@ -29,13 +28,13 @@ const (
 // Owners returns what a pod belongs to: its workload, as injection derives it
 // from the pod's owner, and the Gateway that it is a proxy of. They have no
 // PodLabels.
-func Owners(pod *corev1.Pod) []render.Target {
-	var owners []render.Target
+func Owners(pod *corev1.Pod) []Target {
+	var owners []Target
 	if kind, name := controllerOf(pod); kind != "" {
-		owners = append(owners, render.Target{Kind: kind, Namespace: pod.Namespace, Name: name})
+		owners = append(owners, Target{Kind: kind, Namespace: pod.Namespace, Name: name})
 	}
 	if gateway := pod.Labels[GatewayLabel]; gateway != "" {
-		owners = append(owners, render.Target{Kind: wasmev1.TargetKindGateway, Namespace: pod.Namespace, Name: gateway})
+		owners = append(owners, Target{Kind: wasmev1.TargetKindGateway, Namespace: pod.Namespace, Name: gateway})
 	}
 	return owners
 }

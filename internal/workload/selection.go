@@ -10,7 +10,6 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
-	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
 // Selection is what a FilterDeployment selects: workloads of one kind by their
@@ -22,7 +21,7 @@ type Selection struct {
 	Kind     Kind
 	Selector labels.Selector
 	// References are the targets of the targetRefs, in the order of their keys.
-	References []render.Target
+	References []Target
 }
 
 // IstioSpec returns spec.deployment.istio, which may be left out.
@@ -69,12 +68,12 @@ func selectorOf(spec wasmev1.IstioDeploymentSpec) (labels.Selector, error) {
 	return labels.SelectorFromSet(set), nil
 }
 
-func referenced(namespace string, references []wasmev1.TargetRef) []render.Target {
-	targets := make([]render.Target, 0, len(references))
+func referenced(namespace string, references []wasmev1.TargetRef) []Target {
+	targets := make([]Target, 0, len(references))
 	for _, reference := range references {
-		targets = append(targets, render.Target{Kind: reference.Kind, Namespace: namespace, Name: reference.Name})
+		targets = append(targets, Target{Kind: reference.Kind, Namespace: namespace, Name: reference.Name})
 	}
-	slices.SortFunc(targets, func(a, b render.Target) int { return strings.Compare(a.Key(), b.Key()) })
+	slices.SortFunc(targets, func(a, b Target) int { return strings.Compare(a.Key(), b.Key()) })
 	return targets
 }
 
@@ -89,8 +88,8 @@ func (s Selection) Selects(object Object) bool {
 }
 
 // SelectsTarget reports whether a targetRef references the target.
-func (s Selection) SelectsTarget(target render.Target) bool {
-	return slices.ContainsFunc(s.References, func(r render.Target) bool {
+func (s Selection) SelectsTarget(target Target) bool {
+	return slices.ContainsFunc(s.References, func(r Target) bool {
 		return r.Kind == target.Kind && r.Name == target.Name && r.Namespace == target.Namespace
 	})
 }

@@ -42,7 +42,7 @@ func statusWrites(namespace string) int {
 }
 
 var _ = Describe("Something that overwrites the status", func() {
-	It("is said, is not fought with, and holds up no filter", func(ctx SpecContext) {
+	It("is reported, is not fought with, and holds up no filter", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")

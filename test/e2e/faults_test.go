@@ -27,8 +27,8 @@ const outage = 20 * time.Second
 // istiod, both client-go's, come back up to 30 s and more after it, in turn.
 const recovery = 90 * time.Second
 
-var _ = Describe("Faults", func() {
-	It("ends what it began when the manager is killed in mid-pass", func(ctx SpecContext) {
+var _ = Describe("Faults", long, func() {
+	It("completes what it began when the manager is killed in mid-pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		var pods []*mesh.Running
 		for i := range 3 {
@@ -55,7 +55,7 @@ var _ = Describe("Faults", func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("goes on after the API server was gone for 20 seconds", func(ctx SpecContext) {
+	It("continues after the API server was away for 20 seconds", func(ctx SpecContext) {
 		r, leader, follower := startReplicas(ctx)
 		namespace := newNamespace(ctx)
 		app := workload(namespace, "app", map[string]string{"app": "app"})
@@ -103,7 +103,7 @@ var _ = Describe("Faults", func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("says that the disk is full, keeps what runs, and goes on when there is room", func(ctx SpecContext) {
+	It("reports a full disk, keeps what runs, and continues when there is room", func(ctx SpecContext) {
 		Expect(operator.Stop()).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { startOperator(ctx) })
 		namespace := newNamespace(ctx)

@@ -9,8 +9,8 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-var _ = Describe("An outage of istiod", func() {
-	It("is told of a change that no pod gets, costs no request, and heals by itself", func(ctx SpecContext) {
+var _ = Describe("An outage of istiod", long, func() {
+	It("is reported for a change that reaches no pod, fails no request, and ends without help", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")

@@ -81,7 +81,7 @@ var _ = Describe("Proof from the pods", func() {
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 2/2"))
 		for _, pod := range pods {
-			meshtest.EventuallyAnswers(ctx, pod, "before") // an open connection goes on as before for a while
+			meshtest.EventuallyAnswers(ctx, pod, "before") // an open connection keeps the old configuration for a while
 		}
 
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
@@ -121,7 +121,7 @@ var _ = Describe("Proof from the pods", func() {
 		}
 	})
 
-	It("names the one pod whose Envoy refuses the listener that the filter is to stand in", func(ctx SpecContext) {
+	It("names the one pod whose Envoy refuses the listener that is to hold the filter", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		healthy := workload(namespace, "app", map[string]string{"app": "app"})
 		broken := healthy
@@ -135,7 +135,7 @@ var _ = Describe("Proof from the pods", func() {
 		meshtest.EventuallyAnswers(ctx, pods[0], "before")
 		Eventually(loaded(ctx, fd), loadTime).Should(Equal("Refused 1/2"))
 		Expect(apimeta.FindStatusCondition(live(ctx, fd).Status.Conditions, wasmev1.ConditionReady).Message).To(ContainSubstring(pods[1].Pod))
-		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200)), "its former listener goes on")
+		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200)), "its former listener keeps serving")
 	})
 
 	It("is missing without sidecars", func(ctx SpecContext) {
@@ -159,14 +159,19 @@ var _ = Describe("Proof from the pods", func() {
 	})
 })
 
-var _ = Describe("A fetch that failed", func() {
-	DescribeTable("is renewed once the module can be had", func(ctx SpecContext, kind wasmev1.Output) {
-		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
-		fd := filterDeployment(namespace, push(ctx, "hello"), "")
-		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
-		Expect(admin.Create(ctx, fd)).To(Succeed())
-		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
+var _ = Describe("A fetch that failed", long, func() {
+	// One outage of the module server for all kinds: it takes a minute.
+	It("is renewed once the module can be fetched, by each kind of output", func(ctx SpecContext) {
+		kinds := []wasmev1.Output{wasmev1.OutputEnvoyFilter, wasmev1.OutputWasmPlugin, wasmev1.OutputTrafficExtension}
+		pods, fds := map[wasmev1.Output]*mesh.Running{}, map[wasmev1.Output]*wasmev1.FilterDeployment{}
+		for _, kind := range kinds {
+			namespace := newNamespace(ctx)
+			pods[kind] = run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+			fds[kind] = filterDeployment(namespace, push(ctx, "hello"), "")
+			fds[kind].Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+			Expect(admin.Create(ctx, fds[kind])).To(Succeed())
+			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
+		}
 
 		address := operator.ModuleServerURL[len("http://"):]
 		Expect(operator.Stop()).To(Succeed())
@@ -174,22 +179,24 @@ var _ = Describe("A fetch that failed", func() {
 			Expect(operator.Stop()).To(Succeed())
 			startOperator(ctx)
 		})
-		Expect(pod.StopSidecar()).To(Succeed())
-		started := make(chan error, 1)
-		go func() { started <- pod.StartSidecar(ctx) }()
-		meshtest.EventuallyIs(ctx, pod, mesh.Answered(403)) // its agent gave up
+		started := make(chan error, len(kinds))
+		for _, kind := range kinds {
+			Expect(pods[kind].StopSidecar()).To(Succeed())
+			go func() { started <- pods[kind].StartSidecar(ctx) }()
+		}
+		for _, kind := range kinds {
+			meshtest.EventuallyIs(ctx, pods[kind], mesh.Answered(403)) // its agent gave up
+		}
 
 		var err error
 		operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: address, Args: []string{"--image-poll-interval=2s"}})
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(meshtest.Asking(ctx, pod.URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")))
-		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
-		Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod goes on
-	},
-		Entry("by an EnvoyFilter", wasmev1.OutputEnvoyFilter),
-		Entry("by a WasmPlugin", wasmev1.OutputWasmPlugin),
-		Entry("by a TrafficExtension", wasmev1.OutputTrafficExtension),
-	)
+		for _, kind := range kinds {
+			Eventually(meshtest.Asking(ctx, pods[kind].URL), 2*loadTime).Should(Equal(mesh.Answered(200, "world")), "by a "+string(kind))
+			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
+			Eventually(started).Should(Receive()) // after 30 s of 403 it said so; the pod keeps running
+		}
+	})
 })
 
 var _ = Describe("Each kind of output", func() {

@@ -114,7 +114,7 @@ func freeAddress() string {
 	return address
 }
 
-// leads tells whether a replica holds the lease, by its own metrics.
+// leads reports whether a replica holds the lease, by its own metrics.
 func leads(ctx context.Context, replica *mesh.Operator) func() bool {
 	return func() bool {
 		return bytes.Contains(mesh.Fetch(ctx, replica.MetricsURL), []byte("\nleader_election_master_status{name=\"wasme-operator\"} 1\n"))
@@ -136,8 +136,8 @@ func halfWritten(replica *mesh.Operator) func() []string {
 	}
 }
 
-// holds tells whether a replica serves the module that is in force, without a
-// moment for it to come.
+// holds reports whether a replica serves the module that is in force at once,
+// without waiting for it.
 func holds(ctx context.Context, replica *mesh.Operator, fd *wasmev1.FilterDeployment) bool {
 	GinkgoHelper()
 	return mesh.Ask(ctx, replica.ModuleServerURL+modulePath(ctx, fd), serve.PeerHeader, serve.PeerValue).Status == http.StatusOK
@@ -231,7 +231,7 @@ func live(ctx context.Context, fd *wasmev1.FilterDeployment) *wasmev1.FilterDepl
 	return &now
 }
 
-var _ = Describe("Two replicas", func() {
+var _ = Describe("Two replicas", long, func() {
 	var namespace string
 	BeforeEach(func(ctx SpecContext) { namespace = newNamespace(ctx) })
 
@@ -253,7 +253,7 @@ var _ = Describe("Two replicas", func() {
 		Expect(mesh.Ask(ctx, run(ctx, w).URL)).To(Equal(mesh.Answered(200, want)))
 	}
 
-	It("go on when either is killed in the middle of a pull", func(ctx SpecContext) {
+	It("keep working when either is killed in the middle of a pull", func(ctx SpecContext) {
 		source := startRegistry()
 		r, leader, follower := startReplicas(ctx)
 		hello := meshtest.Build(ctx, "hello")
@@ -294,7 +294,7 @@ var _ = Describe("Two replicas", func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("ask a pod for one module at a time, so that a fetch that ends late undoes nothing", func(ctx SpecContext) {
+	It("have a pod fetch one module at a time, so that a fetch that ends late undoes nothing", func(ctx SpecContext) {
 		source := startRegistry()
 		r, _, _ := startReplicas(ctx)
 		hello := meshtest.Build(ctx, "hello")
@@ -324,7 +324,7 @@ var _ = Describe("Two replicas", func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("go on when either is killed while a sidecar fetches from it", func(ctx SpecContext) {
+	It("keep working when either is killed while a sidecar fetches from it", func(ctx SpecContext) {
 		r, leader, follower := startReplicas(ctx)
 		pod, _ := filtered(ctx, push(ctx, "hello"))
 		load := startStream(ctx, pod.URL)
@@ -371,7 +371,7 @@ var _ = Describe("Two replicas", func() {
 		Expect(failed).To(BeZero(), "of %d requests", all)
 	})
 
-	It("end the pass in which either is killed", func(ctx SpecContext) {
+	It("complete the pass in which either is killed", func(ctx SpecContext) {
 		const bare = 300 // so many that there is time between the first output and the status
 		_, leader, follower := startReplicas(ctx)
 		bareDeployments(ctx, namespace, bare)

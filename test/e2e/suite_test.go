@@ -35,6 +35,10 @@ func TestE2E(t *testing.T) {
 	RunSpecs(t, "Operator on a real mesh")
 }
 
+// long has specs begin before all others: they take a minute or more, and short
+// ones fill up the time of the processes that end first.
+const long = SpecPriority(1)
+
 // Each of Ginkgo's parallel processes has a mesh and an operator of its own, so
 // that a spec may stop istiod, the API server or the operator whatever runs
 // beside it. They share a folder, for what they look at together in the end.

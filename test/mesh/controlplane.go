@@ -463,7 +463,7 @@ func (c *ControlPlane) Stop() error {
 	return os.RemoveAll(c.folder)
 }
 
-// abandon stops what a failed start leaves; its logs stay for whoever looks for the cause.
+// abandon stops what a failed start leaves; its logs stay, to find the cause.
 func (c *ControlPlane) abandon() error {
 	defer c.ports.Release()
 	return c.group.StopAll()

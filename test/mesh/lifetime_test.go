@@ -70,7 +70,7 @@ var _ = Describe("What a run leaves behind", func() {
 		Expect(mesh.Ask(ctx, first.URL)).To(Equal(mesh.Answered(http.StatusOK)))
 	})
 
-	It("refuses a folder that is somebody else's", func(ctx SpecContext) {
+	It("refuses a folder that holds other things", func(ctx SpecContext) {
 		folder := GinkgoT().TempDir()
 		precious := filepath.Join(folder, "precious")
 		Expect(os.WriteFile(precious, nil, 0o600)).To(Succeed())

@@ -57,7 +57,7 @@ type Mesh struct {
 	xds      string // istiod's host:port for sidecars
 	istiod   *process.Process
 	run      func() (*process.Process, error) // starts istiod
-	ready    string                           // URL that tells whether istiod is ready
+	ready    string                           // URL that answers 200 when istiod is ready
 	echo     int                              // port of the app that stands for OutboundHost
 }
 
@@ -90,7 +90,7 @@ func (m *Mesh) Client() client.WithWatch { return m.client }
 func (m *Mesh) Registry() string { return m.registry }
 
 // startOwn starts what the harness itself provides: the registry, and the app
-// that everybody can reach through a sidecar or gateway.
+// that every workload can reach through its sidecar or gateway.
 func (m *Mesh) startOwn(ctx context.Context) error {
 	m.part = filepath.Join(m.folder, "meshpart")
 	if err := binaries.Own(ctx, "./test/mesh/cmd/meshpart", m.part); err != nil {
@@ -154,7 +154,7 @@ func (m *Mesh) installIstio(ctx context.Context) error {
 	return m.createMissing(ctx, m.meshWideObjects()...)
 }
 
-// meshWideObjects switch certificates off, which nobody issues here, and keep
+// meshWideObjects switch certificates off, which are not issued here, and keep
 // a sidecar whose own Sidecar resource istiod has not seen yet from listening
 // for every service there is. OutboundHost is the one service that can be
 // reached: an EndpointSlice may not name loopback addresses, a ServiceEntry may.
@@ -236,7 +236,7 @@ func (m *Mesh) StartIstiod(ctx context.Context) error {
 	return istiod.WaitReady(ctx, readyTimeout, answers(m.ready))
 }
 
-// StopIstiod ends istiod at once, like a crash; sidecars go on with what they have.
+// StopIstiod ends istiod at once, like a crash. Sidecars keep what they have.
 func (m *Mesh) StopIstiod() error { return m.istiod.Kill() }
 
 // bootstrapTemplate writes Istio's template for Envoy's bootstrap with one

@@ -87,7 +87,7 @@ var _ = Describe("A filter in a real Envoy", func() {
 })
 
 var _ = Describe("A mesh", func() {
-	It("goes on without istiod, and takes up what changed when it is back", Serial, func(ctx SpecContext) {
+	It("keeps working without istiod, and follows changes when istiod is back", Serial, func(ctx SpecContext) {
 		app := meshtest.Run(ctx, theMesh, workload("istiod", "app"))
 		Expect(theMesh.StopIstiod()).To(Succeed())
 		serve(ctx, filters.Hello, app, "SIDECAR_INBOUND").apply(ctx, theMesh)
@@ -141,7 +141,7 @@ var _ = Describe("A control plane", func() {
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "got %v", err)
 	})
 
-	It("lets nobody block a deletion without the right to finalizers", func(ctx SpecContext) {
+	It("does not let a user block a deletion without the right to finalizers", func(ctx SpecContext) {
 		admin := theMesh.Client()
 		owner := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "owner"}}
 		Expect(admin.Create(ctx, owner)).To(Succeed())

@@ -172,7 +172,7 @@ func onSmallDisk(command process.Command, folder string, bytes int64) process.Co
 }
 
 // Start starts the replica again when it has ended, as a kubelet would: in its
-// place, with its addresses and its store. WaitReady tells when it is ready.
+// place, with its addresses and its store. WaitReady waits until it is ready.
 func (o *Operator) Start() (err error) {
 	o.process, err = o.group.Start(o.command)
 	return err
@@ -198,7 +198,7 @@ func (o *Operator) Stop() error { return o.process.Stop() }
 // Kill ends the replica as a crash would.
 func (o *Operator) Kill() error { return o.process.Kill() }
 
-// Ended tells whether the replica has ended, by itself too.
+// Ended reports whether the replica has ended, also when it ended by itself.
 func (o *Operator) Ended() bool { return o.process.Ended() }
 
 // Log is the path of what the replica has printed.

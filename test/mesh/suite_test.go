@@ -5,6 +5,7 @@ package mesh_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"text/template"
@@ -15,13 +16,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 var (
 	theMesh *mesh.Mesh
-	modules *meshtest.ModuleServer
+	modules *filters.Server
 )
 
 func TestMesh(t *testing.T) {
@@ -46,10 +48,10 @@ type filter struct {
 // serve offers a test module over http and returns a filter that fetches it.
 func serve(ctx context.Context, module string, target *mesh.Running, patchContext string) filter {
 	GinkgoHelper()
-	digest := modules.Serve(ctx, module)
+	digest := modules.Serve(meshtest.Build(ctx, module))
 	return filter{
 		Namespace: target.Workload.Namespace, Name: target.Workload.Name, Context: patchContext, Revision: "1",
-		URL: modules.URL + meshtest.PathOf(digest), SHA256: digest,
+		URL: fmt.Sprintf("%s/%s.wasm", modules.URL, digest), SHA256: digest,
 	}
 }
 

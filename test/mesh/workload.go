@@ -28,7 +28,7 @@ const (
 
 // plaintextCAPort is the port at which pilot-agent asks for certificates
 // without a root certificate. Nobody answers: nothing here needs certificates,
-// and pilot-agent says so in its log for ever.
+// and pilot-agent says so in its log forever.
 const plaintextCAPort = 15010
 
 // agentPortAnnotation is the port of pilot-agent's status server, which serves
@@ -259,7 +259,7 @@ func (r *Running) prepareSidecar(ctx context.Context) error {
 
 // sidecarEnv is the environment that injection gives istio-proxy. INSTANCE_IP
 // must not be a loopback address: istiod would not have it. The statistics that
-// tell whether Envoy refused an update, which Istio leaves out, are included.
+// show whether Envoy refused an update, which Istio leaves out, are included.
 func (r *Running) sidecarEnv(folder, envoy string) ([]string, error) {
 	w := r.Workload
 	labels, err := json.Marshal(w.podLabels())

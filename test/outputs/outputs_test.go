@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -95,7 +95,7 @@ var _ = Describe("Every output", func() {
 		w := sidecar()
 		w.Gateway, w.Labels = true, map[string]string{"gateway.networking.k8s.io/gateway-name": "shop"}
 		gateway := meshtest.Run(ctx, theMesh, w)
-		shop := render.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
+		shop := workload.Target{Kind: wasmev1.TargetKindGateway, Namespace: w.Namespace, Name: "shop"}
 		d := deployment{name: "hello", output: output, module: served(ctx, filters.Hello), target: shop}
 		d.spec.PatchContext = wasmev1.PatchContextGateway
 		d.spec.Ports = []int32{int32(w.Port)}
@@ -153,7 +153,7 @@ var _ = Describe("Every output", func() {
 		meshtest.EventuallyAnswers(ctx, app, want...)
 	})
 
-	each("runs two filters of one id on one workload, and one goes on without the other", func(ctx SpecContext, output wasmev1.Output) {
+	each("runs two filters of one id on one workload, and keeps one without the other", func(ctx SpecContext, output wasmev1.Output) {
 		app := meshtest.Run(ctx, theMesh, sidecar())
 		module := served(ctx, filters.Hello)
 		holder, holds := named("holder")
@@ -283,14 +283,14 @@ var _ = Describe("An EnvoyFilter", func() {
 		Expect(names[len(names)-2:]).To(Equal([]string{"last", "envoy.filters.http.router"}))
 	})
 
-	It("makes an agent fetch again what it could not have", func(ctx SpecContext) {
+	It("makes an agent fetch a module again that it could not fetch", func(ctx SpecContext) {
 		app := meshtest.Run(ctx, theMesh, sidecar())
 		status := resolved(meshtest.Build(ctx, filters.Trap)) // which no other spec serves
 		d := deployment{name: "hello", output: wasmev1.OutputEnvoyFilter, module: status, target: target(app)}
 		d.apply(ctx)
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
 
-		modules.Serve(ctx, filters.Trap)
+		modules.Serve(meshtest.Build(ctx, filters.Trap))
 		d.renewal = "1"
 		d.apply(ctx)
 		meshtest.EventuallyAnswers(ctx, app, "world")

@@ -20,6 +20,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -28,7 +29,7 @@ import (
 var (
 	theMesh *mesh.Mesh
 	admin   client.Client
-	modules *meshtest.ModuleServer
+	modules *filters.Server
 )
 
 func TestOutputs(t *testing.T) {
@@ -45,13 +46,14 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 // served is a test filter that the module server has.
 func served(ctx context.Context, filter string) wasmev1.ModuleStatus {
 	GinkgoHelper()
-	modules.Serve(ctx, filter)
-	return resolved(meshtest.Build(ctx, filter))
+	content := meshtest.Build(ctx, filter)
+	modules.Serve(content)
+	return resolved(content)
 }
 
 // resolved is what a test filter resolves to.
 func resolved(module []byte) wasmev1.ModuleStatus {
-	return wasmev1.ModuleStatus{SHA256: meshtest.SHA256(module), RootIDs: []string{filters.RootID}}
+	return wasmev1.ModuleStatus{SHA256: filters.SHA256(module), RootIDs: []string{filters.RootID}}
 }
 
 // deployment stands for a FilterDeployment: what is rendered for one target.
@@ -61,7 +63,7 @@ type deployment struct {
 	spec         wasmev1.FilterSpec
 	distribution wasmev1.Distribution
 	module       wasmev1.ModuleStatus
-	target       render.Target
+	target       workload.Target
 	renewal      string
 	// hashed: the usual name is another FilterDeployment's.
 	hashed bool
@@ -115,9 +117,9 @@ func sidecar() mesh.Workload {
 }
 
 // target is the workload of a pod.
-func target(running *mesh.Running) render.Target {
+func target(running *mesh.Running) workload.Target {
 	w := running.Workload
-	return render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
+	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
 }
 
 // httpFilters are the names of the HTTP filters of a pod's inbound traffic, by

@@ -191,7 +191,7 @@ func pause(ctx context.Context, length time.Duration) error {
 
 // settle waits until the machine has little to do, so that nothing of an
 // earlier step is measured: second passes, statuses, the garbage collector. It
-// goes on after a while all the same, on a machine that is never idle.
+// continues after a while all the same, on a machine that is never idle.
 func settle(ctx context.Context) error {
 	for begin := time.Now(); time.Since(begin) < settleTimeout; {
 		idle, all, err := processorTime()

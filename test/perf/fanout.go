@@ -136,7 +136,7 @@ func (r *race) awaitBegun(ctx context.Context) error {
 	return settle(ctx)
 }
 
-// warm has somebody else use the image, so that it is known when the next
+// warm has another FilterDeployment use the image, so that it is known when the next
 // FilterDeployment comes.
 func (r *race) warm(ctx context.Context) error {
 	patch := fmt.Appendf(nil, `{"spec":{"filter":{"image":%q}}}`, r.image)

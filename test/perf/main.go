@@ -80,7 +80,7 @@ func run() error {
 	return p.measure(ctx, chosen)
 }
 
-// measure goes on after a scenario that fails: the others say something too.
+// measure continues after a scenario that fails: the others are worth knowing, too.
 func (p *perf) measure(ctx context.Context, chosen []string) error {
 	var failures []error
 	for _, s := range scenarios() {

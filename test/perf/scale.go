@@ -47,7 +47,7 @@ func (p *perf) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The same address after a restart, for it stands in the outputs; without
+	// The same address after a restart, for it appears in the outputs; without
 	// leader election, so that every write of it counts.
 	options := mesh.OperatorOptions{Name: "operator", ModuleServer: address}
 	operator, err := c.StartOperator(ctx, options)
@@ -226,7 +226,7 @@ func (p *perf) writesOfStart(ctx context.Context, operator *mesh.Operator) error
 }
 
 // writesWhenIdle counts the operator's writes in a window, and says of which
-// resources the API server saw writes of anybody.
+// resources the API server saw writes, of whatever user.
 func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Operator) error {
 	progress("counting writes for %s", p.idle)
 	begun, err := operatorsWrites(ctx, operator)
@@ -251,7 +251,7 @@ func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Op
 	p.table.add(row{
 		name:     fmt.Sprintf("writes in %s, %s", p.idle, scaleWhat),
 		measured: fmt.Sprintf("%.0f by the operator", ended-begun),
-		beside:   "by anybody, Leases aside: " + difference(before, after),
+		beside:   "by all users, Leases aside: " + difference(before, after),
 		value:    ended - begun,
 		unit:     count,
 		bound:    atMost(0),

@@ -94,7 +94,7 @@ func (r *Registry) user(req *http.Request) (string, bool) {
 	return user, given && known && password == expected
 }
 
-// mayRead tells whether a user may reach a path; the caller holds the lock.
+// mayRead reports whether a user may reach a path; the caller holds the lock.
 func (r *Registry) mayRead(user, path string) bool {
 	for repository, users := range r.auth.private {
 		if strings.HasPrefix(path, "/v2/"+repository+"/") && !slices.Contains(users, user) {
@@ -144,7 +144,7 @@ func (r *Registry) handOutToken(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 300}) // the client is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 300}) // the client is gone: there is no one to tell
 }
 
 // refuse answers in the error format of the OCI distribution specification.

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Fault stands in front of the registry and answers in its place, or lets next
+// Fault is in front of the registry and answers in its place, or lets next
 // answer. Faults are ordinary middleware: tests may bring their own.
 type Fault func(next http.Handler) http.Handler
 
@@ -114,7 +114,7 @@ func WrongBytes(digest string, content []byte) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if req.Method == http.MethodGet && strings.HasSuffix(req.URL.Path, "/"+digest) {
-				_, _ = w.Write(content) // the client is gone: nobody to tell
+				_, _ = w.Write(content) // the client is gone: there is no one to tell
 				return
 			}
 			next.ServeHTTP(w, req)

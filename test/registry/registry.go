@@ -74,8 +74,8 @@ func Start(options ...Option) (*Registry, error) {
 	return r, nil
 }
 
-// NewHandler returns a bare registry that keeps everything in memory and asks
-// nobody for credentials: what a standalone process serves.
+// NewHandler returns a bare registry that keeps everything in memory and has no
+// authentication: what a standalone process serves.
 func NewHandler() http.Handler {
 	return registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true))
 }
@@ -108,7 +108,7 @@ func (r *Registry) Close() {
 }
 
 // Down makes the port refuse connections and cuts those that are open. The
-// content stays, and nobody else gets the port.
+// content stays, and the port remains reserved.
 func (r *Registry) Down() {
 	if r.server == nil {
 		return

@@ -124,7 +124,7 @@ func TestStalledBlobsEndWhenReleased(t *testing.T) {
 func TestTLS(t *testing.T) {
 	r := start(t, registry.WithTLS())
 	if _, err := http.Get(r.URL() + "/v2/"); err == nil {
-		t.Error("a certificate that nobody issued was trusted")
+		t.Error("a certificate of no known issuer was trusted")
 	}
 	if r.Certificate() == nil {
 		t.Error("no certificate")

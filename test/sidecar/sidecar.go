@@ -1,4 +1,4 @@
-// Package sidecar stands in for the sidecars of more pods than a machine can
+// Package sidecar replaces the sidecars of more pods than a machine can
 // run: one server answers at every address of 127.0.0.0/8, of which each pod has
 // one, with the pages that a real Envoy and a real pilot-agent once gave.
 package sidecar
@@ -127,7 +127,7 @@ func PodOf(r *http.Request) netip.Addr {
 func Page(text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
-		_, _ = io.WriteString(w, text) // the client is gone: nobody to tell
+		_, _ = io.WriteString(w, text) // the client is gone: there is no one to tell
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
@@ -45,7 +46,7 @@ func (f *filter) write(edits ...func(vmConfig map[string]any)) (plugin string) {
 	f.t.Helper()
 	w := f.app.Workload
 	owner := types.NamespacedName{Namespace: f.namespace, Name: "hello"}
-	target := render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
+	target := workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
 	rendered, err := render.EnvoyFilter(
 		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: f.serverURL},
 		owner, f.Filter, target, "",

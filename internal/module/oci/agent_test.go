@@ -24,11 +24,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the images in testdata")
 
-// agentImages is where the images lie that hack/build/istio shows to Istio's
-// own fetcher, to see whether it agrees.
+// agentImages is the folder of the images that hack/build/istio gives to Istio's
+// own fetcher, to check that it agrees.
 const agentImages = "testdata/agent"
 
-// agentImage is an image with what this package makes of it.
+// agentImage is an image, and what this package finds in it.
 type agentImage struct {
 	// Refuses is Module.AgentRefuses.
 	Refuses string `json:"refuses"`
@@ -80,8 +80,8 @@ func (image agentImage) wantGolden(t *testing.T, path string) {
 	}
 }
 
-// madeAgentImages are images that this package reads, with what it makes of
-// them; some are made so that another reader finds another module.
+// madeAgentImages returns images that this package reads, and whether the agent
+// refuses them; in some, another reader finds another module.
 func madeAgentImages(t *testing.T) map[string]agentImage {
 	t.Helper()
 	wasm, decoy := moduletest.Wasm("module"), moduletest.Wasm("decoy")
@@ -160,6 +160,15 @@ func TestTheAgentReads256MiB(t *testing.T) {
 	}
 }
 
+func TestAnEntryOf256MiBIsNoGiant(t *testing.T) {
+	for size, giant := range map[int64]bool{agentBytes: false, agentBytes + 1: true} {
+		var e extraction
+		if e.pass(&tar.Header{Name: "hole", Size: size}); e.giant != giant {
+			t.Errorf("%d bytes: %v", size, e.giant)
+		}
+	}
+}
+
 func TestWhereAModuleEnds(t *testing.T) {
 	wasm := moduletest.Wasm("end")
 	files := moduletest.Archive(moduletest.File("before", make([]byte, 5000)), moduletest.File("plugin.wasm", wasm), moduletest.File("after", nil))
@@ -225,7 +234,7 @@ func (image agentImage) unpacked(t *testing.T) (sha256, refuses string) {
 	return moduletest.SHA256(out.Bytes()), got.AgentRefuses
 }
 
-// sparse is an archive with an entry of that size, all of it a hole, and files
+// sparse returns an archive with an entry of that size, all of it a hole, and files
 // after it. The writer of archive/tar does not write those.
 func sparse(size int64, files ...any) []byte {
 	var out bytes.Buffer
@@ -237,7 +246,7 @@ func sparse(size int64, files ...any) []byte {
 	return append(bytes.ReplaceAll(out.Bytes(), []byte("XXX.sparse"), []byte("GNU.sparse")), moduletest.Archive(files...)...)
 }
 
-func TestASparseFileIsWhatItSays(t *testing.T) {
+func TestASparseFileHasTheSizeInItsHeader(t *testing.T) {
 	header, err := tar.NewReader(bytes.NewReader(sparse(1 << 55))).Next()
 	moduletest.Must(t, err)
 	if header.Size != 1<<55 {

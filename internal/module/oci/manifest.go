@@ -140,7 +140,7 @@ func (m *Manifest) wasmLayer() (*v1.Descriptor, error) {
 			continue
 		}
 		if found != nil {
-			return nil, module.Terminal(wasmev1.ReasonInvalidImage, "the image has several layers that are Wasm modules: push one module an image")
+			return nil, module.Terminal(wasmev1.ReasonInvalidImage, "the image has several layers that are Wasm modules: push one module per image")
 		}
 		found = &m.Layers[i]
 	}

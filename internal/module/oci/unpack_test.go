@@ -118,6 +118,37 @@ func TestRefusesWhatPassesTheLimits(t *testing.T) {
 	}
 }
 
+// Archives that are small unpacked, and large as they are sent: only the sum of
+// what is sent shows that they are too large.
+func TestLayersCountTogetherAsTheyAreSent(t *testing.T) {
+	layer := func(name string) []byte {
+		return slices.Concat(moduletest.Gzip(moduletest.Archive(moduletest.File(name, []byte(name)))), bytes.Repeat(moduletest.Gzip(nil), 1000))
+	}
+	first, second, third := layer("a"), layer("b"), layer("c")
+	sum := int64(len(first) + len(second) + len(third))
+	image := moduletest.ImageOf(t, moduletest.Layers(first, second, third)...)
+	for name, undersized := range map[string]bool{"by the manifest, before they are fetched": false, "by their bytes": true} {
+		for limit, want := range map[int64]string{sum: wasmev1.ReasonInvalidImage, sum - 1: wasmev1.ReasonTooLarge} {
+			t.Run(fmt.Sprint(name, " ", limit-sum), func(t *testing.T) {
+				m, blobs := inMemory(t, image)
+				for i := range m.Layers {
+					if undersized {
+						m.Layers[i].Size = 0
+					}
+				}
+				limits := module.DefaultLimits
+				limits.LayerBytes = limit
+				from := &shelf{blobs: blobs}
+				_, err := NewUnpacker(limits).Unpack(m, from.fetch, io.Discard)
+				moduletest.WantError(t, err, want, "the image")
+				if tooLarge := limit < sum; (from.fetched == 2) != (tooLarge && !undersized) || from.taken != 0 {
+					t.Errorf("%d layers are fetched, %d are not discarded", from.fetched, from.taken)
+				}
+			})
+		}
+	}
+}
+
 func FuzzUnpack(f *testing.F) {
 	wasm := moduletest.Wasm("seed")
 	whole := moduletest.Archive(moduletest.File("runtime-config.json", moduletest.RuntimeConfig("root")), moduletest.File("plugin.wasm", wasm))
@@ -142,15 +173,27 @@ func FuzzUnpack(f *testing.F) {
 	})
 }
 
-// unpackImage unpacks an image that lies in memory.
+// unpackImage unpacks an image from memory.
 func unpackImage(t *testing.T, image v1.Image, limits module.Limits) ([]byte, Contents, error) {
 	t.Helper()
 	text, err := image.RawManifest()
 	moduletest.Must(t, err)
-	m, err := ParseManifest(text)
-	if err != nil {
+	if _, err := ParseManifest(text); err != nil {
 		return nil, Contents{}, err
 	}
+	m, blobs := inMemory(t, image)
+	var out bytes.Buffer
+	contents, err := unpack(t, m, blobs, limits, &out)
+	return out.Bytes(), contents, err
+}
+
+// inMemory returns the manifest of an image, and its blobs by their digests.
+func inMemory(t *testing.T, image v1.Image) (*Manifest, map[string][]byte) {
+	t.Helper()
+	text, err := image.RawManifest()
+	moduletest.Must(t, err)
+	m, err := ParseManifest(text)
+	moduletest.Must(t, err)
 	blobs := map[string][]byte{}
 	config, err := image.RawConfigFile()
 	moduletest.Must(t, err)
@@ -165,9 +208,7 @@ func unpackImage(t *testing.T, image v1.Image, limits module.Limits) ([]byte, Co
 		blobs[digest.String()], err = io.ReadAll(packed)
 		moduletest.Must(t, err)
 	}
-	var out bytes.Buffer
-	contents, err := unpack(t, m, blobs, limits, &out)
-	return out.Bytes(), contents, err
+	return m, blobs
 }
 
 // unpack unpacks an image and checks that all blobs are discarded and no slot is kept.
@@ -182,10 +223,11 @@ func unpack(t *testing.T, m *Manifest, blobs map[string][]byte, limits module.Li
 	return contents, err
 }
 
-// shelf has blobs by their digests, and counts those that are taken from it.
+// shelf has blobs by their digests, and counts those that are fetched, and those
+// of them that are not discarded.
 type shelf struct {
-	blobs map[string][]byte
-	taken int
+	blobs          map[string][]byte
+	fetched, taken int
 }
 
 func (s *shelf) fetch(desc v1.Descriptor) (Blob, error) {
@@ -193,6 +235,7 @@ func (s *shelf) fetch(desc v1.Descriptor) (Blob, error) {
 	if !has {
 		return nil, fmt.Errorf("no blob %s", desc.Digest)
 	}
+	s.fetched++
 	s.taken++
 	return memoryBlob{bytes.NewReader(content), s}, nil
 }

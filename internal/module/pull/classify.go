@@ -32,13 +32,13 @@ func registryError(doing, registry string, err error) *module.Error {
 	if e := module.AsError(err); e != nil {
 		return e
 	}
-	return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s: %s does not answer as a registry does", doing, registry)
+	return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s: %s does not answer like a registry", doing, registry)
 }
 
 func statusError(doing, registry string, code int) *module.Error {
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return module.Temporary(wasmev1.ReasonUnauthorized, "%s: %s refuses it (status %d): name a Secret with the right to pull in spec.filter.imagePullOptions.pullSecret", doing, registry, code)
+		return module.Temporary(wasmev1.ReasonUnauthorized, "%s: %s denies access (status %d): reference a Secret with the right to pull in spec.filter.imagePullOptions.pullSecret", doing, registry, code)
 	case http.StatusNotFound:
 		return module.Temporary(wasmev1.ReasonImageNotFound, "%s: %s does not have it (status 404): check spec.filter.image, or push the image", doing, registry)
 	}
@@ -51,11 +51,11 @@ func refusedByLibrary(doing, registry string, err error) *module.Error {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "does not match requested digest"):
-		return module.Temporary(wasmev1.ReasonDigestMismatch, "%s: %s sends a manifest that its digest does not cover", doing, registry)
+		return module.Temporary(wasmev1.ReasonDigestMismatch, "%s: %s sends a manifest that does not match its digest", doing, registry)
 	case strings.Contains(text, "invalid realm in www-authenticate"), strings.Contains(text, "refusing token-server redirect"):
-		return module.Terminal(wasmev1.ReasonRegistryForbidden, "%s: %s names a token server that is not allowed: one with plain HTTP (without spec.filter.imagePullOptions.plainHttp), or with a private, loopback or link-local address, as --denied-networks", doing, registry)
+		return module.Terminal(wasmev1.ReasonRegistryForbidden, "%s: %s names a token server that is not allowed: it has plain HTTP (without spec.filter.imagePullOptions.plainHttp), or a private, loopback or link-local address (see --denied-networks)", doing, registry)
 	case strings.Contains(text, "SSRF protection: redirect"):
-		return module.Terminal(wasmev1.ReasonRegistryForbidden, "%s: %s redirects to a private, loopback or link-local address, which is not allowed, as --denied-networks", doing, registry)
+		return module.Terminal(wasmev1.ReasonRegistryForbidden, "%s: %s redirects to a private, loopback or link-local address, which is not allowed (see --denied-networks)", doing, registry)
 	}
 	return nil
 }
@@ -70,17 +70,17 @@ func networkCause(err error) string {
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired: // or not valid yet
-		return "its certificate is not valid at this time: renew it, or set the clock of the operator's node right"
+		return "its certificate is not valid at this time: renew it, or correct the clock of the operator's node"
 	case untrusted(err):
 		return "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify"
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "the connection is refused"
+		return "the connection was refused"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		return "it does not answer in time"
 	case errors.Is(err, context.Canceled):
-		return "the request was given up"
+		return "the request was canceled"
 	case module.AsError(err) != nil:
 		return ""
 	}

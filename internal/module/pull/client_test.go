@@ -259,7 +259,7 @@ func redirectTo(location func(*http.Request) string) registry.Fault {
 	}
 }
 
-// named is an address or URL on 127.0.0.1 by the name localhost.
+// named returns an address or URL on 127.0.0.1 with the name localhost instead.
 func named(address string) string { return strings.Replace(address, "127.0.0.1", "localhost", 1) }
 
 // outsideLoopback returns what serves a registry on this machine's own address

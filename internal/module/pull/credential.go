@@ -88,9 +88,9 @@ func fromUserAndPassword(registry string, secret *corev1.Secret, legacy bool) (C
 	case annotated != "" && canonicalHost(annotated) == canonicalHost(registry), annotated == "" && legacy:
 		return c, nil
 	case annotated != "":
-		return Credential{}, invalidSecret(secret, "its annotation %s is for another registry than the image's, %s", RegistryAnnotation, registry)
+		return Credential{}, invalidSecret(secret, "its annotation %s names another registry than the image's, %s", RegistryAnnotation, registry)
 	}
-	return Credential{}, invalidSecret(secret, "annotate it with %s: %s, the registry it is for (the operator's flag --legacy-pull-secrets takes it without)", RegistryAnnotation, registry)
+	return Credential{}, invalidSecret(secret, "annotate it with %s: %s, the registry it is for (with --legacy-pull-secrets the operator accepts it without)", RegistryAnnotation, registry)
 }
 
 // dockerAuth is an entry of a Docker configuration file, as docker login and
@@ -159,8 +159,8 @@ func canonicalHost(key string) string {
 
 // splitKey returns the host, with its port, and the path of a key of a Docker
 // configuration file: a host, or a URL. Docker Hub goes by several names, of
-// which the one that ggcr uses stands for all; /v1/ and /v2/ are old ways to
-// say the whole registry.
+// which the one that ggcr uses is returned; /v1/ and /v2/ are old ways to name
+// the whole registry.
 func splitKey(key string) (string, string) {
 	if !strings.Contains(key, "://") {
 		key = "https://" + key

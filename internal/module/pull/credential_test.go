@@ -55,23 +55,24 @@ func TestCredentialForDockerConfig(t *testing.T) {
 		want         Credential
 		message      string
 	}{
-		"auth":                  {"ghcr.io/a/b", `{"ghcr.io":` + entry + `}`, annSecret, ""},
-		"username and password": {"ghcr.io/a/b", `{"ghcr.io":{"username":"ann","password":"secret"}}`, annSecret, ""},
-		"a URL":                 {"ghcr.io/a/b", `{"https://ghcr.io/v2/":` + entry + `}`, annSecret, ""},
-		"Docker Hub":            {"a/b", `{"https://index.docker.io/v1/":` + entry + `}`, annSecret, ""},
-		"Docker Hub by name":    {"docker.io/a/b", `{"docker.io":` + entry + `}`, annSecret, ""},
-		"identity token":        {"ghcr.io/a/b", `{"ghcr.io":{"identitytoken":"t"}}`, Credential{IdentityToken: "t"}, ""},
-		"registry token":        {"ghcr.io/a/b", `{"ghcr.io":{"registrytoken":"t"}}`, Credential{RegistryToken: "t"}, ""},
-		"longest path":          {"ghcr.io/a/b", `{"ghcr.io":{"identitytoken":"t"},"ghcr.io/a":` + entry + `,"ghcr.io/b":{"identitytoken":"t"}}`, annSecret, ""},
-		"path of another":       {"ghcr.io/ab/c", `{"ghcr.io/a":` + entry + `}`, Credential{}, "no entry for the image's registry, ghcr.io"},
-		"another host":          {"ghcr.io/a/b", `{"quay.io":` + entry + `}`, Credential{}, "no entry for the image's registry, ghcr.io"},
-		"a host that ends so":   {"ghcr.io/a/b", `{"evilghcr.io":` + entry + `,"ghcr.io.evil.org":` + entry + `}`, Credential{}, "no entry"},
-		"another port":          {"ghcr.io:5000/a/b", `{"ghcr.io":` + entry + `}`, Credential{}, "no entry"},
-		"empty entry":           {"ghcr.io/a/b", `{"ghcr.io":{}}`, Credential{}, "neither username and password, nor auth, nor a token"},
-		"auth without password": {"ghcr.io/a/b", `{"ghcr.io":{"auth":"YW5u"}}`, Credential{}, "neither"},
-		"auth that is no text":  {"ghcr.io/a/b", `{"ghcr.io":{"auth":"%"}}`, Credential{}, "neither"},
-		"no JSON":               {"ghcr.io/a/b", `{`, Credential{}, "not the JSON of a Docker configuration file"},
-		"nothing":               {"ghcr.io/a/b", `null`, Credential{}, "no entry"},
+		"auth":                   {"ghcr.io/a/b", `{"ghcr.io":` + entry + `}`, annSecret, ""},
+		"username and password":  {"ghcr.io/a/b", `{"ghcr.io":{"username":"ann","password":"secret"}}`, annSecret, ""},
+		"a URL":                  {"ghcr.io/a/b", `{"https://ghcr.io/v2/":` + entry + `}`, annSecret, ""},
+		"Docker Hub":             {"a/b", `{"https://index.docker.io/v1/":` + entry + `}`, annSecret, ""},
+		"Docker Hub by name":     {"docker.io/a/b", `{"docker.io":` + entry + `}`, annSecret, ""},
+		"identity token":         {"ghcr.io/a/b", `{"ghcr.io":{"identitytoken":"t"}}`, Credential{IdentityToken: "t"}, ""},
+		"registry token":         {"ghcr.io/a/b", `{"ghcr.io":{"registrytoken":"t"}}`, Credential{RegistryToken: "t"}, ""},
+		"longest path":           {"ghcr.io/a/b", `{"ghcr.io":{"identitytoken":"t"},"ghcr.io/a":` + entry + `,"ghcr.io/b":{"identitytoken":"t"}}`, annSecret, ""},
+		"two keys of a registry": {"ghcr.io/a/b", `{"https://ghcr.io":{"identitytoken":"t"},"ghcr.io":` + entry + `}`, annSecret, ""},
+		"path of another":        {"ghcr.io/ab/c", `{"ghcr.io/a":` + entry + `}`, Credential{}, "no entry for the image's registry, ghcr.io"},
+		"another host":           {"ghcr.io/a/b", `{"quay.io":` + entry + `}`, Credential{}, "no entry for the image's registry, ghcr.io"},
+		"a host that ends so":    {"ghcr.io/a/b", `{"evilghcr.io":` + entry + `,"ghcr.io.evil.org":` + entry + `}`, Credential{}, "no entry"},
+		"another port":           {"ghcr.io:5000/a/b", `{"ghcr.io":` + entry + `}`, Credential{}, "no entry"},
+		"empty entry":            {"ghcr.io/a/b", `{"ghcr.io":{}}`, Credential{}, "neither username and password, nor auth, nor a token"},
+		"auth without password":  {"ghcr.io/a/b", `{"ghcr.io":{"auth":"YW5u"}}`, Credential{}, "neither"},
+		"auth that is no text":   {"ghcr.io/a/b", `{"ghcr.io":{"auth":"%"}}`, Credential{}, "neither"},
+		"no JSON":                {"ghcr.io/a/b", `{`, Credential{}, "not the JSON of a Docker configuration file"},
+		"nothing":                {"ghcr.io/a/b", `null`, Credential{}, "no entry"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for kind, secret := range map[string]*corev1.Secret{
@@ -97,6 +98,14 @@ func TestCredentialsAreNotPrinted(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		if text := fmt.Sprintf(verb, req); text == "" || len(text) > 200 || strings.Contains(text, "secret") || strings.Contains(text, "ann") {
 			t.Errorf("%s prints %s", verb, text)
+		}
+	}
+}
+
+func TestACredentialSaysOnlyWhetherItIsOne(t *testing.T) {
+	for credential, want := range map[Credential]string{{}: "anonymous", annSecret: "redacted", {RegistryToken: "t"}: "redacted"} {
+		if got := credential.String(); got != want || credential.GoString() != want {
+			t.Errorf("%q, not %q", got, want)
 		}
 	}
 }

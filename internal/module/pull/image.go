@@ -165,7 +165,7 @@ func (i *Image) resolveIndex(ctx context.Context, digest v1.Hash) (v1.Hash, *oci
 			return v1.Hash{}, nil, err
 		}
 	}
-	return v1.Hash{}, nil, module.Terminal(wasmev1.ReasonInvalidImage, "the image's indexes are nested more than %d deep: name the image itself", maxIndexDepth)
+	return v1.Hash{}, nil, module.Terminal(wasmev1.ReasonInvalidImage, "the image's indexes are nested more than %d deep: reference the image itself", maxIndexDepth)
 }
 
 // fetcher returns a function that brings a blob onto disk and checks its
@@ -204,7 +204,7 @@ func (i *Image) contentError(ctx context.Context, err error) error {
 	if module.AsError(err) != nil || brokenConnection(err) != "" || ctx.Err() != nil {
 		return i.failed("pulling a layer of", err)
 	}
-	return module.Temporary(wasmev1.ReasonDigestMismatch, "pulling a layer of %s: %s sends content that its digest does not cover", i.req.Image, i.ref.Context().RegistryStr())
+	return module.Temporary(wasmev1.ReasonDigestMismatch, "pulling a layer of %s: %s sends content that does not match its digest", i.req.Image, i.ref.Context().RegistryStr())
 }
 
 func (i *Image) openBlob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {

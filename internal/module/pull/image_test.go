@@ -131,6 +131,44 @@ func TestAnImageBeyondTheLimitsLeavesNothingInTheStore(t *testing.T) {
 	}
 }
 
+// What plain HTTP or an unverified certificate told is no proof.
+func TestKeysKeepApartWhatIsProved(t *testing.T) {
+	const digest = "sha256:1234"
+	client := NewClient(Options{Limits: module.DefaultLimits})
+	key := func(req Request, digest string) string {
+		image, err := client.OpenImage(req)
+		moduletest.Must(t, err)
+		return image.Key(digest)
+	}
+	image := "registry.example.com/filter:v1"
+	keys := map[string]string{
+		"verified":            key(Request{Image: image}, digest),
+		"plain HTTP":          key(Request{Image: image, PlainHTTP: true}, digest),
+		"unverified":          key(Request{Image: image, InsecureSkipVerify: true}, digest),
+		"another digest":      key(Request{Image: image}, "sha256:5678"),
+		"another repository":  key(Request{Image: "registry.example.com/other:v1"}, digest),
+		"another registry":    key(Request{Image: "registry.example.org/filter:v1"}, digest),
+		"at another port":     key(Request{Image: "registry.example.com:5000/filter:v1"}, digest),
+		"of another registry": key(Request{Image: "filter:v1"}, digest),
+	}
+	seen := map[string]string{}
+	for name, key := range keys {
+		if other, same := seen[key]; same {
+			t.Errorf("%s and %s are both %q", name, other, key)
+		}
+		seen[key] = name
+	}
+	for _, req := range []Request{
+		{Image: "registry.example.com/filter:v2"},
+		{Image: "registry.example.com/filter@sha256:" + moduletest.SHA256("")},
+		{Image: image, Credential: annSecret},
+	} {
+		if got := key(req, digest); got != keys["verified"] {
+			t.Errorf("%s is %q, not %q", req.Image, got, keys["verified"])
+		}
+	}
+}
+
 func TestRegistryFaults(t *testing.T) {
 	wasm := moduletest.Wasm("faults")
 	image := moduletest.FormOf(t, registry.CNCFArtifact, wasm)
@@ -145,17 +183,17 @@ func TestRegistryFaults(t *testing.T) {
 		"403":              {registry.Status(403), wasmev1.ReasonUnauthorized, "spec.filter.imagePullOptions.pullSecret"},
 		"429":              {registry.Status(429), wasmev1.ReasonRegistryUnavailable, "status 429"},
 		"500":              {registry.Status(500), wasmev1.ReasonRegistryUnavailable, "status 500"},
-		"another manifest": {registry.WrongBytes(digest, []byte(`{"layers":[]}`)), wasmev1.ReasonDigestMismatch, "a manifest that its digest does not cover"},
-		"an old format":    {answer("/manifests/"+digest, anotherSigned(digest)), wasmev1.ReasonDigestMismatch, "a manifest that its digest does not cover"},
-		"another layer":    {registry.WrongBytes(layer, bytes.Repeat([]byte("x"), len(wasm))), wasmev1.ReasonDigestMismatch, "content that its digest does not cover"},
-		"a shorter layer":  {registry.WrongBytes(layer, wasm[:20]), wasmev1.ReasonDigestMismatch, "content that its digest does not cover"},
+		"another manifest": {registry.WrongBytes(digest, []byte(`{"layers":[]}`)), wasmev1.ReasonDigestMismatch, "a manifest that does not match its digest"},
+		"an old format":    {answer("/manifests/"+digest, anotherSigned(digest)), wasmev1.ReasonDigestMismatch, "a manifest that does not match its digest"},
+		"another layer":    {registry.WrongBytes(layer, bytes.Repeat([]byte("x"), len(wasm))), wasmev1.ReasonDigestMismatch, "content that does not match its digest"},
+		"a shorter layer":  {registry.WrongBytes(layer, wasm[:20]), wasmev1.ReasonDigestMismatch, "content that does not match its digest"},
 		"a layer cut off":  {answer("/blobs/", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "100"); _, _ = w.Write(wasm[:20]) }), wasmev1.ReasonRegistryUnavailable, "connection broke"},
 		"an endless layer": {answer("/blobs/", endless), wasmev1.ReasonTooLarge, "--max-layer-bytes"},
 		"endless manifest": {answer("/manifests/"+digest, endless), wasmev1.ReasonTooLarge, "--max-manifest-bytes"},
 		"an endless ping":  {answer("", endless), "", ""},
 		"an endless error": {answer("/manifests/", func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError); endless(w) }), wasmev1.ReasonRegistryUnavailable, "status 500"},
 		"a redirect loop":  {redirectTo(func(req *http.Request) string { return req.URL.Path }), wasmev1.ReasonRegistryUnavailable, "more than 5 redirects"},
-		"no registry":      {answer("", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), wasmev1.ReasonRegistryUnavailable, "does not answer as a registry does"},
+		"no registry":      {answer("", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), wasmev1.ReasonRegistryUnavailable, "does not answer like a registry"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := moduletest.StartRegistry(t)
@@ -222,7 +260,7 @@ func TestRegistryDown(t *testing.T) {
 	req := Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CNCFArtifact, moduletest.Wasm("down"))), PlainHTTP: true}
 	r.Down()
 	_, err := pull(t, Options{Limits: module.DefaultLimits}, req)
-	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "the connection is refused")
+	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "the connection was refused")
 }
 
 func TestARegistryWithoutHEAD(t *testing.T) {
@@ -299,7 +337,7 @@ func TestAWrongClockIsNamedWithAnInjectedClock(t *testing.T) {
 		"behind": r.Certificate().NotBefore.Add(-time.Hour),
 	} {
 		t.Run(name, func(t *testing.T) {
-			moduletest.WantError(t, at(wrong), wasmev1.ReasonRegistryUnavailable, "its certificate is not valid at this time: renew it, or set the clock of the operator's node right")
+			moduletest.WantError(t, at(wrong), wasmev1.ReasonRegistryUnavailable, "its certificate is not valid at this time: renew it, or correct the clock of the operator's node")
 		})
 	}
 }

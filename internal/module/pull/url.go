@@ -31,7 +31,7 @@ func (c *Client) OpenURL(req Request) (*URL, error) {
 		return nil, err
 	}
 	if !module.IsSHA256(req.SHA256) {
-		return nil, module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.sha256: a url needs it: write the digest of the module in 64 lower case hexadecimal digits")
+		return nil, module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.sha256: it is required with a url: write the digest of the module in 64 lower case hexadecimal digits")
 	}
 	if err := c.checkAllowed("spec.filter.url", urlHost(at)); err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (u *URL) check(resp *http.Response, bound module.Bound) error {
 	case resp.StatusCode != http.StatusOK:
 		return u.statusError(resp.StatusCode)
 	case coding != "" && coding != "identity":
-		return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s packs the module (Content-Encoding), though it is asked not to: serve it as it is", u.doing())
+		return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s compresses the module (Content-Encoding), although the request forbids it: serve it uncompressed", u.doing())
 	case resp.ContentLength > bound.Bytes:
 		return bound.Exceeded()
 	}
@@ -98,9 +98,9 @@ func (u *URL) check(resp *http.Response, bound module.Bound) error {
 func (u *URL) statusError(code int) *module.Error {
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return module.Temporary(wasmev1.ReasonUnauthorized, "%s refuses it (status %d): a URL is read without a credential: let it be read so, or push the module as an image and name its pull Secret", u.doing(), code)
+		return module.Temporary(wasmev1.ReasonUnauthorized, "%s denies access (status %d): a URL is read without a credential: allow that, or push the module as an image and reference its pull Secret", u.doing(), code)
 	case http.StatusNotFound, http.StatusGone:
-		return module.Temporary(wasmev1.ReasonImageNotFound, "%s does not have it (status %d): mend the URL, or put the module there", u.doing(), code)
+		return module.Temporary(wasmev1.ReasonImageNotFound, "%s does not have it (status %d): fix the URL, or put the module there", u.doing(), code)
 	}
 	return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s answers with status %d", u.doing(), code)
 }
@@ -109,9 +109,9 @@ func (u *URL) statusError(code int) *module.Error {
 // the digest of content that is no Wasm: that could reveal a short secret at the URL.
 func (u *URL) mismatch(file *store.TempFile) *module.Error {
 	if !module.HasPreamble(file) {
-		return module.Temporary(wasmev1.ReasonDigestMismatch, "%s sends something else than a Wasm module, such as a page in HTML: mend the URL, or put the module there", u.doing())
+		return module.Temporary(wasmev1.ReasonDigestMismatch, "%s sends something other than a Wasm module, such as an HTML page: fix the URL, or put the module there", u.doing())
 	}
-	return module.Terminal(wasmev1.ReasonDigestMismatch, "%s sends a module with the digest %s: mend spec.filter.sha256 or the URL", u.doing(), file.Digest())
+	return module.Terminal(wasmev1.ReasonDigestMismatch, "%s sends a module with the digest %s: fix spec.filter.sha256 or the URL", u.doing(), file.Digest())
 }
 
 // failed turns what net/http returns into a module.Error.
@@ -128,7 +128,7 @@ func (u *URL) failed(err error) *module.Error {
 	if e := module.AsError(err); e != nil {
 		return e
 	}
-	return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s does not answer as a web server does", u.doing())
+	return module.Temporary(wasmev1.ReasonRegistryUnavailable, "%s does not answer like a web server", u.doing())
 }
 
 // doing returns how messages begin. A query may hold a key, so it stays out.
@@ -148,9 +148,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	case len(via) > maxRedirects:
 		return module.Temporary(wasmev1.ReasonRegistryUnavailable, "fetching spec.filter.url: %s: more than %d redirects", from, maxRedirects)
 	case last.URL.Scheme == "https" && req.URL.Scheme != "https":
-		return module.Terminal(wasmev1.ReasonRegistryForbidden, "fetching spec.filter.url: %s redirects from https to another scheme, which is not followed: name a URL that stays with https", from)
+		return module.Terminal(wasmev1.ReasonRegistryForbidden, "fetching spec.filter.url: %s redirects from https to another scheme, which is not followed: use a URL that stays on https", from)
 	case req.URL.User != nil:
-		return module.Terminal(wasmev1.ReasonRegistryForbidden, "fetching spec.filter.url: %s redirects to a URL with user and password, which is not followed: name another URL", from)
+		return module.Terminal(wasmev1.ReasonRegistryForbidden, "fetching spec.filter.url: %s redirects to a URL with user and password, which is not followed: use another URL", from)
 	}
 	// Referer would show the next host the whole URL, its query included.
 	req.Header.Del("Referer")

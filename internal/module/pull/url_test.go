@@ -50,31 +50,31 @@ func TestRefusesWhatAURLGives(t *testing.T) {
 		reason, message string
 		terminal        bool
 	}{
-		"404":                  {registry.Status(404), sum, wasmev1.ReasonImageNotFound, "does not have it (status 404): mend the URL", false},
-		"410":                  {registry.Status(410), sum, wasmev1.ReasonImageNotFound, "does not have it (status 410)", false},
-		"401":                  {registry.Status(401), sum, wasmev1.ReasonUnauthorized, "without a credential", false},
-		"403":                  {registry.Status(403), sum, wasmev1.ReasonUnauthorized, "without a credential", false},
-		"429":                  {registry.Status(429), sum, wasmev1.ReasonRegistryUnavailable, "status 429", false},
-		"500":                  {registry.Status(500), sum, wasmev1.ReasonRegistryUnavailable, "status 500", false},
-		"204":                  {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }), sum, wasmev1.ReasonRegistryUnavailable, "status 204", false},
-		"a part":               {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusPartialContent); _, _ = w.Write(wasm) }), sum, wasmev1.ReasonRegistryUnavailable, "status 206", false},
-		"a redirect to nought": {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusFound) }), sum, wasmev1.ReasonRegistryUnavailable, "status 302", false},
-		"no web server":        {answer("/filter.wasm", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), sum, wasmev1.ReasonRegistryUnavailable, "does not answer as a web server does", false},
-		"another module":       {send(other), sum, wasmev1.ReasonDigestMismatch, "a module with the digest " + moduletest.SHA256(other) + ": mend spec.filter.sha256", true},
-		"a page in HTML":       {send([]byte(text)), sum, wasmev1.ReasonDigestMismatch, "something else than a Wasm module", false},
-		"nothing":              {send(nil), sum, wasmev1.ReasonDigestMismatch, "something else than a Wasm module", false},
-		"the half of it":       {send(wasm[:len(wasm)/2]), sum, wasmev1.ReasonDigestMismatch, "a module with the digest ", true},
-		"cut off":              {answer("/filter.wasm", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "100000"); _, _ = w.Write(wasm) }), sum, wasmev1.ReasonRegistryUnavailable, "the connection broke", false},
-		"a page that is meant": {send([]byte(text)), moduletest.SHA256(text), wasmev1.ReasonInvalidModule, "does not begin with \\0asm", true},
-		"not for proxies":      {send(foreign), moduletest.SHA256(foreign), wasmev1.ReasonInvalidModule, "build it for proxy-wasm", true},
-		"a component":          {send([]byte(moduletest.ComponentPreamble)), moduletest.SHA256(string([]byte(moduletest.ComponentPreamble))), wasmev1.ReasonInvalidModule, "component", true},
-		"packed with gzip":     {send(moduletest.Gzip(wasm)), moduletest.SHA256(string(moduletest.Gzip(wasm))), wasmev1.ReasonInvalidModule, "does not begin with \\0asm", true},
-		"endless":              {answer("/filter.wasm", endless), sum, wasmev1.ReasonTooLarge, "--max-module-bytes", true},
-		"endless when packed":  {answer("/filter.wasm", packed(moduletest.Bomb(moduletest.Gzip, wasm, make([]byte, 10<<20)))), sum, wasmev1.ReasonRegistryUnavailable, "(Content-Encoding)", false},
-		"packed on the way":    {answer("/filter.wasm", packed(moduletest.Gzip(wasm))), sum, wasmev1.ReasonRegistryUnavailable, "serve it as it is", false},
-		"a redirect loop":      {redirectTo(func(req *http.Request) string { return req.URL.Path }), sum, wasmev1.ReasonRegistryUnavailable, "more than 5 redirects", false},
-		"a file of its disk":   {redirectTo(func(*http.Request) string { return "file:///etc/passwd" }), sum, wasmev1.ReasonRegistryUnavailable, "does not answer as a web server does", false},
-		"other people's key":   {redirectTo(func(req *http.Request) string { return "http://ann:secret@" + req.Host + "/" }), sum, wasmev1.ReasonRegistryForbidden, "user and password", true},
+		"404":                    {registry.Status(404), sum, wasmev1.ReasonImageNotFound, "does not have it (status 404): fix the URL", false},
+		"410":                    {registry.Status(410), sum, wasmev1.ReasonImageNotFound, "does not have it (status 410)", false},
+		"401":                    {registry.Status(401), sum, wasmev1.ReasonUnauthorized, "without a credential", false},
+		"403":                    {registry.Status(403), sum, wasmev1.ReasonUnauthorized, "without a credential", false},
+		"429":                    {registry.Status(429), sum, wasmev1.ReasonRegistryUnavailable, "status 429", false},
+		"500":                    {registry.Status(500), sum, wasmev1.ReasonRegistryUnavailable, "status 500", false},
+		"204":                    {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }), sum, wasmev1.ReasonRegistryUnavailable, "status 204", false},
+		"a part":                 {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusPartialContent); _, _ = w.Write(wasm) }), sum, wasmev1.ReasonRegistryUnavailable, "status 206", false},
+		"a redirect nowhere":     {answer("/filter.wasm", func(w http.ResponseWriter) { w.WriteHeader(http.StatusFound) }), sum, wasmev1.ReasonRegistryUnavailable, "status 302", false},
+		"no web server":          {answer("/filter.wasm", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }), sum, wasmev1.ReasonRegistryUnavailable, "does not answer like a web server", false},
+		"another module":         {send(other), sum, wasmev1.ReasonDigestMismatch, "a module with the digest " + moduletest.SHA256(other) + ": fix spec.filter.sha256", true},
+		"a page in HTML":         {send([]byte(text)), sum, wasmev1.ReasonDigestMismatch, "something other than a Wasm module", false},
+		"nothing":                {send(nil), sum, wasmev1.ReasonDigestMismatch, "something other than a Wasm module", false},
+		"half of it":             {send(wasm[:len(wasm)/2]), sum, wasmev1.ReasonDigestMismatch, "a module with the digest ", true},
+		"cut off":                {answer("/filter.wasm", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "100000"); _, _ = w.Write(wasm) }), sum, wasmev1.ReasonRegistryUnavailable, "the connection broke", false},
+		"a page with its digest": {send([]byte(text)), moduletest.SHA256(text), wasmev1.ReasonInvalidModule, "does not begin with \\0asm", true},
+		"not for proxies":        {send(foreign), moduletest.SHA256(foreign), wasmev1.ReasonInvalidModule, "build it for proxy-wasm", true},
+		"a component":            {send([]byte(moduletest.ComponentPreamble)), moduletest.SHA256(string([]byte(moduletest.ComponentPreamble))), wasmev1.ReasonInvalidModule, "component", true},
+		"packed with gzip":       {send(moduletest.Gzip(wasm)), moduletest.SHA256(string(moduletest.Gzip(wasm))), wasmev1.ReasonInvalidModule, "does not begin with \\0asm", true},
+		"endless":                {answer("/filter.wasm", endless), sum, wasmev1.ReasonTooLarge, "--max-module-bytes", true},
+		"endless when packed":    {answer("/filter.wasm", packed(moduletest.Bomb(moduletest.Gzip, wasm, make([]byte, 10<<20)))), sum, wasmev1.ReasonRegistryUnavailable, "(Content-Encoding)", false},
+		"packed on the way":      {answer("/filter.wasm", packed(moduletest.Gzip(wasm))), sum, wasmev1.ReasonRegistryUnavailable, "serve it uncompressed", false},
+		"a redirect loop":        {redirectTo(func(req *http.Request) string { return req.URL.Path }), sum, wasmev1.ReasonRegistryUnavailable, "more than 5 redirects", false},
+		"a file of its disk":     {redirectTo(func(*http.Request) string { return "file:///etc/passwd" }), sum, wasmev1.ReasonRegistryUnavailable, "does not answer like a web server", false},
+		"a user's password":      {redirectTo(func(req *http.Request) string { return "http://ann:secret@" + req.Host + "/" }), sum, wasmev1.ReasonRegistryForbidden, "user and password", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := moduletest.StartRegistry(t)
@@ -158,7 +158,7 @@ func TestSlowServers(t *testing.T) {
 			_, err := fetchWithin(ctx, t, p, Request{URL: url, SHA256: moduletest.SHA256(wasm)})
 			moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "it does not answer in time")
 			if c.header != headerTimeout && ctx.Err() != nil {
-				t.Error("it waited until all of its time was over")
+				t.Error("it waited until the context ended")
 			}
 		})
 	}
@@ -272,13 +272,13 @@ func TestCertificatesOfURLs(t *testing.T) {
 		_, err := fetch(t, NewClient(Options{Limits: module.DefaultLimits}), Request{URL: url + "/filter.wasm", SHA256: moduletest.SHA256("")})
 		moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, message)
 		if strings.Contains(err.Error(), "imagePullOptions") {
-			t.Errorf("a cure that a URL does not have: %v", err)
+			t.Errorf("a fix that a URL does not have: %v", err)
 		}
 	}
 	moduletest.WantRequests(t, plain, "", "", 0)
 }
 
-func TestAStoreThatIsFullTakesNoURL(t *testing.T) {
+func TestAFullStoreTakesNoModuleFromAURL(t *testing.T) {
 	wasm := moduletest.Wasm("no room")
 	r := moduletest.StartRegistry(t)
 	full := openStore(t, int64(len(wasm))-1)

@@ -83,8 +83,8 @@ func TestAMovedTagWakesAllOwners(t *testing.T) {
 
 func TestRecoversFromFailuresByItself(t *testing.T) {
 	for name, c := range map[string]struct {
-		breakIt, mend func(t *testing.T, r *registry.Registry)
-		reason        string
+		breakIt, fixIt func(t *testing.T, r *registry.Registry)
+		reason         string
 	}{
 		"registry down": {down, up, wasmev1.ReasonRegistryUnavailable},
 		"status 500":    {inject(registry.Status(500)), heal, wasmev1.ReasonRegistryUnavailable},
@@ -99,7 +99,7 @@ func TestRecoversFromFailuresByItself(t *testing.T) {
 			if e := f.failed(holder("a"), req); e.Reason != c.reason {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
-			c.mend(t, r)
+			c.fixIt(t, r)
 			f.stepUntilWoken(time.Second, holder("a"))
 			if m := f.Resolve(holder("a"), req).Module; m == nil {
 				t.Error("no module")
@@ -108,7 +108,7 @@ func TestRecoversFromFailuresByItself(t *testing.T) {
 	}
 }
 
-func TestWhatAFailureDoesToAGoodResult(t *testing.T) {
+func TestWhichFailuresReplaceAGoodResult(t *testing.T) {
 	badImage := func(t *testing.T, r *registry.Registry) {
 		t.Helper()
 		moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, []byte("text")))
@@ -155,25 +155,72 @@ func TestABadImageIsNotPulledAgainUntilItChanges(t *testing.T) {
 		moduletest.WantRequests(t, r, http.MethodHead, "/v2/filter/manifests/v1", 1)
 		moduletest.WantRequests(t, r, http.MethodGet, "", 1) // the ping
 	}
-	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("mended")))
+	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("fixed")))
 	f.stepUntilWoken(pollInterval, holder("a"))
 	if f.Resolve(holder("a"), req).Module == nil {
 		t.Error("no module")
 	}
 }
 
-func TestAnEarlierTurnInTheQueueLosesNoRetry(t *testing.T) {
+func TestWhenAFailureIsTriedAgain(t *testing.T) {
+	temporary := module.Temporary(wasmev1.ReasonRegistryUnavailable, "")
+	terminal := module.Terminal(wasmev1.ReasonInvalidImage, "")
+	for name, c := range map[string]struct {
+		err      *module.Error
+		failures int
+		poll     time.Duration
+		want     time.Duration
+	}{
+		"temporary":               {temporary, 1, pollInterval, minRetry},
+		"temporary again":         {temporary, 2, pollInterval, 2 * minRetry},
+		"temporary for long":      {temporary, 100, pollInterval, maxRetry},
+		"terminal":                {terminal, 1, pollInterval, pollInterval},
+		"terminal without a poll": {terminal, 1, 0, minRetry},
+		"terminal, short polls":   {terminal, 5, 2 * minRetry, 16 * minRetry},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clk := clocktesting.NewFakeClock(time.Now())
+			r := New(nil, nil, Options{PollInterval: c.poll, Clock: clk})
+			defer r.queue.ShutDown()
+			e := &entry{source: &pull.Image{}}
+			for range c.failures {
+				r.planRetry(e, c.err)
+			}
+			least, most := clk.Now().Add(c.want), clk.Now().Add(time.Duration(float64(c.want)*(1+retryJitter)))
+			if !e.planned || e.notBefore.Before(least) || e.notBefore.After(most) {
+				t.Errorf("planned: %v, in %s, not in %s", e.planned, e.notBefore.Sub(clk.Now()), c.want)
+			}
+			if e.source != nil {
+				t.Error("the old connection is kept")
+			}
+			*e = entry{}
+			if r.planRetry(e, nil); e.planned || r.backoff.NumRequeues(e.req) != 0 {
+				t.Error("a success is tried again, or its failures count")
+			}
+		})
+	}
+	t.Run("final", func(t *testing.T) {
+		r := New(nil, nil, Options{PollInterval: pollInterval, Clock: clocktesting.NewFakeClock(time.Now())})
+		defer r.queue.ShutDown()
+		e := &entry{final: true}
+		if r.planRetry(e, terminal); e.planned {
+			t.Error("a failure that stays is tried again")
+		}
+	})
+}
+
+func TestAnEarlierTurnInTheQueueDoesNotLoseARetry(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	bad := pull.Request{Image: moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, []byte("text"))), PlainHTTP: true}
 	good := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("v1"))), PlainHTTP: true}
 	f := startResolver(t, 4)
-	// The queue keeps the first turn of the bad one when nobody wants it any more.
+	// The queue keeps the first turn of the bad request after its owner left.
 	_ = f.failed(holder("a"), bad)
 	f.clock.Step(pollInterval / 3)
 	f.resolved(holder("a"), good)
 	_ = f.failed(holder("a"), bad)
 	f.drain()
-	moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("mended")))
+	moduletest.Push(t, r, "filter:v2", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("fixed")))
 	f.stepUntilWoken(pollInterval/30, holder("a"))
 	if f.Resolve(holder("a"), bad).Module == nil {
 		t.Error("no module")
@@ -190,7 +237,7 @@ func TestAPanicOfALibraryEndsOneRequest(t *testing.T) {
 			req := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("panic"))), PlainHTTP: true}
 			f := startResolver(t, 4)
 			f.panicIf(func() bool { return r.Requests(c.after, "") > 0 })
-			if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonInvalidImage || !strings.Contains(e.Message, "the operator fails on it") {
+			if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonInvalidImage || !strings.Contains(e.Message, "the operator failed on it") {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
 			f.settled(req)
@@ -242,7 +289,7 @@ func TestATenantLeavesRoomAtASharedRegistry(t *testing.T) {
 	f.resolved(holder("good"), good)
 }
 
-func TestATenantGetsNothingFromAnothersRight(t *testing.T) {
+func TestATenantDoesNotGetAnothersRight(t *testing.T) {
 	r := moduletest.StartRegistry(t, registry.WithBearerAuth(map[string]string{"ann": "secret", "bob": "hidden"}))
 	r.Restrict("anns/filter", "ann")
 	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("private"))
@@ -313,6 +360,35 @@ func TestHangingRegistriesHoldUpNoOthers(t *testing.T) {
 	}
 }
 
+func TestARequestThatWaitsRunsForANewOwnerWhoseNamespaceHasASlot(t *testing.T) {
+	slow, fast := moduletest.StartRegistry(t), moduletest.StartRegistry(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	slow.Inject(registry.Hold(release))
+	shared := pull.Request{Image: moduletest.Push(t, fast, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("shared"))), PlainHTTP: true}
+	f := startResolver(t, DefaultWorkers)
+	for i := range slotsPerNamespace {
+		f.Resolve(apitypes.NamespacedName{Namespace: "tenant", Name: fmt.Sprint(i)}, pull.Request{Image: fmt.Sprintf("%s/slow:v%d", slow.Host(), i), PlainHTTP: true})
+	}
+	f.until("taking the tenant's slots", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.namespaces.used["tenant"] == slotsPerNamespace
+	})
+	f.Resolve(apitypes.NamespacedName{Namespace: "tenant", Name: "waits"}, shared)
+	f.until("waiting for a slot", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.entries[shared].parked
+	})
+	f.resolved(holder("has a slot"), shared)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.namespaces.used["tenant"] != slotsPerNamespace {
+		t.Error("it ran only when the tenant had a slot again")
+	}
+}
+
 func TestWhatWaitsForASlotRunsInTheEnd(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("many"))
@@ -361,6 +437,36 @@ func TestARestartDownloadsNothing(t *testing.T) {
 	moduletest.WantRequests(t, r, http.MethodGet, "", 1) // the ping
 }
 
+// The registry that is not verified claims the digest of an image that the
+// verified one has, and the other way round.
+func TestWhatIsNotProvedIsKeptApart(t *testing.T) {
+	for name, c := range map[string]struct {
+		options []registry.Option
+		req     pull.Request
+	}{
+		"plain HTTP":                {nil, pull.Request{PlainHTTP: true}},
+		"an unverified certificate": {[]registry.Option{registry.WithTLS()}, pull.Request{InsecureSkipVerify: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := moduletest.StartRegistry(t, c.options...)
+			image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm(name))
+			c.req.Image = moduletest.Push(t, r, "filter:v1", image)
+			proved := r.Host() + "/filter@" + moduletest.DigestOf(t, image)
+			f := startResolver(t, 4)
+			content := moduletest.Wasm("proved")
+			m, err := f.store.KeepContent(content, module.DefaultLimits)
+			moduletest.Must(t, err)
+			moduletest.Must(t, f.store.Remember(proved, m))
+			if got := f.resolved(holder("a"), c.req); got.SHA256 == m.SHA256 {
+				t.Error("what was proved is given to a request without proof")
+			}
+			if known, _ := f.store.Recall(proved); known.SHA256 != m.SHA256 {
+				t.Error("what was not proved is remembered as proved")
+			}
+		})
+	}
+}
+
 func TestTheChildOfAnIndexIsKnownByItsOwnDigest(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("child"))
@@ -399,7 +505,6 @@ func TestBadSpecsFailWithoutARegistry(t *testing.T) {
 	}
 }
 
-// What the agent refuses is remembered with the image.
 func TestARestartRemembersWhatTheAgentRefuses(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	req := pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CNCFArtifact, moduletest.Wasm("remembered"))), PlainHTTP: true}
@@ -411,8 +516,8 @@ func TestARestartRemembersWhatTheAgentRefuses(t *testing.T) {
 	}
 }
 
-func TestKeepsAModuleThatIsBrought(t *testing.T) {
-	wasm := moduletest.Wasm("brought")
+func TestResolveContentKeepsTheModule(t *testing.T) {
+	wasm := moduletest.Wasm("content")
 	f := startResolver(t, 1)
 	got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", wasm)
 	if got.Err != nil {
@@ -434,7 +539,7 @@ func TestKeepsAModuleThatIsBrought(t *testing.T) {
 	}
 }
 
-func TestKeepForgetsTheOwnersRequest(t *testing.T) {
+func TestResolveContentForgetsTheOwnersRequest(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	wasm := moduletest.Wasm("moved")
 	f := startResolver(t, 1)

@@ -35,8 +35,8 @@ func TestAHundredOwnersOfAURLShareOneFetch(t *testing.T) {
 	moduletest.WantRequests(t, r, "", "", 1)
 }
 
-// What a URL gave can be told from its digest: it is asked once, over restarts
-// and a server that is gone.
+// The digest identifies what a URL has, so it is asked once, across restarts and
+// a server that is gone.
 func TestAURLIsNotPolled(t *testing.T) {
 	wasm := moduletest.Wasm("once")
 	r := moduletest.StartRegistry(t)
@@ -57,7 +57,7 @@ func TestAURLIsNotPolled(t *testing.T) {
 	moduletest.WantRequests(t, r, "", "", 0)
 }
 
-func TestKnowingADigestGivesNothing(t *testing.T) {
+func TestKnowingADigestGivesNoAccess(t *testing.T) {
 	wasm := moduletest.Wasm("known")
 	r := moduletest.StartRegistry(t)
 	f := startResolver(t, 4)
@@ -95,9 +95,9 @@ func TestAURLRecoversByItself(t *testing.T) {
 		r.PutFile("/filter.wasm", wasm)
 	}
 	for name, c := range map[string]struct {
-		breakIt, mend func(*testing.T, *registry.Registry)
-		reason        string
-		step          time.Duration
+		breakIt, fixIt func(*testing.T, *registry.Registry)
+		reason         string
+		step           time.Duration
 	}{
 		"server down":    {down, up, wasmev1.ReasonRegistryUnavailable, time.Second},
 		"status 500":     {inject(registry.Status(500)), heal, wasmev1.ReasonRegistryUnavailable, time.Second},
@@ -112,7 +112,7 @@ func TestAURLRecoversByItself(t *testing.T) {
 			if e := f.failed(holder("a"), req); e.Reason != c.reason {
 				t.Errorf("%s: %s", e.Reason, e.Message)
 			}
-			c.mend(t, r)
+			c.fixIt(t, r)
 			f.stepUntilWoken(c.step, holder("a"))
 			if f.Resolve(holder("a"), req).Module == nil {
 				t.Error("no module")
@@ -199,7 +199,7 @@ func TestAPanicAtAURLEndsOneRequest(t *testing.T) {
 	f.panicIf(func() bool { return true })
 	req := pull.Request{URL: "https://example.com/filter.wasm?token=hidden", SHA256: moduletest.SHA256("")}
 	e := f.failed(holder("a"), req)
-	if !strings.Contains(e.Message, "the operator fails on it") || strings.Contains(e.Message, "hidden") {
+	if !strings.Contains(e.Message, "the operator failed on it") || strings.Contains(e.Message, "hidden") {
 		t.Errorf("%s: %s", e.Reason, e.Message)
 	}
 	f.settled(req)

@@ -11,7 +11,7 @@ import (
 	"github.com/wasme-io/wasme-operator/test/moduletest"
 )
 
-func TestKeepRefuses(t *testing.T) {
+func TestKeepContentRefuses(t *testing.T) {
 	limits := module.Limits{ModuleBytes: 100}
 	for name, c := range map[string]struct {
 		content         []byte
@@ -35,7 +35,16 @@ func TestKeepRefuses(t *testing.T) {
 	}
 }
 
-func TestKeepInAStoreThatIsFull(t *testing.T) {
+func TestKeepContentTakesAModuleAsLargeAsMayBe(t *testing.T) {
+	wasm := moduletest.Wasm("as large as may be")
+	s := openStore(t, t.TempDir(), int64(len(wasm)))
+	_, err := s.KeepContent(wasm, module.Limits{ModuleBytes: int64(len(wasm))})
+	moduletest.Must(t, err)
+	_, err = s.KeepContent(wasm, module.Limits{ModuleBytes: int64(len(wasm)) - 1})
+	moduletest.WantError(t, err, wasmev1.ReasonTooLarge, "--max-module-bytes")
+}
+
+func TestKeepContentInAFullStore(t *testing.T) {
 	wasm := moduletest.Wasm("no room")
 	s := openStore(t, t.TempDir(), int64(len(wasm))-1)
 	_, err := s.KeepContent(wasm, module.DefaultLimits)
@@ -44,7 +53,7 @@ func TestKeepInAStoreThatIsFull(t *testing.T) {
 }
 
 // A store without room for a second copy shows that none is written.
-func TestKeepDoesNotWriteWhatIsHeld(t *testing.T) {
+func TestKeepContentDoesNotWriteWhatIsThere(t *testing.T) {
 	wasm := moduletest.Wasm("again")
 	s := openStore(t, t.TempDir(), int64(len(wasm)))
 	first, err := s.KeepContent(wasm, module.DefaultLimits)
@@ -58,7 +67,7 @@ func TestKeepDoesNotWriteWhatIsHeld(t *testing.T) {
 	moduletest.WantFiles(t, s.dir, "modules/"+first.SHA256+".wasm")
 }
 
-func FuzzKeep(f *testing.F) {
+func FuzzKeepContent(f *testing.F) {
 	f.Add(moduletest.Wasm("seed"))
 	f.Add([]byte(moduletest.ComponentPreamble))
 	s, err := Open(f.TempDir(), 1<<20, clock.RealClock{})
@@ -74,7 +83,7 @@ func FuzzKeep(f *testing.F) {
 			return
 		}
 		if m.SHA256 != moduletest.SHA256(data) || content(t, s, m.SHA256) != string(data) {
-			t.Errorf("%+v is not what was brought", m)
+			t.Errorf("%+v is not what was given", m)
 		}
 	})
 }

@@ -6,7 +6,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// retention knows which modules are retained, by whom, and until when after that.
+// retention records which modules are retained, by whom, and until when after
+// their last holder released them.
 type retention struct {
 	byHolder map[types.NamespacedName]string
 	holders  map[string]int

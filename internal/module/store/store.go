@@ -77,8 +77,8 @@ type Store struct {
 
 // Why a module is not served.
 var (
-	ErrNotRetained = errors.New("no FilterDeployment names this module")
-	ErrNotHere     = errors.New("this module is not here yet")
+	ErrNotRetained = errors.New("no FilterDeployment references this module")
+	ErrNotHere     = errors.New("this replica does not have the module yet")
 )
 
 // storedModule is a module on disk.
@@ -224,7 +224,7 @@ func (s *Store) reserve(n int64) error {
 	for s.bytes+n > s.maxBytes {
 		victim, found := s.victim()
 		if !found {
-			return module.Temporary(wasmev1.ReasonStoreUnavailable, "keeping the module: the operator's --module-store is full: its %d bytes are taken by modules in use: remove filters, or give it more", s.maxBytes)
+			return module.Temporary(wasmev1.ReasonStoreUnavailable, "keeping the module: the operator's --module-store is full: its %d bytes are taken by modules in use: remove filters, or raise --module-store-max-bytes", s.maxBytes)
 		}
 		s.evict(victim)
 	}
@@ -276,5 +276,5 @@ func DiskError(doing string, err error) *module.Error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		cause = errno.Error()
 	}
-	return module.Temporary(wasmev1.ReasonStoreUnavailable, "%s: %s: look after the disk of the operator's --module-store", doing, cause)
+	return module.Temporary(wasmev1.ReasonStoreUnavailable, "%s: %s: check the disk of the operator's --module-store", doing, cause)
 }

@@ -57,7 +57,7 @@ func TestStoreServesWhatItHeldForAnHourAfterARestart(t *testing.T) {
 	moduletest.Must(t, file.Close())
 	clk.Step(ServedAfterRelease)
 	if _, err := s.Await(ended, sum); err == nil {
-		t.Error("a module that nobody names is served for ever")
+		t.Error("a module that nobody retains is served forever")
 	}
 }
 
@@ -84,7 +84,7 @@ func TestStoreRemovesWhatACrashLeft(t *testing.T) {
 	moduletest.WantFiles(t, dir, "modules/"+whole+".wasm")
 }
 
-func TestStoreDropsTheLeastRecentlyUsedThatNobodyNames(t *testing.T) {
+func TestStoreEvictsTheLeastRecentlyUsedThatNobodyRetains(t *testing.T) {
 	clk := clocktesting.NewFakePassiveClock(time.Now())
 	s, err := Open(t.TempDir(), 30, clk)
 	moduletest.Must(t, err)
@@ -116,7 +116,7 @@ func TestStoreFullOfModulesInUse(t *testing.T) {
 	}
 }
 
-func TestStoreDropsWhatWasReleasedLongestAgoWhenAllIsNamed(t *testing.T) {
+func TestStoreEvictsWhatWasReleasedLongestAgoWhenAllIsRetained(t *testing.T) {
 	clk := clocktesting.NewFakePassiveClock(time.Now())
 	s, err := Open(t.TempDir(), 30, clk)
 	moduletest.Must(t, err)
@@ -139,16 +139,16 @@ func TestStoreDropsWhatWasReleasedLongestAgoWhenAllIsNamed(t *testing.T) {
 	}
 }
 
-func TestWhatTheStoreFindsGivesWayWhenItsHoldersAreKnown(t *testing.T) {
+func TestWhatTheStoreFindsCanBeEvictedWhenItsHoldersAreKnown(t *testing.T) {
 	for name, c := range map[string]struct {
 		retain bool
 		after  time.Duration
 		fits   bool
 	}{
-		"no holder is known":           {false, settleTime - time.Second, false},
-		"no holder came":               {false, settleTime, true},
-		"the first holder is known":    {true, firstPass - time.Second, false},
-		"the others have had the time": {true, firstPass, true},
+		"no holder is known":            {false, settleTime - time.Second, false},
+		"no holder came":                {false, settleTime, true},
+		"the first holder is known":     {true, firstPass - time.Second, false},
+		"the others had time to follow": {true, firstPass, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, clk := t.TempDir(), clocktesting.NewFakePassiveClock(time.Now())
@@ -165,7 +165,7 @@ func TestWhatTheStoreFindsGivesWayWhenItsHoldersAreKnown(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 			if c.retain && !s.Has(kept) {
-				t.Error("a module with a holder was dropped")
+				t.Error("a module with a holder was evicted")
 			}
 		})
 	}
@@ -184,7 +184,7 @@ func TestImportReadsNoMoreThanTheModule(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, t.TempDir(), 64<<10)
-			other := put(t, s, "can be dropped")
+			other := put(t, s, "can be evicted")
 			err := s.Import(strings.NewReader(c.content), moduletest.SHA256("a module"), c.size)
 			if c.message == "" && err != nil || c.message != "" && (err == nil || !strings.Contains(err.Error(), c.message)) {
 				t.Errorf("%v", err)
@@ -196,7 +196,7 @@ func TestImportReadsNoMoreThanTheModule(t *testing.T) {
 	}
 }
 
-func TestStoreNamesForAnHourAfterTheLastRelease(t *testing.T) {
+func TestStoreRetainsForAnHourAfterTheLastRelease(t *testing.T) {
 	clk := clocktesting.NewFakePassiveClock(time.Now())
 	s, err := Open(t.TempDir(), 1<<20, clk)
 	moduletest.Must(t, err)
@@ -206,21 +206,21 @@ func TestStoreNamesForAnHourAfterTheLastRelease(t *testing.T) {
 	s.Retain(holder("b"), sum)
 	s.Release(holder("a"))
 	clk.SetTime(clk.Now().Add(2 * time.Hour))
-	wantNamed(t, s, sum, true)
+	wantRetained(t, s, sum, true)
 	s.Retain(holder("b"), moduletest.SHA256("another"))
 	s.Release(holder("nobody"))
 	clk.SetTime(clk.Now().Add(59 * time.Minute))
-	wantNamed(t, s, sum, true)
+	wantRetained(t, s, sum, true)
 	clk.SetTime(clk.Now().Add(time.Minute))
-	wantNamed(t, s, sum, false)
+	wantRetained(t, s, sum, false)
 	s.Retain(holder("c"), sum)
-	wantNamed(t, s, sum, true)
+	wantRetained(t, s, sum, true)
 }
 
 func TestAwaitSeesWhatComes(t *testing.T) {
 	for name, steps := range map[string][]func(*Store, string){
-		"named, then held": {func(s *Store, sum string) { s.Retain(holder("a"), sum) }, func(s *Store, _ string) { put(t, s, "late") }},
-		"held, then named": {func(s *Store, _ string) { put(t, s, "late") }, func(s *Store, sum string) { s.Retain(holder("a"), sum) }},
+		"retained, then here": {func(s *Store, sum string) { s.Retain(holder("a"), sum) }, func(s *Store, _ string) { put(t, s, "late") }},
+		"here, then retained": {func(s *Store, _ string) { put(t, s, "late") }, func(s *Store, sum string) { s.Retain(holder("a"), sum) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, t.TempDir(), 1<<20)
@@ -279,7 +279,7 @@ func TestTheSameModuleTwiceCountsOnce(t *testing.T) {
 	moduletest.WantFiles(t, s.dir, "modules/"+moduletest.SHA256("a module")+".wasm")
 }
 
-func TestAStoreThatCannotBeOpenedIsNamed(t *testing.T) {
+func TestOpenNamesTheFlagWhenItFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	moduletest.Must(t, os.WriteFile(path, nil, 0o600))
 	_, err := Open(path, 1<<20, clock.RealClock{})
@@ -324,7 +324,7 @@ func onSmallDisk(t *testing.T, dir string) {
 	for chunk := make([]byte, 64<<10); err == nil; {
 		_, err = file.Write(chunk)
 	}
-	moduletest.WantError(t, err, wasmev1.ReasonStoreUnavailable, "no space left on device: look after the disk of the operator's --module-store")
+	moduletest.WantError(t, err, wasmev1.ReasonStoreUnavailable, "no space left on device: check the disk of the operator's --module-store")
 	file.Discard()
 	moduletest.WantFiles(t, dir, "modules/"+small+".wasm")
 	put(t, s, "fits again")
@@ -362,14 +362,14 @@ func content(t *testing.T, s *Store, sum string) string {
 	return string(data)
 }
 
-func wantNamed(t *testing.T, s *Store, sum string, want bool) {
+func wantRetained(t *testing.T, s *Store, sum string, want bool) {
 	t.Helper()
-	if named := s.retained(sum); named != want {
-		t.Errorf("named: %v, not %v", named, want)
+	if retained := s.retained(sum); retained != want {
+		t.Errorf("retained: %v, not %v", retained, want)
 	}
 }
 
-func TestTheStoreTellsItsSizeAndBound(t *testing.T) {
+func TestTheStoreReportsItsSizeAndBound(t *testing.T) {
 	store := openStore(t, t.TempDir(), 1<<20)
 	wasm := moduletest.Wasm("kept")
 	if _, err := store.KeepContent(wasm, module.DefaultLimits); err != nil {

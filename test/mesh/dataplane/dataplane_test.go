@@ -23,6 +23,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
@@ -33,7 +34,7 @@ const drained = 90 * time.Second
 
 var (
 	theMesh *mesh.Mesh
-	modules *meshtest.ModuleServer
+	modules *filters.Server
 	prober  *dataplane.Prober
 	woken   = make(chan types.NamespacedName, 1000)
 )
@@ -104,11 +105,11 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
 		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 
-		By("mending it, and refusing another module")
+		By("fixing it, and refusing another module")
 		refused.filter.Configuration = nil
 		refused.expect(refused.apply(ctx))
 		Eventually(refused.verdict).Should(Equal(loaded))
-		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.Serve(ctx, filters.Trap), []byte("refuse")
+		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.Serve(meshtest.Build(ctx, filters.Trap)), []byte("refuse")
 		refused.expect(refused.apply(ctx))
 		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
 		Expect(nowhere.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
@@ -117,7 +118,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 	It("shows a filter that crashes, and a sidecar that is away", func(ctx SpecContext) {
 		app := run(ctx, "reviews-v1")
 		trap := hello(ctx, app, "trap")
-		trap.filter.ModuleSHA256 = modules.Serve(ctx, filters.Trap)
+		trap.filter.ModuleSHA256 = modules.Serve(meshtest.Build(ctx, filters.Trap))
 		trap.expect(trap.apply(ctx))
 		Eventually(trap.verdict).Should(Equal(loaded))
 
@@ -142,7 +143,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 			"metadata": map[string]any{"namespace": plugin.owner.Namespace, "name": plugin.owner.Name},
 			"spec": map[string]any{
 				"selector": map[string]any{"matchLabels": map[string]any{"app": "ratings-v1"}},
-				"url":      modules.URL + module.Path(modules.Serve(ctx, filters.Hello)), "pluginName": filters.RootID,
+				"url":      modules.URL + module.Path(modules.Serve(meshtest.Build(ctx, filters.Hello))), "pluginName": filters.RootID,
 			},
 		}}
 		Expect(theMesh.Client().Create(ctx, object)).To(Succeed())
@@ -179,7 +180,7 @@ func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 		app:    app,
 		target: dataplane.Target{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
 		filter: render.Filter{
-			ID: name, ModuleSHA256: modules.Serve(ctx, filters.Hello), RootID: filters.RootID, Configuration: []byte("world"),
+			ID: name, ModuleSHA256: modules.Serve(meshtest.Build(ctx, filters.Hello)), RootID: filters.RootID, Configuration: []byte("world"),
 			PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
 		},
 	}
@@ -204,7 +205,7 @@ func (f *filter) render() (*networkingv1alpha3.EnvoyFilter, string) {
 	spec, err := render.EnvoyFilter(
 		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.URL},
 		f.owner, f.filter,
-		render.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
+		workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
 	)
 	Expect(err).NotTo(HaveOccurred())
 	object := &networkingv1alpha3.EnvoyFilter{}

@@ -106,8 +106,8 @@ func (p *Pool) reserve(address netip.Addr, ports ...int) (bool, error) {
 }
 
 // bind opens a socket that holds the port. SO_REUSEADDR is set after the call of
-// bind: the call fails when anybody has the port, and from then on those that
-// set it, too, may listen.
+// bind: so the call fails when any other socket has the port, and afterwards
+// servers, which set it too, may listen.
 func bind(address netip.Addr, port int) (socket int, err error) {
 	socket, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

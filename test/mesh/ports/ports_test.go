@@ -114,7 +114,7 @@ func TestAServerListensWhereAPortIsReserved(t *testing.T) {
 	}
 }
 
-// exclusively binds an address without sharing it with anybody.
+// exclusively binds an address that no other socket may have.
 func exclusively(address string) error {
 	host, portText, err := net.SplitHostPort(address)
 	if err != nil {

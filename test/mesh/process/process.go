@@ -4,7 +4,7 @@
 // disk, and ends exactly those.
 //
 // A record holds a pid and the time at which that process began, so a pid that
-// the system has given to somebody else is never signalled. Records outlive
+// the system has given to another process is never signalled. Records outlive
 // the process that wrote them: `mesh down` ends what `mesh up` started.
 package process
 
@@ -146,7 +146,7 @@ func (p *Process) launch(cmd *exec.Cmd) error {
 	return <-started
 }
 
-// explain adds the usual cause to an error that says nothing of it.
+// explain adds the usual cause to an error that does not say it.
 func explain(err error, cmd *exec.Cmd) error {
 	refused := errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC)
 	if cmd.SysProcAttr.Cloneflags != 0 && refused {
@@ -205,8 +205,8 @@ func (p *Process) tail() string {
 	return string(content[max(0, len(content)-logTail):])
 }
 
-// Stop ends the process, waits until it is gone and removes its record. To
-// stop a process that has ended already is no error.
+// Stop ends the process, waits until it is gone and removes its record.
+// Stopping a process that has ended already is no error.
 func (p *Process) Stop() error {
 	if err := p.record.end(p.Ended); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (p *Process) Kill() error {
 	return p.Stop()
 }
 
-// Ended tells whether the process has ended.
+// Ended reports whether the process has ended.
 func (p *Process) Ended() bool {
 	select {
 	case <-p.done:
@@ -321,8 +321,8 @@ func (r record) end(ended func() bool) error {
 	return fmt.Errorf("stopping %s (pid %d): still there after SIGKILL", r.Name, r.PID)
 }
 
-// alive tells whether the pid still belongs to the process on record, and that
-// one has not ended: until somebody waits for it, an ended process keeps its pid.
+// alive reports whether the process on record still runs: it has the pid and has
+// not ended. An ended process keeps its pid until its parent waits for it.
 func (r record) alive() bool {
 	stat, err := statOf(r.PID)
 	return err == nil && stat.Starttime == r.StartTime && !strings.ContainsAny(stat.State, "ZX")

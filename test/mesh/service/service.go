@@ -1,8 +1,8 @@
 // Licensed under the Apache License, Version 2.0; see LICENSE.
 
-// Package service stands for a Kubernetes Service in a mesh without nodes: an
+// Package service replaces a Kubernetes Service in a mesh without nodes: an
 // address whose connections go to its endpoints in turn. Like kube-proxy it
-// knows nothing of an endpoint that is dead until somebody takes it out.
+// does not notice that an endpoint is dead until SetEndpoints leaves it out.
 package service
 
 import (
@@ -37,7 +37,7 @@ func Start(address string, endpoints ...string) (*Service, error) {
 // URL is the service's address as http URL.
 func (s *Service) URL() string { return "http://" + s.listener.Addr().String() }
 
-// Stop refuses new connections; those that are open go on.
+// Stop refuses new connections; open ones stay.
 func (s *Service) Stop() error { return s.listener.Close() }
 
 // SetEndpoints has new connections go to these endpoints in turn, to the first
@@ -74,7 +74,7 @@ func (s *Service) Hold(after int64) *Hold {
 	return h
 }
 
-// Release lets those go on that are held, and holds no more.
+// Release lets the held connections continue, and holds no more.
 func (h *Hold) Release() { h.end.Do(func() { close(h.ended) }) }
 
 // Cut closes those that are held, as when an endpoint dies with all that was
@@ -86,7 +86,7 @@ func (h *Hold) Cut() {
 	})
 }
 
-// pass waits at the place; it tells whether the connection goes on.
+// pass waits at the place and reports whether the connection continues.
 func (h *Hold) pass(endpoint string) bool {
 	select {
 	case <-h.ended:
@@ -125,7 +125,7 @@ func (s *Service) connect(client net.Conn) {
 	defer server.Close()
 	go func() {
 		_, _ = io.Copy(server, client)
-		_ = server.Close() // the client is gone: nobody is left to answer
+		_ = server.Close() // the client is gone: there is no one to answer
 	}()
 	answer(client, server, endpoint, hold)
 }

@@ -2,7 +2,7 @@
 
 // Command meshpart is those processes of a test mesh that are the harness's
 // own: the app behind a sidecar, the registry, and what prepares a sidecar's
-// surroundings. The harness builds and starts it; nobody else needs to.
+// surroundings. Only the harness builds and starts it.
 package main
 
 import (
@@ -69,7 +69,7 @@ func echo(name string) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]any{ // the client is gone: nobody to tell
+		_ = json.NewEncoder(w).Encode(map[string]any{ // the client is gone: there is no one to tell
 			"app": name, "method": r.Method, "path": r.URL.RequestURI(), "host": r.Host,
 			"headers": r.Header, "body": string(body),
 		})
