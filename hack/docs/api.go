@@ -12,12 +12,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// resource is what the API reference shows of a CRD.
+// resource holds what the API reference shows of a CRD.
 type resource struct {
 	CRD     apiextensionsv1.CustomResourceDefinition
 	Version apiextensionsv1.CustomResourceDefinitionVersion
-	// Spec is the spec and its fields, and Status those of the status; the fields
-	// of an object come after it.
+	// Spec has the spec and its fields, Status the fields of the status. The fields
+	// of an object follow it.
 	Spec, Status []field
 }
 
@@ -31,7 +31,7 @@ type field struct {
 	Pattern string
 	// Paragraphs are its description.
 	Paragraphs []string
-	// Rules are what else is checked, as the API server says it.
+	// Rules are the messages of the other checks.
 	Rules []string
 }
 
@@ -55,7 +55,7 @@ func readResource(path string) (resource, error) {
 	return read, nil
 }
 
-// fieldsOf are the fields under a path, in the order of their names.
+// fieldsOf returns the fields under a path, ordered by name.
 func fieldsOf(path string, schema apiextensionsv1.JSONSchemaProps) []field {
 	var fields []field
 	for _, name := range slices.Sorted(maps.Keys(schema.Properties)) {
@@ -84,8 +84,8 @@ func newField(path string, schema apiextensionsv1.JSONSchemaProps, required bool
 	return made
 }
 
-// ruleText names the field under the one with the rule that the API server
-// names, if there is one.
+// ruleText returns the message of a rule, after the field that the API server
+// names with it, if that is not the one with the rule.
 func ruleText(rule apiextensionsv1.ValidationRule) string {
 	if rule.FieldPath == "" {
 		return rule.Message
@@ -107,7 +107,7 @@ func valuesOf(schema apiextensionsv1.JSONSchemaProps) *apiextensionsv1.JSONSchem
 	return schema.AdditionalProperties.Schema
 }
 
-// facts are what the schema says of a field beside its description, in one line.
+// facts returns what the schema says about a field besides its description, in one line.
 func facts(schema apiextensionsv1.JSONSchemaProps, required bool) string {
 	all := []string{typeOf(schema)}
 	if required {
@@ -142,14 +142,14 @@ func typeOf(schema apiextensionsv1.JSONSchemaProps) string {
 	return schema.Type
 }
 
-// plural of a type, whose format stays behind it.
+// plural returns the plural of a type, with its format behind it.
 func plural(name string) string {
 	word, format, _ := strings.Cut(name, " ")
 	return strings.TrimSpace(word + "s " + format)
 }
 
-// acceptedTypes are what passes a schema without type: it refuses a type by
-// bounds that contradict each other, and booleans one by one.
+// acceptedTypes returns the types that a schema without type accepts. Such a
+// schema refuses a type by bounds that contradict each other, and booleans one by one.
 func acceptedTypes(schema apiextensionsv1.JSONSchemaProps) []string {
 	accepted := []string{"string", "object"}
 	if !excludes(schema.Minimum, schema.Maximum) {
@@ -168,7 +168,7 @@ func excludes[N int64 | float64](least, most *N) bool {
 	return least != nil && most != nil && *least > *most
 }
 
-// limits are the values or the sizes that a schema allows.
+// limits returns the values or the sizes that a schema allows.
 func limits(schema apiextensionsv1.JSONSchemaProps) []string {
 	if len(schema.Enum) > 0 {
 		var values []string
@@ -190,7 +190,7 @@ func limits(schema apiextensionsv1.JSONSchemaProps) []string {
 	return all
 }
 
-// between is empty without bounds, and for those that contradict each other.
+// between returns bounds as text. It returns nothing if there are none, or if they contradict each other.
 func between[N int64 | float64](least, most *N, unit string) string {
 	switch {
 	case excludes(least, most) || least == nil && most == nil:
@@ -203,7 +203,7 @@ func between[N int64 | float64](least, most *N, unit string) string {
 	return fmt.Sprintf("%v to %v%s", *least, *most, unit)
 }
 
-// code is a JSON value as code; strings go without their quotes.
+// code returns a JSON value as code, and a string without its quotes.
 func code(value apiextensionsv1.JSON) string {
 	var text string
 	if json.Unmarshal(value.Raw, &text) != nil {

@@ -17,7 +17,7 @@ import (
 // conditionsFile is the file of the API package that holds the constants.
 const conditionsFile = "conditions.go"
 
-// condition is a type of condition with the reasons that stand on it.
+// condition is a type of condition with its reasons.
 type condition struct {
 	Type, Meaning string
 	Reasons       []reason
@@ -41,7 +41,7 @@ func readConditions(folder string) ([]condition, error) {
 	return conditions, nil
 }
 
-// constantsOf are the string constants of a file, in their order.
+// constantsOf returns the string constants of a file, in their order.
 func constantsOf(file *ast.File) []constant {
 	var found []constant
 	for _, declaration := range file.Decls {
@@ -71,9 +71,9 @@ func stringValue(spec *ast.ValueSpec) (string, bool) {
 	return value, err == nil
 }
 
-// group puts the reasons under their conditions. The comment of a reason names
-// its condition in parentheses at the end of its sentence; without, it is that
-// of the reason before.
+// group puts the reasons under their conditions. The comment of a reason ends
+// with its condition in parentheses. Without that, the reason belongs to the
+// condition of the reason before it.
 func group(constants []constant) ([]condition, error) {
 	var conditions []condition
 	place := -1
@@ -105,8 +105,8 @@ func namedCondition(conditions []condition, text string) int {
 	return slices.IndexFunc(conditions, func(c condition) bool { return strings.HasSuffix(text, " ("+c.Type+").") })
 }
 
-// meaning is a constant's comment as a sentence of its own: `Name: it is so.`
-// becomes `It is so.`, and `Name is so.` names the value.
+// meaning returns a constant's comment as a sentence of its own: `Name: it is so.`
+// becomes `It is so.`, and in `Name is so.` the value replaces the name.
 func meaning(c constant) string {
 	text := strings.Join(strings.Fields(c.comment), " ")
 	if after, found := strings.CutPrefix(text, c.name+": "); found {

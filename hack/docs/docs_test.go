@@ -38,7 +38,7 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-func TestRulesNameTheFieldThatTheyAreAbout(t *testing.T) {
+func TestRulesNameTheirField(t *testing.T) {
 	var schema apiextensionsv1.JSONSchemaProps
 	text := `{x-kubernetes-validations: [{rule: r, message: one of a and b}, {rule: r, message: a needs b, fieldPath: .x.a}]}`
 	if err := yaml.UnmarshalStrict([]byte(text), &schema); err != nil {
@@ -49,7 +49,7 @@ func TestRulesNameTheFieldThatTheyAreAbout(t *testing.T) {
 	}
 }
 
-func TestFieldsAreThoseOfItemsAndValuesToo(t *testing.T) {
+func TestFieldsIncludeThoseOfItemsAndValues(t *testing.T) {
 	var schema apiextensionsv1.JSONSchemaProps
 	text := `{properties: {b: {type: array, items: {properties: {x: {}}}}, a: {additionalProperties: {properties: {z: {}}}}}}`
 	if err := yaml.UnmarshalStrict([]byte(text), &schema); err != nil {
@@ -64,7 +64,7 @@ func TestFieldsAreThoseOfItemsAndValuesToo(t *testing.T) {
 	}
 }
 
-func TestReasonsStandUnderTheConditionThatTheirCommentsName(t *testing.T) {
+func TestReasonsBelongToTheConditionInTheirComments(t *testing.T) {
 	got, err := group([]constant{
 		{"ConditionA", "A", "ConditionA sums up."},
 		{"ConditionB", "B", "ConditionB: it is so."},
@@ -86,7 +86,7 @@ func TestReasonsStandUnderTheConditionThatTheirCommentsName(t *testing.T) {
 	}
 }
 
-func TestConstantsThatCannotBeShownAreRefused(t *testing.T) {
+func TestGroupRejectsConstantsThatItCannotShow(t *testing.T) {
 	for name, constants := range map[string][]constant{
 		"no comment":         {{"ConditionA", "A", ""}},
 		"no condition":       {{"ConditionA", "A", "ConditionA: a."}, {"ReasonX", "X", "ReasonX: x."}},

@@ -51,8 +51,8 @@ func readFlags(help string) ([]managerFlag, error) {
 	return flags, nil
 }
 
-// size returns a number of bytes in a unit that people read, or nothing for
-// numbers that are too small for one and for what is no number.
+// size returns a number of bytes in MiB or GiB, or nothing if the text is not a
+// whole number of these.
 func size(text string) string {
 	bytes, err := strconv.ParseInt(text, 10, 64)
 	switch {

@@ -20,7 +20,7 @@ import (
 	"text/template"
 )
 
-// width is the longest line that the pages get, where words can be wrapped.
+// width is the length of the longest line, if its words can be wrapped.
 const width = 110
 
 //go:embed *.tmpl

@@ -30,7 +30,7 @@ type names struct {
 	targets []string
 }
 
-// foreignWords are of Kubernetes, Istio and other programs.
+// foreignWords are names of Kubernetes, Istio and other programs.
 var foreignWords = strings.Fields(`
 	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions
 	appProtocol dependsOn emptyDir dockerconfigjson honorLabels matchLabels userVolume userVolumeMount args`)
@@ -92,7 +92,7 @@ var (
 	makeSpan = regexp.MustCompile(`^\$? ?(?:[A-Z]+=\S+ )?make ([a-z0-9 -]+)`)
 )
 
-// kubectlFlags are flags of other programs that the pages name alone.
+// kubectlFlags are flags of other programs that appear without their command.
 var kubectlFlags = []string{"help", "from-file", "patch-file", "show-managed-fields", "force-conflicts", "server-side"}
 
 // unknown returns what is wrong with a name in code, or nothing.
