@@ -20,8 +20,9 @@ import (
 
 const (
 	// Patience bounds the wait for a change to arrive at a proxy: that of each
-	// Eventually without another bound.
-	Patience = 30 * time.Second
+	// Eventually without another bound. It is longer than the 30 s for which the
+	// operator itself waits until a workload's pods have loaded what came before.
+	Patience = time.Minute
 	// Poll is how often Eventually and Consistently look, where nothing else is said.
 	Poll = 20 * time.Millisecond
 	// StartTimeout bounds the start of a suite: the first time on a machine
