@@ -7,16 +7,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// How often sidecars were asked, by what came of it, and how long that took.
-// The endpoint is envoy or agent; the result is success or a Failure.
+// These metrics show how often sidecars were asked, with what result, and how long it
+// took. The endpoint is envoy or agent, and the result is success or a Failure.
 var (
 	probesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wasme_sidecar_probes_total",
-		Help: "Requests to sidecars for what they run, by endpoint and result.",
+		Help: "Requests that ask sidecars what they run, by endpoint and result.",
 	}, []string{"endpoint", "result"})
 	probeSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "wasme_sidecar_probe_duration_seconds",
-		Help:    "Duration of the requests to sidecars for what they run, by endpoint.",
+		Help:    "Duration of the requests that ask sidecars what they run, by endpoint.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
 	}, []string{"endpoint"})
 
@@ -28,7 +28,7 @@ func init() {
 	metrics.Registry.MustRegister(probesTotal, probeSeconds)
 }
 
-// probes are those of one endpoint.
+// probes counts the requests to one endpoint.
 type probes struct {
 	total   *prometheus.CounterVec
 	seconds prometheus.Observer
@@ -40,7 +40,7 @@ func newProbes(endpoint string) *probes {
 		seconds: probeSeconds.WithLabelValues(endpoint),
 	}
 	for _, result := range []Failure{success, FailureAddress, FailureTimeout, FailureRefused, FailureConnection, FailureStatus, FailureMalformed, FailureTooLarge} {
-		p.total.WithLabelValues(string(result)) // a rate needs the 0 before the first
+		p.total.WithLabelValues(string(result)) // a rate needs the 0 before the first probe
 	}
 	return p
 }

@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	// maxFailures in a row make a pod unreachable.
+	// maxFailures is how many failures in a row make a pod unreachable.
 	maxFailures = 4
-	// maxRows of one filter are remembered: what it should run and what drains.
+	// maxRows is how many rows of one filter are remembered, for the plugin that should
+	// run and those that are draining.
 	maxRows = 4
-	// crashMemory is how long after its last crash a plugin counts as crashing:
+	// crashMemory is how long a plugin counts as crashing after its last crash. It is
 	// as long as the time between two probes can be.
 	crashMemory = maxPeriod + minPeriod
 )
@@ -23,17 +24,17 @@ const (
 type pod struct {
 	Pod
 	watches []*watch
-	// failures in a row, and what the last one was.
+	// failures is how many probes failed in a row, and failure why the last one did.
 	failures int
 	failure  Failure
-	// slow: it needs more time than the quick lane gives.
+	// slow says that it needs more time than the quick lane gives.
 	slow bool
-	// running: a worker asks it. Otherwise it is in a queue, until due.
+	// running says that a worker is asking it. Otherwise it is in a queue until due.
 	running bool
 	due     time.Time
-	// attempts since something changed.
+	// attempts counts the probes since something changed.
 	attempts int
-	// tried: its Envoy was brought a plugin, of whomever, at some time.
+	// tried says that its Envoy has received a plugin, of any owner, at some time.
 	tried bool
 }
 
@@ -43,27 +44,27 @@ type watch struct {
 	plugin  string
 	explain bool
 	verdict Verdict
-	// looked: rows are those of the last answer.
+	// looked says that rows holds those of the last answer.
 	looked bool
 	rows   []row
 	fetch  fetches
-	// round of Expect that last wanted it.
+	// round is that of the last Expect that had it.
 	round uint64
 }
 
-// row is a plugin that a pod shows.
+// row is a plugin that a pod's metrics show.
 type row struct {
 	plugin  string
 	reloads reloads
 	crashed time.Time
-	// lasts: it was in two answers, one after the other. The row of a plugin that
-	// Envoy refuses is in one: Envoy clears it away as it is asked.
+	// lasts says that two answers in a row had it. The row of a plugin that Envoy
+	// refuses is in one answer only, because Envoy removes it when it is asked.
 	lasts bool
 }
 
 // sight is what a worker saw of a pod.
 type sight struct {
-	// failure is empty when the pod answered; plugins is what it runs then.
+	// failure is empty when the pod answered. Then plugins is what it runs.
 	failure Failure
 	page
 	// agent is nil unless pilot-agent was asked and answered.
@@ -81,8 +82,8 @@ func (p *pod) watchOf(owner types.NamespacedName) *watch {
 	return nil
 }
 
-// moveTo says whether the pod is somewhere else than before: then nothing is
-// known of it.
+// moveTo takes over where the pod is, and reports whether that is somewhere else than
+// before. If so, it forgets everything that was known of the pod.
 func (p *pod) moveTo(place Pod) bool {
 	if p.Pod == place {
 		return false
@@ -95,8 +96,8 @@ func (p *pod) moveTo(place Pod) bool {
 	return true
 }
 
-// want says whether the target asks for more than before. What is known of a
-// filter stays known when another revision of it is wanted.
+// want takes over the target, and reports whether it asks for more than before. What is
+// known of a filter stays known when another revision of it is expected.
 func (w *watch) want(target Target) bool {
 	news := w.plugin != target.Plugin || target.Explain && !w.explain
 	if w.plugin != target.Plugin {
@@ -108,7 +109,7 @@ func (w *watch) want(target Target) bool {
 	return news
 }
 
-// unexplained are the plugins whose absence pilot-agent is to explain.
+// unexplained returns the plugins whose absence pilot-agent can explain.
 func (p *pod) unexplained() []string {
 	var plugins []string
 	for _, w := range p.watches {
@@ -119,14 +120,14 @@ func (p *pod) unexplained() []string {
 	return plugins
 }
 
-// settled: nothing more is to be found out.
+// settled reports whether there is nothing more to find out.
 func (p *pod) settled() bool {
 	return p.failures == 0 && !slices.ContainsFunc(p.watches, func(w *watch) bool {
 		return w.verdict.State != StateLoaded
 	})
 }
 
-// see takes over what a worker saw.
+// see takes over what a worker saw of the pod.
 func (p *pod) see(s sight, now time.Time) {
 	if p.failure = s.failure; s.failure != "" {
 		p.failures++
@@ -139,7 +140,7 @@ func (p *pod) see(s sight, now time.Time) {
 	}
 }
 
-// judge brings the verdicts up to date and returns the owners for whom one is new.
+// judge updates the verdicts and returns the owners of those that have changed.
 func (p *pod) judge(now time.Time) sets.Set[types.NamespacedName] {
 	changed := sets.New[types.NamespacedName]()
 	for _, w := range p.watches {
@@ -169,15 +170,16 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 	return verdict
 }
 
-// unsure: a plugin that is wanted was in the last answer, and not in the one before.
+// unsure reports whether the last answer had a plugin that is expected, and the one
+// before did not.
 func (p *pod) unsure() bool { return slices.ContainsFunc(p.watches, (*watch).unsure) }
 
 func (w *watch) unsure() bool {
 	return slices.ContainsFunc(w.rows, func(r row) bool { return r.plugin == w.plugin && !r.lasts })
 }
 
-// see picks the rows of this filter, whatever the revision, and notices which
-// of them have crashed since the last look. At the first look nobody can tell.
+// see picks the rows of this filter, in any revision, and notes which plugins have
+// crashed since the last look. The first look cannot show that.
 func (w *watch) see(plugins map[string]reloads, now time.Time) {
 	rows := rowsOf(w.plugin, plugins)
 	for i := range rows {
@@ -190,7 +192,7 @@ func (w *watch) see(plugins map[string]reloads, now time.Time) {
 	w.rows, w.looked = rows, true
 }
 
-// in finds the row of the same plugin.
+// in returns the row of the same plugin.
 func (r row) in(rows []row) row {
 	if i := slices.IndexFunc(rows, func(other row) bool { return other.plugin == r.plugin }); i >= 0 {
 		return rows[i]
@@ -198,8 +200,8 @@ func (r row) in(rows []row) row {
 	return row{}
 }
 
-// rowsOf are the rows of the filter that a plugin belongs to: the plugin's own
-// and, in order, those of other revisions, no more than a mesh can show.
+// rowsOf returns the rows of the filter that a plugin belongs to: the plugin's own
+// and, in order, those of other revisions. It returns maxRows at most.
 func rowsOf(plugin string, plugins map[string]reloads) []row {
 	var own, others []row
 	for name, reloads := range plugins {

@@ -1,21 +1,27 @@
-// Package dataplane finds out what pods really run. It asks each sidecar for
-// its metrics, without exec, port-forward or any right in the cluster: a plugin
-// that Envoy has loaded shows a row there, under a name that carries the
+// Package dataplane finds out what pods really run. It asks each sidecar for its
+// metrics, which needs neither exec nor port-forward nor any right in the cluster. A
+// plugin that Envoy has loaded has rows there, under a name that contains the
 // filter's revision.
 //
-// One Prober asks for all filters. Owners, the FilterDeployments, tell it with
-// Expect which plugin each of their pods should run, get the verdicts that are
-// known, and are woken when one of them changes. A pod is asked once, however
-// many filters it should run:
+// One Prober asks for all filters. Owners, which are FilterDeployments, call Expect
+// with the plugin that each of their pods should run. They get the verdicts that are
+// known, and are woken when one of them changes. A pod is asked once, however many
+// filters it should run:
 //
-//   - soon after something changed, and then less and less often, while any
-//     verdict is open; a plugin counts as loaded once two answers show it;
-//   - once per period when all is proven, at a moment of its own, so that the
-//     load is even.
+//   - While any verdict is open, it is asked soon after a change, and then less and
+//     less often. A plugin counts as loaded once two answers in a row show it.
+//   - When everything is verified, it is asked once per period. Each pod has its own
+//     moment in the period, so that the load is even.
 //
-// Pods that do not answer must not hold up those that do. Every pod is first
-// given a moment in the quick lane, which suffices for one that is alive. One
-// that needs longer is asked again, with patience, in a lane of its own.
+// Pods that do not answer must not delay those that do. Every pod is first asked in
+// the quick lane, whose short time is enough for a sidecar that works. One that needs
+// more time is asked again in the patient lane.
+//
+// In reading order: verdict.go holds what is said of a pod, and how it follows from
+// the rows that the pod shows. text.go reads these rows from an answer. pod.go holds
+// what is known of a pod from one answer to the next, and schedule.go says when it is
+// asked again. scrape.go asks one sidecar, and prober.go runs it all. Only the last
+// two do anything but compute.
 package dataplane
 
 import (
@@ -32,22 +38,22 @@ import (
 )
 
 const (
-	// quickTime is many times what a sidecar needs (2 ms), and patientTime what
-	// one may need on a node that is overloaded.
+	// quickTime is many times what a sidecar needs (2 ms), and patientTime is what one
+	// can need on an overloaded node.
 	quickTime   = 250 * time.Millisecond
 	patientTime = 2 * time.Second
-	// quickWorkers get through pods that answer faster than the machine can
-	// send requests; patientWorkers wait, which costs next to nothing: about
-	// 128 dead pods a second.
+	// The quickWorkers ask pods that answer, faster than the machine can send requests.
+	// The patientWorkers wait, which costs almost nothing, for about 128 dead pods a
+	// second.
 	quickWorkers   = 64
 	patientWorkers = 256
 )
 
 // The ports at which Istio serves metrics unless a pod says otherwise.
 const (
-	// DefaultStatsPort is Envoy's, the container port named http-envoy-prom.
+	// DefaultStatsPort is that of Envoy, the container port named http-envoy-prom.
 	DefaultStatsPort = 15090
-	// DefaultAgentPort is pilot-agent's, which the annotation
+	// DefaultAgentPort is that of pilot-agent, which the annotation
 	// status.sidecar.istio.io/port changes.
 	DefaultAgentPort = 15020
 )
@@ -56,11 +62,11 @@ const (
 type Pod struct {
 	// UID of the pod.
 	UID types.UID
-	// Address is the pod's IP, v4 or v6: never a name.
+	// Address is the pod's IP, v4 or v6, and never a name.
 	Address netip.Addr
-	// StatsPort is where its Envoy serves metrics; 0: DefaultStatsPort.
+	// StatsPort is where its Envoy serves metrics; 0 means DefaultStatsPort.
 	StatsPort uint16
-	// AgentPort is where its pilot-agent serves metrics; 0: DefaultAgentPort.
+	// AgentPort is where its pilot-agent serves metrics; 0 means DefaultAgentPort.
 	AgentPort uint16
 }
 
@@ -69,15 +75,15 @@ type Target struct {
 	// Pod that should run it.
 	Pod Pod
 	// Plugin is the name of the plugin's configuration in Envoy: config.name,
-	// `wasm_filter.<…>@<revision>`; or `<namespace>.<name>` of a WasmPlugin or
-	// TrafficExtension. That has no revision: it is loaded in any revision.
+	// `wasm_filter.<…>@<revision>`, or `<namespace>.<name>` for a WasmPlugin or
+	// TrafficExtension. The latter has no revision, so any revision counts as loaded.
 	Plugin string
-	// Explain has pilot-agent asked too, whenever the plugin is not there:
-	// Verdict.Fetch is what it says.
+	// Explain says that pilot-agent is asked, too, whenever the plugin is not there.
+	// Verdict.Fetch is its answer.
 	Explain bool
 }
 
-// Prober asks pods what they run. Its methods may be called concurrently.
+// Prober asks pods what they run. Its methods can be called concurrently.
 type Prober struct {
 	wake           func(owner types.NamespacedName)
 	scraper        *scraper
@@ -90,18 +96,18 @@ type Prober struct {
 	round  uint64
 }
 
-// lane is a queue of pods with workers of its own.
+// lane is a queue of pods with its own workers.
 type lane struct {
 	queue workqueue.TypedDelayingInterface[types.UID]
-	// workers is how many pods it asks at once, patience how long each has for
-	// an answer.
+	// workers is how many pods are asked at once, and patience how long each of them
+	// has for an answer.
 	workers  int
 	patience time.Duration
 }
 
-// New returns a Prober that asks nobody before it is started. It calls wake with
-// an owner when a verdict on one of its targets has changed; wake must not block
-// for long, and may call Expect.
+// New returns a Prober that asks no pod before it is started. It calls wake with an
+// owner when a verdict on one of the owner's targets has changed. wake must not block
+// for long, and can call Expect.
 func New(wake func(owner types.NamespacedName)) *Prober {
 	return &Prober{
 		wake:    wake,
@@ -114,7 +120,7 @@ func New(wake func(owner types.NamespacedName)) *Prober {
 	}
 }
 
-// NeedLeaderElection says that only the replica that reconciles asks pods.
+// NeedLeaderElection returns true: only the replica that reconciles asks pods.
 func (p *Prober) NeedLeaderElection() bool { return true }
 
 // Start asks pods until ctx ends. It implements manager.Runnable.
@@ -135,10 +141,10 @@ func (p *Prober) Start(ctx context.Context) error {
 	return nil
 }
 
-// Expect replaces what owner wants of its pods, at most one target for each of
-// them, and returns what is known of the targets, in their order. It asks
-// nobody itself and never blocks on anything remote. Pods that no owner names
-// any more are forgotten; nil ends an owner's wishes.
+// Expect replaces the targets of an owner, which has at most one for each pod, and
+// returns what is known of them, in their order. It asks no pod itself and never
+// blocks on anything remote. Pods that are no longer in any owner's targets are
+// forgotten, and an owner without targets as well.
 func (p *Prober) Expect(owner types.NamespacedName, targets []Target) []Verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,7 +203,7 @@ func (p *Prober) Seen(owner types.NamespacedName, pods []Pod) []Seen {
 	return seen
 }
 
-// expect takes one target over; what is new makes the pod's next probe urgent.
+// expect takes over one target, and has the pod asked soon if something about it is new.
 func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time) *watch {
 	known := p.pods[target.Pod.UID]
 	if known == nil {
@@ -220,7 +226,8 @@ func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time
 	return w
 }
 
-// release drops a former wish of owner that this round of Expect did not repeat.
+// release drops a target that an owner had before, and that this round of Expect did
+// not repeat.
 func (p *Prober) release(owner types.NamespacedName, uid types.UID) {
 	known := p.pods[uid]
 	if known == nil {
@@ -234,7 +241,7 @@ func (p *Prober) release(owner types.NamespacedName, uid types.UID) {
 	}
 }
 
-// work asks one pod of a lane; false when the lane has shut down.
+// work asks one pod of a lane. It returns false when the lane has shut down.
 func (p *Prober) work(ctx context.Context, l *lane) bool {
 	uid, shutdown := l.queue.Get()
 	if shutdown {
@@ -253,12 +260,12 @@ type job struct {
 	lane *lane
 	// at is where the pod was when the worker began.
 	at Pod
-	// explain are the plugins whose absence pilot-agent is to explain.
+	// explain holds the plugins whose absence pilot-agent can explain.
 	explain []string
 }
 
-// begin returns nil when the pod is not wanted any more, or is being asked, or
-// is to be asked later or in the other lane.
+// begin returns nil when nobody expects anything of the pod any more, when it is being
+// asked already, or when it is to be asked later or in the other lane.
 func (p *Prober) begin(uid types.UID, l *lane) *job {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -268,8 +275,8 @@ func (p *Prober) begin(uid types.UID, l *lane) *job {
 	}
 	right, early := p.laneOf(known), time.Until(known.due)
 	if right != l || early > 0 {
-		// A queue keeps the earlier of two times, and a pod that was forgotten
-		// or that changed lanes leaves its own behind.
+		// A queue keeps the earlier of two times, and a pod that was forgotten or that
+		// changed lanes is still in its queue.
 		right.queue.AddAfter(uid, early)
 		return nil
 	}
@@ -277,7 +284,7 @@ func (p *Prober) begin(uid types.UID, l *lane) *job {
 	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained()}
 }
 
-// end writes down what a worker saw and wakes those for whom that is news.
+// end records what a worker saw and wakes the owners for whom it changes something.
 func (p *Prober) end(ctx context.Context, j *job, s sight) {
 	if ctx.Err() != nil {
 		return

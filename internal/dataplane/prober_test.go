@@ -36,6 +36,40 @@ func TestAChangeIsProvenFromTheOldRevisionToTheNew(t *testing.T) {
 	})
 }
 
+func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		target := Target{Pod: s.pod(1, plugins(greeting, greetingOld)), Plugin: greeting}
+		if f.Proven(owner("greeting"), target) {
+			f.Error("a pod that nobody expects anything of is proven")
+		}
+		f.Expect(owner("greeting"), []Target{target})
+		if f.Proven(owner("greeting"), target) {
+			f.Error("a pod that has not answered is proven")
+		}
+		f.becomes(owner("greeting"), target, Verdict{State: StateDraining})
+		if !f.Proven(owner("greeting"), target) {
+			f.Error("the plugin is loaded, but not proven")
+		}
+		for name, other := range map[string]Target{
+			"another revision": {Pod: target.Pod, Plugin: greetingOld},
+			"another filter":   {Pod: target.Pod, Plugin: otherFilter},
+			"another pod":      {Pod: s.pod(2, plugins(greeting)), Plugin: greeting},
+		} {
+			if f.Proven(owner("greeting"), other) {
+				f.Errorf("%s is proven", name)
+			}
+		}
+		if f.Proven(owner("other"), target) {
+			f.Error("another owner has the proof")
+		}
+		target.Plugin = otherFilter
+		f.Expect(owner("greeting"), []Target{target})
+		if f.Proven(owner("greeting"), target) {
+			f.Error("the proof of one plugin is that of another")
+		}
+	})
+}
+
 func TestARowInOneAnswerOnlyIsNoProof(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		refused := "wasm_filter.bookinfo/details-v1/refused@a0719d45"
@@ -361,8 +395,9 @@ func TestIPv6Pods(t *testing.T) {
 	})
 }
 
+// Not beside other tests: a pod that they keep from answering at once would wait
+// behind the dead ones.
 func TestDeadPodsDoNotHoldUpOthers(t *testing.T) {
-	t.Parallel()
 	s := startSidecars(t)
 	var live, dead []Target
 	for i := range 4 * quickWorkers {

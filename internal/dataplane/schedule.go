@@ -10,21 +10,22 @@ import (
 )
 
 const (
-	// A pod with an open verdict is asked after minRetry, then after twice the
-	// time, up to maxRetry, and each time up to a fifth later.
+	// A pod with an open verdict is asked after minRetry, then after twice the time, and
+	// so on up to maxRetry, each time up to a fifth later.
 	minRetry    = 250 * time.Millisecond
 	maxRetry    = 15 * time.Second
 	retryJitter = 0.2
 
-	// A pod of which all is proven is asked once per period: such that there is
-	// one probe in perPod over all pods, but within these bounds.
+	// A pod of which everything is verified is asked once per period. The period is
+	// perPod for each pod, within these bounds.
 	minPeriod = 30 * time.Second
 	maxPeriod = 5 * time.Minute
 	perPod    = 25 * time.Millisecond
 )
 
-// laneOf: those that answer slowly, or not at all, wait with their likes, and so
-// does who needs pilot-agent, which waits for the app's own metrics.
+// laneOf returns the lane in which a pod is asked: the patient one for a pod that answers
+// slowly or not at all, or whose pilot-agent must be asked, because that waits for the
+// app's own metrics.
 func (p *Prober) laneOf(known *pod) *lane {
 	if known.slow || len(known.unexplained()) > 0 {
 		return p.patient
@@ -32,13 +33,13 @@ func (p *Prober) laneOf(known *pod) *lane {
 	return p.quick
 }
 
-// plan has the pod asked after a delay, instead of when it was planned before.
+// plan schedules the pod's next probe after a delay, and cancels an earlier plan.
 func (p *Prober) plan(known *pod, delay time.Duration) {
 	known.due = time.Now().Add(delay)
 	p.laneOf(known).queue.AddAfter(known.UID, delay)
 }
 
-// planNext has a pod that was asked just now asked again.
+// planNext schedules the next probe of a pod that was asked just now.
 func (p *Prober) planNext(known *pod) {
 	if known.settled() {
 		known.attempts = 0
@@ -49,7 +50,7 @@ func (p *Prober) planNext(known *pod) {
 	known.attempts++
 }
 
-// retryDelay is the delay after so many probes since the last change.
+// retryDelay returns the delay after this number of probes since the last change.
 func retryDelay(attempts int) time.Duration {
 	delay := minRetry
 	for range attempts {
@@ -61,18 +62,18 @@ func retryDelay(attempts int) time.Duration {
 	return wait.Jitter(delay, retryJitter)
 }
 
-// period is the time in which all of the pods are asked once.
+// period returns the time in which each of the pods is asked once.
 func period(pods int) time.Duration {
 	return min(max(time.Duration(pods)*perPod, minPeriod), maxPeriod)
 }
 
-// turn is a pod's own moment in every period, from 0 to 1: whatever made pods
-// be asked at the same time, they spread out at once.
+// turn returns a pod's own moment in every period, from 0 to 1. So pods that were
+// asked at the same time spread out in the next period.
 func (p *Prober) turn(uid types.UID) float64 {
 	return float64(maphash.String(p.seed, string(uid))) / math.MaxUint64
 }
 
-// untilTurn is the time until the next period that has gone on for its part turn.
+// untilTurn returns the time until a turn comes next, in this period or the following one.
 func untilTurn(now time.Time, period time.Duration, turn float64) time.Duration {
 	at := time.Duration(turn * float64(period))
 	since := time.Duration(now.UnixNano()) % period

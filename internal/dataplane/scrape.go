@@ -20,37 +20,36 @@ import (
 type Failure string
 
 const (
-	// FailureAddress means: the address is none that a pod can have.
+	// FailureAddress says that no pod can have this address.
 	FailureAddress Failure = "invalid_address"
-	// FailureTimeout means: no answer within 2 s.
+	// FailureTimeout says that there was no answer within 2 s.
 	FailureTimeout Failure = "timeout"
-	// FailureRefused means: nothing listens there. The sidecar may not have started, or
-	// serves its metrics to its own pod only.
+	// FailureRefused says that nothing listens there. The sidecar may not have started, or
+	// it serves its metrics to its own pod only.
 	FailureRefused Failure = "connection_refused"
-	// FailureConnection means: there is no way to the pod, or the connection broke.
+	// FailureConnection says that there is no route to the pod, or that the connection broke.
 	FailureConnection Failure = "connection_failed"
-	// FailureStatus means: the answer's status is not 200.
+	// FailureStatus says that the answer's status is not 200.
 	FailureStatus Failure = "bad_status"
-	// FailureMalformed means: the answer is no Prometheus text, or is compressed.
+	// FailureMalformed says that the answer is not Prometheus text, or is compressed.
 	FailureMalformed Failure = "malformed"
-	// FailureTooLarge means: the answer is longer than any sidecar's.
+	// FailureTooLarge says that the answer is longer than that of any sidecar.
 	FailureTooLarge Failure = "too_large"
 )
 
 const (
 	statsPath = "/stats/prometheus"
-	// statsQuery has Envoy answer with the rows of plugins only: 2 ms and some
-	// hundred bytes, where the page is about 40 KB. pilot-agent hands it on to
-	// Envoy.
+	// statsQuery limits Envoy's answer to the rows of plugins, which takes 2 ms and a few
+	// hundred bytes instead of about 40 KB. pilot-agent passes it on to Envoy.
 	statsQuery = "filter=wasm.*vm_(reload|count)"
-	// maxHeaderBytes bounds the header of an answer.
+	// maxHeaderBytes is the longest header of an answer.
 	maxHeaderBytes = 16 << 10
-	// appScrapeSeconds is how long pilot-agent may wait for the metrics of the
-	// app, which it puts after its own.
+	// appScrapeSeconds is how long pilot-agent can wait for the metrics of the app, which
+	// it puts after its own.
 	appScrapeSeconds = "1"
 )
 
-var errAddress = errors.New("a pod's IP is needed")
+var errAddress = errors.New("no pod can have this address")
 
 type statusError int
 
@@ -65,17 +64,17 @@ func newScraper() *scraper {
 	return &scraper{transport: &http.Transport{
 		Proxy:       nil,
 		DialContext: (&net.Dialer{KeepAlive: -1}).DialContext,
-		// One connection for each look: thousands of open ones would cost more.
+		// Each look has its own connection, because thousands of open ones would cost more.
 		DisableKeepAlives: true,
-		// What unpacks to more than was sent is not accepted.
+		// An answer that unpacks to more than was sent is not accepted.
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeaderBytes,
 		WriteBufferSize:        1 << 10,
 	}}
 }
 
-// look asks a pod what it runs, and its pilot-agent if that is to explain why a
-// plugin is not there. Each of the two has the time that the lane gives.
+// look asks a pod what it runs, and also its pilot-agent if that can explain why a plugin
+// is not there. Each of the two has the time that the lane gives.
 func (s *scraper) look(ctx context.Context, j *job) sight {
 	var seen sight
 	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
@@ -118,13 +117,13 @@ func endpoint(address netip.Addr, port, fallback uint16) netip.AddrPort {
 	return netip.AddrPortFrom(address.Unmap(), port)
 }
 
-// get has an answer read, and says how long that took. Redirects are not
-// followed, proxies not used, names not looked up.
+// get asks one endpoint, passes the answer to read, and returns how long that took. It
+// follows no redirects, uses no proxy and looks up no names.
 func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, patience time.Duration, read func(io.Reader) error) (took time.Duration, err error) {
 	begin := time.Now()
 	defer func() {
 		if cause := recover(); cause != nil {
-			// What one pod answers must not end the operator.
+			// The answer of one pod must not end the operator.
 			err = fmt.Errorf("%w: %v", errMalformed, cause)
 			log.FromContext(ctx).Error(err, "Reading a sidecar's answer panicked", "endpoint", at, "stack", string(debug.Stack()))
 		}
@@ -156,8 +155,8 @@ func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, p
 	return 0, read(response.Body)
 }
 
-// podAddress keeps the operator from asking what is no pod. Loopback is where
-// the pods of a test are.
+// podAddress reports whether a pod can have an address, so that the operator asks nothing
+// else. It accepts loopback addresses, which the pods of tests have.
 func podAddress(address netip.Addr) bool {
 	return address.IsValid() && address.Zone() == "" &&
 		!address.IsUnspecified() && !address.IsMulticast() && !address.IsLinkLocalUnicast()

@@ -13,29 +13,29 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Bounds of a page: the text comes from whoever listens at a pod's address.
+// A page has these bounds, because anyone can listen at a pod's address.
 const (
 	maxPage = 1 << 20
 	// maxLine is many times the longest row of a plugin, about 1 KB.
 	maxLine = 16 << 10
-	// maxLines is four metrics for each of 256 plugins, each with its type.
+	// maxLines is enough for four metrics of each of 256 plugins, each with its type.
 	maxLines = 4 * 2 * 256
 )
 
 var (
 	errTooLarge  = fmt.Errorf("the answer is longer than %d bytes or %d lines", maxPage, maxLines)
-	errMalformed = errors.New("the answer is no Prometheus text")
+	errMalformed = errors.New("the answer is not Prometheus text")
 )
 
-// reloads count, since a plugin was loaded, how its VM was created anew after
-// crashes (FAIL_RELOAD): done, failed, or put off because the last one was a
-// moment ago.
+// reloads counts how often a plugin's VM was created again after crashes (FAIL_RELOAD),
+// since the plugin was loaded: with success, without, or postponed because the last time
+// was a moment ago.
 type reloads struct {
 	success, failure, backoff uint64
 }
 
-// roseFrom says whether there was a crash between two looks at a plugin.
-// Counters that fell began anew.
+// roseFrom reports whether there was a crash between two looks at a plugin. If a counter
+// is lower than before, all of them have started again from zero.
 func (r reloads) roseFrom(before reloads) bool {
 	if r.success < before.success || r.failure < before.failure || r.backoff < before.backoff {
 		before = reloads{}
@@ -43,28 +43,28 @@ func (r reloads) roseFrom(before reloads) bool {
 	return r != before
 }
 
-// page is what Envoy says of plugins.
+// page is what Envoy says about plugins.
 type page struct {
-	// plugins are those that it has loaded, and those that it refused just now.
+	// plugins holds those that it has loaded, and those that it refused just now.
 	plugins map[string]reloads
-	// tried: it was brought one, at some time.
+	// tried says that it has received a plugin at some time.
 	tried bool
 }
 
-// vmCount is the metric of the VMs that are there. Envoy shows it, 0 or not,
-// since it was brought the first plugin.
+// vmCount is the metric of the number of VMs. Envoy shows it, even at 0, once it has
+// received a plugin.
 const vmCount = "envoy_wasm_wasm_vm_count"
 
-// parsePage reads what Envoy answers when it is asked for statsQuery. The format
-// is Prometheus' text format 0.0.4, in which a plugin shows four counters:
+// parsePage reads Envoy's answer to statsQuery. It is in Prometheus' text format 0.0.4
+// and has four counters for each plugin:
 //
 //	envoy_wasm_vm_reload{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
 //	envoy_wasm_vm_reload_success{wasm_filter="bookinfo/details-v1/hello@14643ae8"} 0
 //	envoy_wasm_bookinfo_hello_vm_reload{} 0
 //
-// The first two are of a plugin named wasm_filter.bookinfo/details-v1/hello@14643ae8,
-// by a rule of Istio's bootstrap; the third, of one named bookinfo.hello, comes
-// out sanitised. Text that is anything else is an error.
+// The first two are those of a plugin named wasm_filter.bookinfo/details-v1/hello@14643ae8,
+// because of a rule in Istio's bootstrap. The third is that of one named bookinfo.hello,
+// whose name is sanitised. Any other text is an error.
 func parsePage(body io.Reader) (page, error) {
 	found := page{plugins: map[string]reloads{}}
 	var parser sampleParser
@@ -99,7 +99,7 @@ func (r *reloads) set(counter string, value uint64) {
 	}
 }
 
-// pluginOf says which plugin a sample is about, and which of its counters it is.
+// pluginOf returns which plugin a sample is about, and which of its counters it is.
 func pluginOf(s sample) (name, counter string) {
 	rest, found := strings.CutPrefix(s.metric, "envoy_wasm_")
 	if !found {
@@ -124,16 +124,15 @@ func pluginOf(s sample) (name, counter string) {
 	return "wasm_filter." + label + "." + name, counter
 }
 
-// agentCounts is what pilot-agent counts, since it started and over all plugins
-// of its pod.
+// agentCounts holds pilot-agent's counts since it started, over all plugins of its pod.
 type agentCounts struct {
-	// failedFetches are plugins that were replaced by one that allows or denies
-	// everything because their module could not be fetched.
+	// failedFetches counts the plugins whose module could not be fetched. Each was
+	// replaced by one that allows or denies everything.
 	failedFetches uint64
 }
 
-// parseAgent reads what pilot-agent answers. Its own metrics come first; what
-// follows, Envoy's and the app's, may be of any form and length.
+// parseAgent reads pilot-agent's answer. Its own metrics come first. Those of Envoy and
+// of the app follow, and can have any form and length.
 func parseAgent(body io.Reader) (*agentCounts, error) {
 	const conversions = "istio_agent_wasm_config_conversion_count{"
 	var counts agentCounts
@@ -160,10 +159,10 @@ func parseAgent(body io.Reader) (*agentCounts, error) {
 	if err := lines.err(); err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w of a pilot-agent", errMalformed)
+	return nil, fmt.Errorf("%w of pilot-agent", errMalformed)
 }
 
-// lines is a Scanner that ends at the bounds of a page.
+// lines is a Scanner that stops at the bounds of a page.
 type lines struct {
 	*bufio.Scanner
 	body  *io.LimitedReader
@@ -177,7 +176,7 @@ func newLines(body io.Reader) *lines {
 	return &lines{Scanner: scanner, body: limited}
 }
 
-// Scan is false at the end of the page or of what is read of it.
+// Scan returns false at the end of the page, or at its bounds.
 func (l *lines) Scan() bool {
 	if !l.Scanner.Scan() {
 		return false
@@ -186,7 +185,7 @@ func (l *lines) Scan() bool {
 	return l.count <= maxLines
 }
 
-// err says why the lines ended before the page.
+// err returns why the lines ended before the page did.
 func (l *lines) err() error {
 	switch err := l.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
@@ -206,8 +205,8 @@ type sample struct {
 	value  uint64
 }
 
-// sampleParser reads single lines, so that the memory that it takes does not
-// depend on the page.
+// sampleParser parses single lines, so that the memory that it needs does not depend on
+// the page.
 type sampleParser struct {
 	parser *expfmt.TextParser
 }
@@ -230,11 +229,11 @@ func (p *sampleParser) parse(line string) (sample, error) {
 }
 
 func sampleOf(name string, metric *dto.Metric) (sample, error) {
-	// The largest count that a float64 holds exactly.
+	// maxCount is the largest count that a float64 holds exactly.
 	const maxCount = 1 << 53
 	value := metric.GetUntyped().GetValue()
 	if !(value >= 0 && value <= maxCount) || value != math.Trunc(value) {
-		return sample{}, fmt.Errorf("%w: %g is no count", errMalformed, value)
+		return sample{}, fmt.Errorf("%w: %g is not a count", errMalformed, value)
 	}
 	labels := make(map[string]string, len(metric.GetLabel()))
 	for _, label := range metric.GetLabel() {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -71,6 +72,13 @@ func TestPluginsOfOtherTexts(t *testing.T) {
 		"no name":                  {"envoy_wasm_vm_reload{} 0\n", map[string]reloads{}, nil},
 		"another metric's end":     {"envoy_wasm_xvm_reload{} 0\n", map[string]reloads{}, nil},
 		"no newline at the end":    {"envoy_wasm_x_vm_reload 0", map[string]reloads{"x": {}}, nil},
+		"empty lines":              {"\nup 1\n\n", map[string]reloads{}, nil},
+		"another prefix":           {"x_vm_reload 0\nvm_reload 0\n", map[string]reloads{}, nil},
+		"another suffix":           {"envoy_wasm_x_vm_reloads 0\nenvoy_wasm_x_ 0\n", map[string]reloads{}, nil},
+		"the largest count":        {"envoy_wasm_x_vm_reload_success 9007199254740992\n", map[string]reloads{"x": {success: 1 << 53}}, nil},
+		"a larger count":           {"envoy_wasm_x_vm_reload_success 9007199254740994\n", nil, errMalformed},
+		"spaces only":              {"  \n", nil, errMalformed},
+		"the longest line":         {"# " + strings.Repeat("x", maxLine-4) + "\n", map[string]reloads{}, nil},
 		"a timestamp":              {"envoy_wasm_x_vm_reload_failure 3 1700000000000\n", map[string]reloads{"x": {failure: 3}}, nil},
 		"other labels":             {`envoy_wasm_vm_reload{pod="p",wasm_filter="a@1"} 0` + "\n", map[string]reloads{"wasm_filter.a@1": {}}, nil},
 		"quotes in a label":        {`envoy_wasm_vm_reload{wasm_filter="a\"b\\c"} 0` + "\n", map[string]reloads{`wasm_filter.a"b\c`: {}}, nil},
@@ -119,6 +127,8 @@ func TestAgentsAnswers(t *testing.T) {
 		"an app's metrics only":       {"app_requests 1\n", 0, errMalformed},
 		"an endless line":             {strings.Repeat("x", 2*maxPage), 0, errMalformed},
 		"nothing":                     {"", 0, errMalformed},
+		"another result":              {"istio_agent_wasm_config_conversion_count{result=\"success\"} 3\n", 0, nil},
+		"a long line of its own":      {"istio_agent_x{y=\"" + strings.Repeat("x", maxLine-100) + "\"} 1\n", 0, nil},
 		"no count":                    {"istio_agent_wasm_config_conversion_count{result=\"fetch_failure\"} x\n", 0, errMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -146,6 +156,9 @@ func TestACrashIsARiseOfACounter(t *testing.T) {
 		"started again":                {reloads{4, 1, 18}, reloads{}, false},
 		"started again and crashed":    {reloads{4, 1, 18}, reloads{1, 0, 0}, true},
 		"started again, crashed worse": {reloads{4, 1, 18}, reloads{9, 0, 0}, true},
+		"started again, one lower":     {reloads{1, 0, 0}, reloads{}, false},
+		"started again, no failure":    {reloads{0, 1, 0}, reloads{}, false},
+		"started again, none put off":  {reloads{0, 0, 1}, reloads{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := c.after.roseFrom(c.before); got != c.want {
@@ -156,11 +169,41 @@ func TestACrashIsARiseOfACounter(t *testing.T) {
 }
 
 func TestAnEnvoyTellsWhetherItWasBroughtAPlugin(t *testing.T) {
-	for name, want := range map[string]bool{"envoy-empty": false, "envoy-refusing": true, "envoy-refused": true} {
-		got, err := parsePage(strings.NewReader(recorded(t, name)))
+	for text, want := range map[string]bool{
+		recorded(t, "envoy-empty"):    false,
+		recorded(t, "envoy-refusing"): true,
+		recorded(t, "envoy-refused"):  true,
+		"up 1\n":                      false,
+		vmCount + " 0\nup 1\n":        true,
+		"up 1\n" + vmCount + " 0\n":   true,
+	} {
+		got, err := parsePage(strings.NewReader(text))
 		if err != nil || got.tried != want {
-			t.Errorf("%s: got %v, %v", name, got.tried, err)
+			t.Errorf("%.100q: got %v, %v", text, got.tried, err)
 		}
+	}
+}
+
+// broken is a body whose connection ends.
+type broken struct{ text io.Reader }
+
+func (b broken) Read(into []byte) (int, error) {
+	if n, err := b.text.Read(into); err == nil {
+		return n, nil
+	}
+	return 0, io.ErrUnexpectedEOF
+}
+
+func TestAnAnswerThatBreaksOffIsNoAnswer(t *testing.T) {
+	if _, err := parsePage(broken{strings.NewReader("up 1\n")}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Envoy's: %v", err)
+	}
+	if _, err := parseAgent(broken{strings.NewReader("up 1\n")}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("pilot-agent's, before its own metrics: %v", err)
+	}
+	got, err := parseAgent(broken{strings.NewReader("istio_agent_up 1\n")})
+	if err != nil || got == nil {
+		t.Errorf("pilot-agent's, after its own metrics: %v, %v", got, err)
 	}
 }
 

@@ -10,35 +10,35 @@ import (
 type State string
 
 const (
-	// StateUnknown means: the pod has not answered yet.
+	// StateUnknown says that the pod has not answered yet.
 	StateUnknown State = ""
-	// StateLoaded means: it runs the plugin.
+	// StateLoaded says that it runs the plugin.
 	StateLoaded State = "Loaded"
-	// StateDraining means: it runs the plugin, and another revision of the filter until
-	// the connections of a former listener have ended, which takes 45 s at most.
+	// StateDraining says that it runs the plugin, and also another revision of the filter
+	// until the connections of a former listener have ended, which takes 45 s at most.
 	StateDraining State = "Draining"
-	// StateOtherRevision means: it runs the filter, but only in another revision.
+	// StateOtherRevision says that it runs the filter, but only in another revision.
 	StateOtherRevision State = "OtherRevision"
-	// StateNotLoaded means: it does not run the filter in any revision.
+	// StateNotLoaded says that it does not run the filter in any revision.
 	StateNotLoaded State = "NotLoaded"
-	// StateUnreachable means: it could not be asked several times in a row.
+	// StateUnreachable says that it did not answer several times in a row.
 	StateUnreachable State = "Unreachable"
 )
 
-// Fetch says whether it is the module's download that keeps a plugin away.
-// pilot-agent counts for all plugins of its pod in one.
+// Fetch says whether a plugin is missing because its module could not be fetched.
+// pilot-agent has one count for all plugins of its pod.
 type Fetch string
 
 const (
-	// FetchUnknown means: pilot-agent was not asked, or did not answer.
+	// FetchUnknown says that pilot-agent was not asked, or did not answer.
 	FetchUnknown Fetch = ""
-	// FetchClean means: none has failed since the pod started. So Envoy refused the
-	// plugin, or has no listener for it.
+	// FetchClean says that no fetch has failed since the pod started. So Envoy refused
+	// the plugin, or has no listener for it.
 	FetchClean Fetch = "Clean"
-	// FetchFailedBefore means: one has failed, for this plugin or another, at some time
-	// before pilot-agent was asked for the first time.
+	// FetchFailedBefore says that a fetch has failed, for this plugin or another, at some
+	// time before pilot-agent was asked for the first time.
 	FetchFailedBefore Fetch = "FailedBefore"
-	// FetchFailed means: one has failed while this plugin was awaited.
+	// FetchFailed says that a fetch has failed since this plugin is expected.
 	FetchFailed Fetch = "Failed"
 )
 
@@ -46,26 +46,27 @@ const (
 type Verdict struct {
 	// State says what the pod runs of the filter.
 	State State
-	// Crashing: the plugin's VM has crashed in the last minutes. Envoy shows that
-	// only of plugins that it reloads (FAIL_RELOAD). While the plugin is not
-	// loaded, it is another revision of the filter that crashes.
+	// Crashing says that the plugin's VM has crashed in the last minutes. Envoy shows this
+	// only for plugins that it reloads (FAIL_RELOAD). While the plugin is not loaded, it
+	// is another revision of the filter that crashes.
 	Crashing bool
 	// Failure says why a pod is unreachable.
 	Failure Failure
-	// Fetch is for a target with Explain whose plugin is not loaded.
+	// Fetch is set for a target with Explain whose plugin is not loaded.
 	Fetch Fetch
-	// Untried: the plugin is not loaded, and no other was ever brought to this
-	// Envoy. So it has no HTTP listener that the plugin could stand in, or was
-	// not told of it; what it refused it would have tried.
+	// Untried says that the plugin is not loaded, and that this Envoy never received any
+	// plugin. So it has no HTTP listener for the plugin, or istiod has not sent it the
+	// plugin. If it had refused the plugin, it would have received it.
 	Untried bool
 }
 
-// Proven says that the pod runs the plugin.
+// Proven reports whether the pod runs the plugin.
 func (v Verdict) Proven() bool {
 	return v.State == StateLoaded || v.State == StateDraining
 }
 
-// classify compares the rows of a filter with the plugin that is wanted.
+// classify returns the state that follows from the rows of a filter, for the plugin that
+// is expected.
 func classify(plugin string, rows []row) State {
 	others := slices.ContainsFunc(rows, func(r row) bool { return r.plugin != plugin })
 	switch loaded := slices.ContainsFunc(rows, func(r row) bool { return r.plugin == plugin && r.lasts }); {
@@ -84,16 +85,16 @@ func shows(plugin string, rows []row) bool {
 	return slices.ContainsFunc(rows, func(r row) bool { return r.plugin == plugin })
 }
 
-// crashing is about the plugin that is wanted, once it is there: what drains
-// may crash.
+// crashing reports whether the plugin that is expected crashes. Once it is there, crashes
+// of a revision that is draining do not count.
 func crashing(plugin string, rows []row, now time.Time) bool {
 	loaded := shows(plugin, rows)
 	return slices.ContainsFunc(rows, func(r row) bool {
-		return (r.plugin == plugin || !loaded) && !r.crashed.IsZero() && now.Sub(r.crashed) < crashMemory
+		return (r.plugin == plugin || !loaded) && now.Sub(r.crashed) < crashMemory // that it never crashed is long ago
 	})
 }
 
-// relation of a row to a plugin that is wanted.
+// relation is how a row is related to a plugin that is expected.
 type relation int
 
 const (
@@ -102,16 +103,15 @@ const (
 	otherRevision
 )
 
-// translatedMarker ends the names of the plugins that Istio, from 1.30, makes of
-// WasmPlugins by way of a TrafficExtension.
+// translatedMarker ends the names of the plugins of WasmPlugins that Istio, since 1.30,
+// turns into TrafficExtensions.
 const translatedMarker = "~istio-translated-wasmplugin"
 
 // maxRevision is the longest revision in a plugin's name, in hexadecimal digits.
 const maxRevision = 64
 
-// relate tells how a plugin that a pod shows stands to one that it should run.
-// The shown name may be sanitised, where Istio's rule for wasm_filter did not
-// apply.
+// relate returns how a plugin that a pod shows is related to the one that it should run.
+// The shown name is sanitised where Istio's rule for wasm_filter did not apply.
 func relate(wanted, shown string) relation {
 	switch shown {
 	case wanted, sanitised(wanted), sanitised(wanted + translatedMarker):
@@ -134,7 +134,7 @@ func isRevision(s string) bool {
 	return s != "" && len(s) <= maxRevision && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// sanitised is a name as Envoy writes it into the name of a Prometheus metric.
+// sanitised returns a name as Envoy writes it into the name of a Prometheus metric.
 func sanitised(name string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -145,7 +145,7 @@ func sanitised(name string) string {
 	}, name)
 }
 
-// fetches follow pilot-agent's count of failed fetches while a plugin is awaited.
+// fetches follows pilot-agent's count of failed fetches while a plugin is missing.
 type fetches struct {
 	asked       bool
 	first, last uint64
@@ -158,7 +158,7 @@ func (f *fetches) see(agent *agentCounts) {
 	case !f.asked:
 		f.first = agent.failedFetches
 	case agent.failedFetches < f.last:
-		// pilot-agent started again, and counts from zero.
+		// pilot-agent has restarted and counts from zero.
 		f.first = 0
 	}
 	f.asked, f.last = true, agent.failedFetches

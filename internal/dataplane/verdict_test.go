@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -32,12 +33,30 @@ func TestWhichRowsBelongToAPlugin(t *testing.T) {
 		"a WasmPlugin":                           {"bookinfo.wp.with-dots", "bookinfo_wp_with_dots", same},
 		"a WasmPlugin that Istio translated":     {"bookinfo.wp.with-dots", "bookinfo_wp_with_dots_istio_translated_wasmplugin", same},
 		"another WasmPlugin":                     {"bookinfo.wp", "bookinfo_wp_with_dots", unrelated},
+		"the longest revision":                   {greeting, "wasm_filter.bookinfo/details-v1/greeting@" + strings.Repeat("0", maxRevision), otherRevision},
+		"a longer one":                           {greeting, "wasm_filter.bookinfo/details-v1/greeting@" + strings.Repeat("0", maxRevision+1), unrelated},
+		"a name that is a revision":              {greeting, "febce647", unrelated},
+		"that of a WasmPlugin that has none":     {"bookinfo.wp", "febce647", unrelated},
+		"a filter without a name":                {"@14643ae8", "@febce647", otherRevision},
+		"characters that stay":                   {"azAZ09_.x", "azAZ09__x", same},
+		"characters beside those":                {"`{@[/:", "______", same},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := relate(c.wanted, c.shown); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+func TestOnlyALoadedPluginIsProven(t *testing.T) {
+	for state, want := range map[State]bool{
+		StateUnknown: false, StateLoaded: true, StateDraining: true,
+		StateOtherRevision: false, StateNotLoaded: false, StateUnreachable: false,
+	} {
+		if got := (Verdict{State: state}).Proven(); got != want {
+			t.Errorf("%q: got %v", state, got)
+		}
 	}
 }
 

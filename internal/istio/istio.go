@@ -1,7 +1,10 @@
-// Package istio holds the objects of Istio as the operator reads and writes
-// them: the metadata typed, the spec as JSON. The operator never looks into a
-// spec that it reads, and to decode one into Istio's own types costs more than
-// all else that it does to an object.
+// Package istio holds Istio's objects as the operator reads and writes them: with typed
+// metadata, and the spec as JSON. The operator never looks into a spec that it reads, and
+// decoding one into Istio's own types would cost more than everything else that it does
+// to an object.
+//
+// Object and List are generic over the kind. EnvoyFilter, WasmPlugin and TrafficExtension
+// are the three kinds, and Kinds describes them at runtime.
 package istio
 
 import (
@@ -39,8 +42,8 @@ type (
 	trafficExtension struct{}
 )
 
-// Object is an object of one of Istio's kinds. Its status is left out: in
-// Istio's CRDs it is a subresource.
+// Object is an object of one of Istio's kinds. It has no status, which is a subresource in
+// Istio's CRDs.
 type Object[K any] struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitzero"`
@@ -52,12 +55,12 @@ type Object[K any] struct {
 // DeepCopyObject implements runtime.Object.
 func (o *Object[K]) DeepCopyObject() runtime.Object { return o.DeepCopy() }
 
-// DeepCopy returns a copy that shares nothing.
+// DeepCopy returns a copy that shares nothing with the object.
 func (o *Object[K]) DeepCopy() *Object[K] {
 	return &Object[K]{TypeMeta: o.TypeMeta, ObjectMeta: *o.ObjectMeta.DeepCopy(), Spec: *o.Spec.DeepCopy()}
 }
 
-// Content is the spec, to be read and set.
+// Content returns the spec, to be read or set.
 func (o *Object[K]) Content() *runtime.RawExtension { return &o.Spec }
 
 // List is a list of objects of one kind.
@@ -77,10 +80,10 @@ func (l *List[K]) DeepCopyObject() runtime.Object {
 	return out
 }
 
-// Output is an object of any of the kinds.
+// Output is an object of any kind that the operator writes.
 type Output interface {
 	client.Object
-	// Content is the spec, to be read and set.
+	// Content returns the spec, to be read or set.
 	Content() *runtime.RawExtension
 }
 
@@ -95,7 +98,7 @@ type Kind struct {
 	NewList func() client.ObjectList
 }
 
-// Kinds are the kinds by the name that a FilterDeployment asks for them with.
+// Kinds holds each kind by the output that a FilterDeployment asks for.
 var Kinds = map[wasmev1.Output]Kind{
 	wasmev1.OutputEnvoyFilter:      kindOf[envoyFilter](networking, wasmev1.OutputEnvoyFilter, "envoyfilters"),
 	wasmev1.OutputWasmPlugin:       kindOf[wasmPlugin](extensions, wasmev1.OutputWasmPlugin, "wasmplugins"),
@@ -111,7 +114,7 @@ func kindOf[K any](version schema.GroupVersion, name wasmev1.Output, resource st
 	}
 }
 
-// AddToScheme makes the kinds known to a scheme.
+// AddToScheme adds the kinds to a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {
 	for _, kind := range Kinds {
 		scheme.AddKnownTypeWithName(kind.GroupVersionKind, kind.New())

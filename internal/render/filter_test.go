@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -264,4 +265,38 @@ func TestPluginNameHasNoDotBehindThePrefix(t *testing.T) {
 	if !found || strings.Contains(rest, ".") || !strings.HasPrefix(rest, "ns/w_x/a_b@") {
 		t.Fatal(name)
 	}
+}
+
+// A name must be one that an API server accepts, whatever it is made of.
+func FuzzNames(f *testing.F) {
+	f.Add("details-v1", "bookinfo-custom-filter.bookinfo", "Deployment", "ns", "a")
+	f.Add(strings.Repeat("w", 253), strings.Repeat("i", 253), "Gateway", "ns", "a.b")
+	f.Add(strings.Repeat("w.", 126)+"w", "x", "Service", "ns", "a")
+	f.Add(strings.Repeat("w", 240)+".--"+strings.Repeat("w", 10), "x.y", "StatefulSet", "ns", "b")
+	f.Fuzz(func(t *testing.T, workload, id, kind, namespace, owner string) {
+		for _, name := range []string{workload, id, owner} {
+			if len(validation.IsDNS1123Subdomain(name)) > 0 {
+				t.Skip()
+			}
+		}
+		if len(validation.IsDNS1123Label(namespace)) > 0 || !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Gateway", "Service"}, kind) {
+			t.Skip()
+		}
+		target, by := Target{Kind: kind, Namespace: namespace, Name: workload}, types.NamespacedName{Namespace: namespace, Name: owner}
+		usual, hashed := Name(target, id), HashedName(by, target, id)
+		for _, name := range []string{usual, hashed} {
+			if problems := validation.IsDNS1123Subdomain(name); FitsName(name) && len(problems) > 0 {
+				t.Errorf("%q: %v", name, problems)
+			}
+		}
+		if !FitsName(hashed) {
+			t.Errorf("%d characters: %q", len(hashed), hashed)
+		}
+		if problems := validation.IsValidLabelValue(LabelHash(usual)); len(problems) > 0 {
+			t.Errorf("%q: %v", LabelHash(usual), problems)
+		}
+		if plugin := PluginName(by, target, Filter{}); strings.Count(plugin, ".") != 1 || strings.Count(plugin, "@") != 1 {
+			t.Errorf("%q", plugin)
+		}
+	})
 }

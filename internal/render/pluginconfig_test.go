@@ -2,10 +2,13 @@ package render
 
 import (
 	"encoding/json"
+	"errors"
 	"math/big"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestExactNumbers(t *testing.T) {
@@ -50,4 +53,31 @@ func TestALongNumberIsShortenedInTheMessage(t *testing.T) {
 	if _, err := filter.pluginConfig(); err == nil || len(err.Error()) > 200 {
 		t.Error(err)
 	}
+}
+
+// Whatever a configuration is, it is either refused or arrives as the JSON that it was.
+func FuzzPluginConfig(f *testing.F) {
+	for _, seed := range []string{`{"a": [1, 0.1, null, {"b": "c"}]}`, `{}`, `null`, `[1]`, `{"a": 1} {}`, `{"a": 9007199254740993}`, "\xff"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		config, err := Filter{Configuration: content}.pluginConfig()
+		if err != nil || config == nil {
+			if config != nil || err == nil && len(content) > 0 {
+				t.Errorf("%q: got %v, %v", content, config, err)
+			}
+			return
+		}
+		written, err := config.MarshalJSON()
+		if err != nil {
+			t.Fatalf("%q cannot be written: %v", content, err)
+		}
+		var was, is map[string]any
+		if err := errors.Join(json.Unmarshal(content, &was), json.Unmarshal(written, &is)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(was, is); diff != "" {
+			t.Errorf("%q became %s:\n%s", content, written, diff)
+		}
+	})
 }
