@@ -39,15 +39,15 @@ func TestAChangeIsProvenFromTheOldRevisionToTheNew(t *testing.T) {
 func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		target := Target{Pod: s.pod(1, plugins(greeting, greetingOld)), Plugin: greeting}
-		if f.Proven(owner("greeting"), target) {
+		if f.proven(owner("greeting"), target) {
 			f.Error("a pod that nobody expects anything of is proven")
 		}
 		f.Expect(owner("greeting"), []Target{target})
-		if f.Proven(owner("greeting"), target) {
+		if f.proven(owner("greeting"), target) {
 			f.Error("a pod that has not answered is proven")
 		}
 		f.becomes(owner("greeting"), target, Verdict{State: StateDraining})
-		if !f.Proven(owner("greeting"), target) {
+		if !f.proven(owner("greeting"), target) {
 			f.Error("the plugin is loaded, but not proven")
 		}
 		for name, other := range map[string]Target{
@@ -55,17 +55,38 @@ func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 			"another filter":   {Pod: target.Pod, Plugin: otherFilter},
 			"another pod":      {Pod: s.pod(2, plugins(greeting)), Plugin: greeting},
 		} {
-			if f.Proven(owner("greeting"), other) {
+			if f.proven(owner("greeting"), other) {
 				f.Errorf("%s is proven", name)
 			}
 		}
-		if f.Proven(owner("other"), target) {
+		if f.proven(owner("other"), target) {
 			f.Error("another owner has the proof")
 		}
 		target.Plugin = otherFilter
 		f.Expect(owner("greeting"), []Target{target})
-		if f.Proven(owner("greeting"), target) {
+		if f.proven(owner("greeting"), target) {
 			f.Error("the proof of one plugin is that of another")
+		}
+	})
+}
+
+// proven reports whether what is known of a pod proves the target.
+func (f *proberTest) proven(owner types.NamespacedName, target Target) bool {
+	return f.Seen(owner, []Pod{target.Pod})[0].On(target.Plugin).Proven()
+}
+
+func TestAPodAtAnotherAddressIsNotKnown(t *testing.T) {
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		target := Target{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
+		f.Expect(owner("greeting"), []Target{target})
+		f.becomes(owner("greeting"), target, loaded)
+		moved := target
+		moved.Pod.Address = s.pod(2, plugins()).Address
+		if f.proven(owner("greeting"), moved) {
+			f.Error("the proof is that of the former address")
+		}
+		if got := f.Seen(owner("greeting"), []Pod{moved.Pod, target.Pod}); got[0] != (Seen{}) || got[1].Plugin != greeting {
+			f.Errorf("%+v", got)
 		}
 	})
 }

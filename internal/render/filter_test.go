@@ -273,8 +273,8 @@ func FuzzNames(f *testing.F) {
 	f.Add(strings.Repeat("w", 253), strings.Repeat("i", 253), "Gateway", "ns", "a.b")
 	f.Add(strings.Repeat("w.", 126)+"w", "x", "Service", "ns", "a")
 	f.Add(strings.Repeat("w", 240)+".--"+strings.Repeat("w", 10), "x.y", "StatefulSet", "ns", "b")
-	f.Fuzz(func(t *testing.T, workload, id, kind, namespace, owner string) {
-		for _, name := range []string{workload, id, owner} {
+	f.Fuzz(func(t *testing.T, name, id, kind, namespace, owner string) {
+		for _, name := range []string{name, id, owner} {
 			if len(validation.IsDNS1123Subdomain(name)) > 0 {
 				t.Skip()
 			}
@@ -282,7 +282,7 @@ func FuzzNames(f *testing.F) {
 		if len(validation.IsDNS1123Label(namespace)) > 0 || !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Gateway", "Service"}, kind) {
 			t.Skip()
 		}
-		target, by := Target{Kind: kind, Namespace: namespace, Name: workload}, types.NamespacedName{Namespace: namespace, Name: owner}
+		target, by := workload.Target{Kind: kind, Namespace: namespace, Name: name}, types.NamespacedName{Namespace: namespace, Name: owner}
 		usual, hashed := Name(target, id), HashedName(by, target, id)
 		for _, name := range []string{usual, hashed} {
 			if problems := validation.IsDNS1123Subdomain(name); FitsName(name) && len(problems) > 0 {
