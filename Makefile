@@ -46,7 +46,7 @@ docs: manifests ## Generate the references in docs/ from the CRD, the conditions
 
 .PHONY: golden
 golden: ## Rewrite the golden files of internal/render and internal/module/oci.
-	go test ./internal/render ./internal/module/oci -update
+	go test ./internal/render ./internal/module/oci ./internal/rollout -update
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.

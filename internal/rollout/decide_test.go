@@ -191,8 +191,8 @@ const (
 
 func TestDecide(t *testing.T) {
 	for name, tell := range map[string]func(t *testing.T) *story{
-		"waves": func(t *testing.T) *story {
-			s := newStory(t, target("a", 3), target("b", 3), target("c", 3), target("empty", 0))
+		"waves": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 3), target("c", 3), target("empty", 0)}
 			s.asks("aa", large, "world")
 			s.happens("a first apply of a large module: those without pods need not wait")
 			s.see("a", 2, runs)
@@ -204,35 +204,31 @@ func TestDecide(t *testing.T) {
 			s.happens("all run it")
 			s.asks("aa", large, "goodbye")
 			s.happens("a new configuration goes everywhere at once")
-			return s
 		},
-		"waves end with the time": func(t *testing.T) *story {
-			s := newStory(t, target("a", 4), target("b", 4))
+		"waves end with the time": func(s *story) {
+			s.state.Targets = []Target{target("a", 4), target("b", 4)}
 			s.asks("aa", large, "world")
 			s.happens("a first apply")
 			s.later(LoadTimeout - time.Second)
 			s.happens("a second before the pods of a are late")
 			s.later(time.Second)
 			s.happens("the pods of a are late")
-			return s
 		},
-		"a workload larger than a wave": func(t *testing.T) *story {
-			s := newStory(t, target("a", 9), target("b", 1))
+		"a workload larger than a wave": func(s *story) {
+			s.state.Targets = []Target{target("a", 9), target("b", 1)}
 			s.asks("aa", large, "world")
 			s.happens("a first apply")
-			return s
 		},
-		"a failed write leaves its room": func(t *testing.T) *story {
-			s := newStory(t, target("a", 3), target("b", 3), target("c", 3), target("d", 1))
+		"a failed write leaves its room": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 3), target("c", 3), target("d", 1)}
 			s.failures = map[string]error{"a-f": errors.New("injected")}
 			s.asks("aa", large, "world")
 			s.happens("a cannot be written")
 			s.failures = nil
 			s.happens("it can")
-			return s
 		},
-		"one fetch at a time": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1), target("b", 1))
+		"one fetch at a time": func(s *story) {
+			s.state.Targets = []Target{target("a", 1), target("b", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("b", 1, runs)
@@ -245,10 +241,9 @@ func TestDecide(t *testing.T) {
 			s.happens("another configuration while both load")
 			s.later(LoadTimeout)
 			s.happens("nothing waits forever")
-			return s
 		},
-		"distribution": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"distribution": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.state.Distributed = false
 			s.asks("aa", small, "world")
 			s.happens("the first module is copied to the other replicas")
@@ -259,25 +254,22 @@ func TestDecide(t *testing.T) {
 			s.asks("bb", small, "world")
 			s.state.Targets = append(s.state.Targets, target("b", 0))
 			s.happens("another module is copied, and a workload comes")
-			return s
 		},
-		"last good": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"last good": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("a", 1, runs)
 			s.state.Asked = nil
 			s.state.Targets = append(s.state.Targets, target("b", 1))
 			s.happens("the spec cannot be resolved any more, and a workload comes")
-			return s
 		},
-		"nothing resolved": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"nothing resolved": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.happens("the spec cannot be resolved")
-			return s
 		},
-		"blocked": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"blocked": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("a", 1, runs)
@@ -288,10 +280,9 @@ func TestDecide(t *testing.T) {
 			s.state.Targets, s.state.Blocked = nil, condition.False(wasmev1.ReasonInvalidSpec, "outputs stay as they are")
 			s.plan = Decide(s.state)
 			fmt.Fprintf(&s.text, "the workloads are not known\n%s", s.plan.String())
-			return s
 		},
-		"renewals": func(t *testing.T) *story {
-			s := newStory(t, target("a", 3), target("b", 3))
+		"renewals": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 3)}
 			s.asks("aa", large, "world")
 			s.happens("a first apply")
 			s.see("a", 3, cannotLoad)
@@ -307,10 +298,9 @@ func TestDecide(t *testing.T) {
 			s.happens("the third")
 			s.see("a", 3, runs)
 			s.happens("a runs it")
-			return s
 		},
-		"renewals of what is refused end": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"renewals of what is refused end": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("a", 1, runs)
@@ -324,10 +314,9 @@ func TestDecide(t *testing.T) {
 			}
 			s.asks("aa", small, "fixed")
 			s.happens("a configuration that holds nothing up")
-			return s
 		},
-		"renewals wait for each other": func(t *testing.T) *story {
-			s := newStory(t, target("a", 3), target("b", 3))
+		"renewals wait for each other": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 3)}
 			s.asks("aa", large, "world")
 			s.happens("a first apply")
 			s.later(LoadTimeout)
@@ -340,10 +329,9 @@ func TestDecide(t *testing.T) {
 			s.happens("it is due again")
 			s.later(LoadTimeout)
 			s.happens("now it waits longer: the other is told")
-			return s
 		},
-		"a renewal that cannot be written": func(t *testing.T) *story {
-			s := newStory(t, target("a", 3), target("b", 3))
+		"a renewal that cannot be written": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 3)}
 			s.asks("aa", 64<<20, "world")
 			s.happens("a first apply")
 			s.see("a", 3, cannotLoad)
@@ -351,10 +339,9 @@ func TestDecide(t *testing.T) {
 			s.later(LoadTimeout)
 			s.failures = map[string]error{"a-f": errors.New("injected")}
 			s.happens("a cannot be written")
-			return s
 		},
-		"a restart": func(t *testing.T) *story {
-			s := newStory(t, target("a", 2))
+		"a restart": func(s *story) {
+			s.state.Targets = []Target{target("a", 2)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("a", 2, runs)
@@ -366,10 +353,9 @@ func TestDecide(t *testing.T) {
 			s.happens("nobody has answered this process: the status stays")
 			s.see("a", 2, runsNone)
 			s.happens("they run nothing")
-			return s
 		},
-		"pods that start": func(t *testing.T) *story {
-			s := newStory(t, target("a", 2))
+		"pods that start": func(s *story) {
+			s.state.Targets = []Target{target("a", 2)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			s.see("a", 2, runs)
@@ -383,11 +369,10 @@ func TestDecide(t *testing.T) {
 			s.happens("it counts")
 			s.state.Targets[0].Pods[1].Sidecar = false
 			s.happens("it has no sidecar")
-			return s
 		},
-		"outputs without a revision": func(t *testing.T) *story {
+		"outputs without a revision": func(s *story) {
 			plugin := func(c *revision.Content) { c.Output = wasmev1.OutputWasmPlugin }
-			s := newStory(t, target("a", 1))
+			s.state.Targets = []Target{target("a", 1)}
 			s.asks("aa", small, "world", plugin)
 			s.happens("a first apply of a WasmPlugin")
 			s.see("a", 1, runs)
@@ -400,10 +385,9 @@ func TestDecide(t *testing.T) {
 			s.see("a", 1, cannotLoad)
 			s.later(LoadTimeout)
 			s.happens("it could not be fetched")
-			return s
 		},
-		"another kind of output": func(t *testing.T) *story {
-			s := newStory(t, target("a", 0), target("b", 0))
+		"another kind of output": func(s *story) {
+			s.state.Targets = []Target{target("a", 0), target("b", 0)}
 			s.asks("aa", small, "world")
 			s.happens("EnvoyFilters")
 			s.failures = map[string]error{"b-f": errors.New("injected")}
@@ -412,10 +396,9 @@ func TestDecide(t *testing.T) {
 			s.failures = nil
 			s.state.Targets = s.state.Targets[1:]
 			s.happens("a is gone")
-			return s
 		},
-		"a clock was wrong": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"a clock was wrong": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 			for key, output := range s.state.Outputs {
@@ -424,17 +407,19 @@ func TestDecide(t *testing.T) {
 			}
 			s.asks("bb", small, "world")
 			s.happens("a fetch from the future holds nothing up")
-			return s
 		},
-		"pods are not verified": func(t *testing.T) *story {
-			s := newStory(t, target("a", 1))
+		"pods are not verified": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
 			s.state.VerifyPods = false
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
-			return s
 		},
 	} {
-		t.Run(name, func(t *testing.T) { tell(t).end() })
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			tell(s)
+			s.end()
+		})
 	}
 }
 
