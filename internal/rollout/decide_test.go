@@ -190,7 +190,7 @@ const (
 )
 
 func TestDecide(t *testing.T) {
-	for name, tell := range map[string]func(t *testing.T) *story{
+	for name, tell := range map[string]func(*story){
 		"waves": func(s *story) {
 			s.state.Targets = []Target{target("a", 3), target("b", 3), target("c", 3), target("empty", 0)}
 			s.asks("aa", large, "world")
