@@ -51,6 +51,7 @@ func TestVerdictsOnAPod(t *testing.T) {
 		"two answers":                  {[]sight{answer(both), answer(both)}, Verdict{State: StateDraining}},
 		"a plugin of another filter":   {slices.Repeat([]sight{answer(map[string]uint64{otherFilter: 0})}, 2), Verdict{State: StateNotLoaded}},
 		"a plugin that comes":          {[]sight{empty, answer(both)}, Verdict{State: StateNotLoaded}},
+		"an old revision that comes":   {[]sight{answer(map[string]uint64{greeting: 0}), answer(map[string]uint64{greeting: 0}), answer(both)}, Verdict{State: StateDraining}},
 		"a plugin that goes":           {[]sight{answer(both), answer(both), empty}, Verdict{State: StateNotLoaded}},
 		"an Envoy that got no plugin":  {[]sight{untried}, Verdict{State: StateNotLoaded, Untried: true}},
 		"an agent without failures":    {[]sight{explained}, Verdict{State: StateNotLoaded, Fetch: FetchClean}},
@@ -114,6 +115,15 @@ func TestWhatIsKnownOfAFilterWhenItsTargetChanges(t *testing.T) {
 				t.Errorf("got %+v", got)
 			}
 		})
+	}
+}
+
+func TestAnotherRevisionBeforeAnyAnswerIsAsUnknownAsTheFirst(t *testing.T) {
+	w := &watch{plugin: greeting}
+	p := asked(w)
+	w.want(Target{Plugin: greetingOld})
+	if got := p.verdictOn(w, time.Now()); got != (Verdict{}) {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -96,6 +96,7 @@ func TestPluginsOfOtherTexts(t *testing.T) {
 		"infinity":                 {"envoy_wasm_x_vm_reload_success +Inf\n", nil, errMalformed},
 		"an inexact count":         {"envoy_wasm_x_vm_reload_success 1e300\n", nil, errMalformed},
 		"a long line":              {strings.Repeat("x", maxLine+1), nil, errMalformed},
+		"a long comment":           {"# " + strings.Repeat("x", maxLine) + "\n", nil, errMalformed},
 		"many lines":               {strings.Repeat("up 1\n", maxLines+1), nil, errTooLarge},
 		"as many lines as allowed": {strings.Repeat("up 1\n", maxLines), map[string]reloads{}, nil},
 		"many bytes":               {strings.Repeat("# "+strings.Repeat("x", maxLine-3)+"\n", maxPage/maxLine+1), nil, errTooLarge},
