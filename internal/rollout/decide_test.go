@@ -13,10 +13,12 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
@@ -35,6 +37,7 @@ type story struct {
 }
 
 func newStory(t *testing.T, targets ...Target) *story {
+	t.Helper()
 	s := &story{T: t, state: State{
 		Owner: types.NamespacedName{Namespace: "ns", Name: "hello"}, Generation: 1, Distributed: true, VerifyPods: true,
 		Outputs: Outputs{}, Targets: targets, Now: noon,
@@ -77,6 +80,7 @@ func (s *story) asks(module string, bytes int64, configuration string, changes .
 // happens decides and writes until nothing is due, keeps what was written and the
 // status, and tells the plan.
 func (s *story) happens(what string) {
+	fmt.Fprintf(&s.text, "## %s: %s\n", s.state.Now.Format(time.TimeOnly), what)
 	for i := range s.state.Targets {
 		s.state.Targets[i].Attempt = nil
 	}
@@ -87,7 +91,7 @@ func (s *story) happens(what string) {
 		}
 		s.plan = Decide(s.state)
 	}
-	fmt.Fprintf(&s.text, "%s: %s\n%s", s.state.Now.Format(time.TimeOnly), what, s.plan.String())
+	s.text.WriteString(s.plan.String())
 	if obsolete := s.plan.Obsolete(s.state.Outputs); len(obsolete) > 0 {
 		fmt.Fprintln(&s.text, "obsolete:", obsolete)
 		for _, key := range obsolete {
@@ -106,10 +110,26 @@ func (s *story) happens(what string) {
 	}
 	report := Report{Module: condition.True("Resolved", "resolved"), Selection: condition.True("Selected", "selected"), Plan: s.plan}
 	report.SetStatus(&s.state.Status, s.state.Generation, s.state.Now)
+	s.tellStatus()
+}
+
+// tellStatus tells what the status says, conditions without their messages.
+func (s *story) tellStatus() {
+	status := s.state.Status.DeepCopy()
+	for _, c := range status.Conditions {
+		fmt.Fprintf(&s.text, "%s %s %s, observed %d, since %s\n", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.LastTransitionTime.UTC().Format(time.TimeOnly))
+	}
+	status.Conditions, status.Module = nil, nil
+	text, err := yaml.Marshal(status)
+	if err != nil {
+		s.Fatal(err)
+	}
+	fmt.Fprintf(&s.text, "%s\n", text)
 }
 
 func (s *story) write(w *Workload) *Attempt {
 	attempt := &Attempt{Output: w.Output, Fetch: w.Fetch}
+	fmt.Fprintf(&s.text, "write %s %v\n", w.Output, w.Annotations())
 	if err := s.failures[w.Output.Name]; err != nil {
 		attempt.Reason, attempt.Err = wasmev1.ReasonWriteFailed, err
 	}
@@ -340,6 +360,59 @@ func TestDecide(t *testing.T) {
 			s.failures = map[string]error{"a-f": errors.New("injected")}
 			s.happens("a cannot be written")
 		},
+		"pods that have no place for it": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
+			s.asks("aa", small, "world", func(c *revision.Content) {
+				c.Filter.Position = &wasmev1.Position{Before: "envoy.filters.http.cors"}
+			})
+			s.happens("a first apply beside another filter")
+			s.see("a", 1, dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+			s.later(LoadTimeout)
+			s.happens("it is not there")
+			s.asks("aa", small, "world", func(c *revision.Content) {
+				c.Filter.Position = &wasmev1.Position{After: "envoy.filters.http.cors"}
+			})
+			s.happens("behind it")
+			s.see("a", 1, dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+			s.later(LoadTimeout)
+			s.happens("it is not there either")
+			s.asks("aa", small, "world")
+			s.happens("before the router")
+			s.see("a", 1, dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+			s.later(LoadTimeout)
+			s.happens("there is no listener")
+		},
+		"what is refused stays so after a restart": func(s *story) {
+			s.state.Targets = []Target{target("a", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.see("a", 1, runsNone)
+			for range maxRefused + 1 {
+				s.later(10 * time.Minute)
+				s.happens("Envoy refuses it")
+			}
+			s.state.Targets[0].Pods[0].Seen = dataplane.Seen{}
+			s.happens("a restart: stalled stays so")
+			s.state.Generation = 2
+			s.happens("a spec that was not observed yet")
+		},
+		"more workloads than a status holds": func(s *story) {
+			for i := range wasmev1.MaxWorkloadsInStatus {
+				s.state.Targets = append(s.state.Targets, target(fmt.Sprintf("w%03d", i), 0))
+			}
+			s.asks("aa", small, "world")
+			if s.plan = Decide(s.state); len(s.plan.Due(s.state)) != wasmev1.MaxWorkloadsInStatus {
+				s.Errorf("%d are due", len(s.plan.Due(s.state)))
+			}
+			var status wasmev1.FilterDeploymentStatus
+			s.plan.setWorkloads(&status)
+			fmt.Fprintf(&s.text, "%d workloads, %v omitted\n", len(status.Workloads), status.Summary.WorkloadsOmitted)
+			s.state.Targets = append(s.state.Targets, target("x", 0), target("y", 0))
+			s.state.Targets[501].Attempt = &Attempt{Err: errors.New("injected"), Reason: wasmev1.ReasonWriteFailed}
+			s.plan = Decide(s.state)
+			s.plan.setWorkloads(&status)
+			fmt.Fprintf(&s.text, "%d workloads, %d omitted, y: %+v\n", len(status.Workloads), *status.Summary.WorkloadsOmitted, status.Workloads["y"])
+		},
 		"a restart": func(s *story) {
 			s.state.Targets = []Target{target("a", 2)}
 			s.asks("aa", small, "world")
@@ -420,6 +493,64 @@ func TestDecide(t *testing.T) {
 			tell(s)
 			s.end()
 		})
+	}
+}
+
+func TestASuspendedStatusKeepsWhatWasSaid(t *testing.T) {
+	var status wasmev1.FilterDeploymentStatus
+	SetSuspended(&status, 3, noon)
+	ready := status.Conditions[0]
+	if ready.Type != wasmev1.ConditionReady || ready.Status != metav1.ConditionUnknown || ready.Reason != wasmev1.ReasonSuspended || *status.ObservedGeneration != 3 {
+		t.Errorf("%+v", status)
+	}
+	condition.Set(&status.Conditions, wasmev1.ConditionReady, condition.False("Refused", "refused"), 3, noon)
+	condition.Set(&status.Conditions, wasmev1.ConditionReconciling, condition.True("Progressing", "m"), 3, noon)
+	SetSuspended(&status, 4, noon)
+	if len(status.Conditions) != 1 || status.Conditions[0].Status != metav1.ConditionFalse || status.Conditions[0].Reason != wasmev1.ReasonSuspended || *status.ObservedGeneration != 4 {
+		t.Errorf("%+v", status)
+	}
+}
+
+func TestWhatContestsTheStatusIsAProblemToo(t *testing.T) {
+	fine := condition.True("Fine", "fine")
+	report := Report{Module: fine, Selection: fine, Plan: Plan{Programmed: fine, Loaded: fine}, Contested: condition.False(wasmev1.ReasonStatusOverwritten, "overwritten")}
+	if got := report.ready().Reason; got != wasmev1.ReasonStatusOverwritten {
+		t.Error(got)
+	}
+	report.Contested = condition.True(wasmev1.ReasonPredecessorRunning, "runs")
+	if got := report.ready(); got.Reason != wasmev1.ReasonReady || got.Message != "fine; fine" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestEachKindOfOutputHasASpecOfItsOwn(t *testing.T) {
+	mesh := render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules"}
+	for kind, field := range map[wasmev1.Output]string{
+		wasmev1.OutputEnvoyFilter: "configPatches", wasmev1.OutputWasmPlugin: "pluginName", wasmev1.OutputTrafficExtension: "wasm",
+	} {
+		s := newStory(t, target("a", 0))
+		s.asks("aa", small, "world", func(c *revision.Content) {
+			c.Output = kind
+			c.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"greeting":"world"}`)}
+		})
+		plan := Decide(s.state)
+		spec, err := plan.Workloads[0].Spec(mesh)
+		if err != nil || !strings.Contains(string(spec), fmt.Sprintf("%q", field)) {
+			t.Errorf("%s: %s, %v", kind, spec, err)
+		}
+		plan.Workloads[0].PodLabels = nil
+		if spec, err := plan.Workloads[0].Spec(mesh); err == nil || spec != nil {
+			t.Errorf("%s of a workload without labels: %s", kind, spec)
+		}
+	}
+}
+
+func TestALongNameIsHashed(t *testing.T) {
+	s := newStory(t, target(strings.Repeat("w", 253), 0))
+	s.asks("aa", small, "world")
+	plan := Decide(s.state)
+	if got := plan.Workloads[0].Output.Name; len(got) > 253 {
+		t.Errorf("%d characters", len(got))
 	}
 }
 

@@ -326,6 +326,50 @@ func TestNewsOfOneWorkload(t *testing.T) {
 	}
 }
 
+func TestEventsAboutWorkloadsAreOneForEachReason(t *testing.T) {
+	news := ReportedBy(&wasmev1.FilterDeploymentStatus{}).Compare(planOf(
+		deployment("a", loaded), deployment("b", loaded), deployment("c", crashes), deployment("d", after(LoadTimeout, proofs(missing))...),
+	))
+	events := news.Events()
+	if len(events) != 3 || events[0].Reason != EventCrashing || events[1].Reason != EventNotLoaded || events[2].Reason != EventLoaded {
+		t.Fatalf("%+v", events)
+	}
+	if want := "the pods run the filter: a; b"; events[2].Note != want {
+		t.Errorf("%q, not %q", events[2].Note, want)
+	}
+	if want := "c: the module crashes on requests in 1 of 1 pods"; !strings.HasPrefix(events[0].Note, want) {
+		t.Errorf("%q, not %q", events[0].Note, want)
+	}
+	if !strings.HasPrefix(events[1].Note, "d: 1 of 1 pods do not run the revision") {
+		t.Errorf("%q", events[1].Note)
+	}
+}
+
+func TestWhatAStatusLeftOutWasFine(t *testing.T) {
+	reported := ReportedBy(&wasmev1.FilterDeploymentStatus{Summary: &wasmev1.WorkloadSummary{WorkloadsOmitted: new(int64(1))}})
+	plan := planOf(deployment("a", loaded), deployment("b", crashes))
+	if news := reported.Compare(plan); len(news) != 1 || news[0].workload != "b" {
+		t.Errorf("%+v", news)
+	}
+	if news := reported.Compare(plan); len(news) != 1 {
+		t.Errorf("what no event reported is forgotten: %+v", news)
+	}
+	if news := ReportedBy(&wasmev1.FilterDeploymentStatus{Summary: &wasmev1.WorkloadSummary{}}).Compare(plan); len(news) != 2 {
+		t.Errorf("%+v", news)
+	}
+	unverified := *plan
+	unverified.verifyPods = false
+	none := *plan
+	none.InForce = nil
+	unknown := *plan
+	unknown.Workloads = nil
+	for _, p := range []Plan{unverified, none, unknown} {
+		if news := ReportedBy(&wasmev1.FilterDeploymentStatus{}).Compare(&p); news != nil {
+			t.Errorf("%+v", news)
+		}
+	}
+}
+
 // outcomes are those of workloads w0, w1 …: failures where the text is not empty.
 func outcomes(failures ...string) []Workload {
 	workloads := []Workload{}
