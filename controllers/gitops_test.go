@@ -150,7 +150,7 @@ var _ = Describe("For GitOps tools", func() {
 		},
 		Entry("just created", func(ctx context.Context) *wasmev1.FilterDeployment {
 			return w.filterDeployment(ctx, "f", "example.com/hello:v1")
-		}, status.InProgressStatus, "Progressing", "not looked at this generation yet"),
+		}, status.InProgressStatus, "Progressing", "the operator has not seen this generation yet"),
 		Entry("module being looked up", func(ctx context.Context) *wasmev1.FilterDeployment {
 			fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"))
 			_, err := w.reconcile(ctx, fd)
@@ -288,12 +288,12 @@ var _ = Describe("For GitOps tools", func() {
 			fd := settled(ctx)
 			edit(ctx, fd, config("next"))
 			return fd
-		}, status.InProgressStatus, "Progressing", "not looked at this generation yet"),
+		}, status.InProgressStatus, "Progressing", "the operator has not seen this generation yet"),
 		Entry("mended, and not looked at yet", func(ctx context.Context) *wasmev1.FilterDeployment {
 			fd := settled(ctx, config("text"), output(wasmev1.OutputWasmPlugin))
 			edit(ctx, fd, objectConfig)
 			return fd
-		}, status.InProgressStatus, "Progressing", "not looked at this generation yet"),
+		}, status.InProgressStatus, "Progressing", "the operator has not seen this generation yet"),
 		Entry("being deleted", func(ctx context.Context) *wasmev1.FilterDeployment {
 			w.deployments(ctx, "a")
 			fd := settled(ctx, func(fd *wasmev1.FilterDeployment) { fd.Finalizers = []string{"example.com/hold"} })

@@ -50,14 +50,11 @@ func operatorReports(s *spec) {
 		s.eventuallyReady(beside, wasmev1.ReasonAnchorMissing)
 	}
 
-	s.Expect(s.admin.Delete(s.ctx, beside)).To(Succeed())
-	s.Eventually(func() error {
-		if err := s.admin.Get(s.ctx, client.ObjectKeyFromObject(plain), plain); err != nil {
-			return err
-		}
-		plain.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`"fixed"`)}
-		return s.admin.Update(s.ctx, plain)
-	}, patience, poll).Should(Succeed())
+	// Both are fixed: Envoy refuses a listener without one of them while it
+	// refuses the other.
+	s.fix(plain)
+	s.fix(beside)
+	s.eventuallyReady(beside, wasmev1.ReasonReady)
 	s.eventuallyReady(plain, wasmev1.ReasonReady)
 	s.eventuallyAnswers(ok("fixed"))
 }
@@ -76,6 +73,18 @@ func (s *spec) create(name string, position *wasmev1.Position) *wasmev1.FilterDe
 	}
 	s.Expect(s.admin.Create(s.ctx, fd)).To(Succeed())
 	return fd
+}
+
+// fix gives a FilterDeployment a configuration that the module accepts.
+func (s *spec) fix(fd *wasmev1.FilterDeployment) {
+	s.t.Helper()
+	s.Eventually(func() error {
+		if err := s.admin.Get(s.ctx, client.ObjectKeyFromObject(fd), fd); err != nil {
+			return err
+		}
+		fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`"fixed"`)}
+		return s.admin.Update(s.ctx, fd)
+	}, patience, poll).Should(Succeed())
 }
 
 // eventuallyReady waits for the reason of Ready for the newest spec.
