@@ -14,12 +14,13 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // workloadsFrom reads `[<namespace>/]<kind>/<name> <label>=<value>,…`; the
 // namespace is n when it is left out.
-func workloadsFrom(texts ...string) []render.Target {
-	var workloads []render.Target
+func workloadsFrom(texts ...string) []workload.Target {
+	var workloads []workload.Target
 	for _, text := range texts {
 		name, pods, _ := strings.Cut(text, " ")
 		parts := strings.Split("n/"+name, "/")
@@ -28,13 +29,13 @@ func workloadsFrom(texts ...string) []render.Target {
 		if err != nil {
 			panic(err)
 		}
-		workloads = append(workloads, render.Target{Namespace: parts[0], Kind: parts[1], Name: parts[2], PodLabels: set})
+		workloads = append(workloads, workload.Target{Namespace: parts[0], Kind: parts[1], Name: parts[2], PodLabels: set})
 	}
 	return workloads
 }
 
 // programmedAs returns a plan whose outputs are in place, of the filter f.
-func programmedAs(kind wasmev1.Output, workloads ...render.Target) *rollout.Plan {
+func programmedAs(kind wasmev1.Output, workloads ...workload.Target) *rollout.Plan {
 	plan := &rollout.Plan{Workloads: make([]rollout.Workload, 0, len(workloads))}
 	for _, workload := range workloads {
 		plan.Workloads = append(plan.Workloads, rollout.Workload{
@@ -128,7 +129,7 @@ func TestNoOverlapIsReportedOf(t *testing.T) {
 		{"an output that could not be written", func(w *rollout.Workload) { w.Phase = rollout.Failed }},
 		{"an output that was not tried", func(w *rollout.Workload) { w.Output = rollout.OutputKey{} }},
 		{"a targetRef", func(w *rollout.Workload) {
-			w.Target = render.Target{Kind: wasmev1.TargetKindGateway, Namespace: "n", Name: "a"}
+			w.Target = workload.Target{Kind: wasmev1.TargetKindGateway, Namespace: "n", Name: "a"}
 		}},
 		{"an output that has to wait, and is not there", func(w *rollout.Workload) { w.Phase = rollout.AwaitingRoom }},
 	} {

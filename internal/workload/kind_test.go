@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -100,7 +99,7 @@ func TestKinds(t *testing.T) {
 		g.Expect(kind.New()).To(BeAssignableToTypeOf(object))
 		g.Expect(kind.New().GetName()).To(BeEmpty())
 		g.Expect(fmt.Sprintf("%T", kind.NewList())).To(Equal("*v1." + kind.Name + "List"))
-		g.Expect(workload.TargetOf(object)).To(Equal(render.Target{
+		g.Expect(workload.TargetOf(object)).To(Equal(workload.Target{
 			Kind: kind.Name, Namespace: "n", Name: "a", PodLabels: map[string]string{"app": "a", "version": "v1"},
 		}))
 	}

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -62,7 +61,7 @@ func TestCacheKeepsOfAPodWhatItTakesToAskItsSidecar(t *testing.T) {
 	g.Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: workload.SidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}}}}))
 	g.Expect(pod.Status.Conditions).To(Equal([]corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: since}}))
 	g.Expect([]string{pod.Namespace, pod.Name, string(pod.UID), pod.ResourceVersion}).To(Equal([]string{"n", "details-v1-5d8-x", "u", "7"}))
-	g.Expect(workload.Owners(pod)).To(Equal([]render.Target{{Kind: "Deployment", Namespace: "n", Name: "details-v1"}}))
+	g.Expect(workload.Owners(pod)).To(Equal([]workload.Target{{Kind: "Deployment", Namespace: "n", Name: "details-v1"}}))
 	g.Expect(workload.IsReady(pod)).To(BeTrue())
 	at := workload.SidecarAddress(pod)
 	g.Expect([]any{at.UID, at.Address.String(), at.StatsPort, at.AgentPort}).To(Equal([]any{pod.UID, "10.0.0.7", uint16(15099), uint16(15000)}))

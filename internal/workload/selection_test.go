@@ -8,7 +8,6 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -92,7 +91,7 @@ func TestSelectionThatIsWrong(t *testing.T) {
 func TestTargetRefsAreReferences(t *testing.T) {
 	g := NewWithT(t)
 	selection := selectionOf(t, &wasmev1.IstioDeploymentSpec{TargetRefs: []wasmev1.TargetRef{serviceS, gatewayG, gatewayA}})
-	g.Expect(selection).To(Equal(workload.Selection{Namespace: "n", References: []render.Target{
+	g.Expect(selection).To(Equal(workload.Selection{Namespace: "n", References: []workload.Target{
 		{Kind: "Gateway", Namespace: "n", Name: "a"},
 		{Kind: "Gateway", Namespace: "n", Name: "g"},
 		{Kind: "Service", Namespace: "n", Name: "s"},
@@ -100,13 +99,13 @@ func TestTargetRefsAreReferences(t *testing.T) {
 	g.Expect(selection.ByReference()).To(BeTrue())
 	g.Expect(selectionOf(t, nil).ByReference()).To(BeFalse())
 	for _, row := range []struct {
-		target render.Target
+		target workload.Target
 		want   bool
 	}{
-		{render.Target{Kind: "Gateway", Namespace: "n", Name: "g", PodLabels: map[string]string{"a": "b"}}, true},
-		{render.Target{Kind: "Service", Namespace: "n", Name: "g"}, false},
-		{render.Target{Kind: "Gateway", Namespace: "n", Name: "s"}, false},
-		{render.Target{Kind: "Gateway", Namespace: "m", Name: "g"}, false},
+		{workload.Target{Kind: "Gateway", Namespace: "n", Name: "g", PodLabels: map[string]string{"a": "b"}}, true},
+		{workload.Target{Kind: "Service", Namespace: "n", Name: "g"}, false},
+		{workload.Target{Kind: "Gateway", Namespace: "n", Name: "s"}, false},
+		{workload.Target{Kind: "Gateway", Namespace: "m", Name: "g"}, false},
 	} {
 		g.Expect(selection.SelectsTarget(row.target)).To(Equal(row.want), "%v", row.target)
 	}
