@@ -31,7 +31,7 @@ type filter struct {
 
 func (s *spec) filter(module, configuration string) *filter {
 	f := &filter{spec: s, serverURL: s.moduleServer().URL, Filter: render.Filter{
-		ID: "hello", ModuleSHA256: digest(s.modules[module]), RootID: filters.RootID,
+		ID: "hello", ModuleSHA256: filters.SHA256(s.modules[module]), RootID: filters.RootID,
 		PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
 	}}
 	if configuration != "" {

@@ -48,7 +48,7 @@ func (s *slots) write() {
 // different names: proof of one must not be taken for proof of the other.
 func (s *slots) fill(into *slot, revision int, filter, configuration string) {
 	into.Plugin = fmt.Sprintf("wasm_filter.%s@%d", into.ECDSName, revision)
-	into.Configuration, into.SHA256 = configuration, digest(s.modules[filter])
+	into.Configuration, into.SHA256 = configuration, filters.SHA256(s.modules[filter])
 	into.URL = s.source + module.Path(into.SHA256)
 }
 

@@ -1,12 +1,8 @@
 package versions
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,13 +19,10 @@ import (
 	. "github.com/onsi/gomega"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
@@ -63,11 +56,7 @@ func startSuite(t *testing.T) *suite {
 	s.mesh, err = mesh.Start(t.Context(), mesh.Options{Log: os.Stderr})
 	g.Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() { NewWithT(t).Expect(s.mesh.Stop()).To(Succeed()) })
-	scheme := s.mesh.Client().Scheme()
-	g.Expect(wasmev1.AddToScheme(scheme)).To(Succeed())
-	g.Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
-	s.admin, err = client.New(s.mesh.Admin(), client.Options{Scheme: scheme})
-	g.Expect(err).NotTo(HaveOccurred())
+	s.admin = s.mesh.Client()
 	s.startProber(t)
 	s.startOperator(t)
 	return s
@@ -178,13 +167,8 @@ func (s *spec) metrics() string {
 
 func (s *spec) get(url string) string {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, url, http.NoBody)
-	s.Expect(err).NotTo(HaveOccurred())
-	response, err := http.DefaultClient.Do(request)
-	s.Expect(err).NotTo(HaveOccurred())
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	s.Expect(err).NotTo(HaveOccurred())
+	body := mesh.Fetch(s.ctx, url)
+	s.Expect(body).NotTo(BeNil(), "%s does not answer", url)
 	return string(body)
 }
 
@@ -217,29 +201,12 @@ func (s *spec) refusedUpdates() int {
 }
 
 // answer is what came back for one request; zero: nothing did.
-type answer struct {
-	Status int
-	Hello  string
-}
+type answer = mesh.Answer
 
-func ok(hello string) answer { return answer{http.StatusOK, hello} }
+func ok(hello string) answer { return mesh.Answered(http.StatusOK, hello) }
 
 // ask sends one request through the sidecar; headers are pairs of name and value.
-func (s *spec) ask(headers ...string) answer {
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, s.app.URL, http.NoBody)
-	if err != nil {
-		return answer{}
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return answer{}
-	}
-	defer func() { _ = response.Body.Close() }()
-	return answer{response.StatusCode, response.Header.Get("hello")}
-}
+func (s *spec) ask(headers ...string) answer { return mesh.Ask(s.ctx, s.app.URL, headers...) }
 
 func (s *spec) eventuallyAnswers(want answer) {
 	s.t.Helper()
@@ -247,25 +214,13 @@ func (s *spec) eventuallyAnswers(want answer) {
 }
 
 // moduleServer serves the test modules under their digests, as the operator does.
-func (s *spec) moduleServer() *httptest.Server {
-	contents := map[string][]byte{}
+func (s *spec) moduleServer() *filters.Server {
+	server := filters.StartServer()
 	for _, content := range s.modules {
-		contents[module.Path(digest(content))] = content
+		server.Serve(content)
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if content, found := contents[r.URL.Path]; found {
-			http.ServeContent(w, r, r.URL.Path, time.Time{}, bytes.NewReader(content))
-			return
-		}
-		http.NotFound(w, r)
-	}))
 	s.t.Cleanup(server.Close)
 	return server
-}
-
-func digest(module []byte) string {
-	sum := sha256.Sum256(module)
-	return hex.EncodeToString(sum[:])
 }
 
 // apply creates an EnvoyFilter in the spec's namespace, or replaces it.
