@@ -19,6 +19,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // What a pod runs, that was Ready for long. unprobed has no sidecar.
@@ -71,7 +72,7 @@ func (r *reporter) plan(verifyPods bool, pods []*dataplane.Verdict) *rollout.Pla
 		VerifyPods: verifyPods, Now: r.clock.Now(),
 	}
 	for i, verdict := range pods {
-		target := render.Target{Kind: "Deployment", Namespace: owner.Namespace, Name: fmt.Sprintf("w%d", i)}
+		target := workload.Target{Kind: "Deployment", Namespace: owner.Namespace, Name: fmt.Sprintf("w%d", i)}
 		pod := rollout.Pod{Name: fmt.Sprintf("p%d", i), ReadySince: r.clock.Now().Add(-time.Hour), Sidecar: verdict != nil}
 		if verdict != nil {
 			pod.Seen = dataplane.Seen{Plugin: render.PluginName(owner, target, r.inForce.Rendered), Verdict: *verdict}
