@@ -115,7 +115,7 @@ func BenchmarkParse(b *testing.B) {
 type many struct {
 	b        *testing.B
 	prober   *Prober
-	targets  []Target
+	targets  []Expectation
 	live     int
 	revision int
 	shown    atomic.Pointer[string]
@@ -138,7 +138,7 @@ func startMany(b *testing.B, pods, dead int) *many {
 		if i*dead/pods != (i+1)*dead/pods {
 			answer = silence
 		}
-		m.targets = append(m.targets, Target{Pod: s.pod(i, answer)})
+		m.targets = append(m.targets, Expectation{Pod: s.pod(i, answer)})
 	}
 	m.prober = New(func(types.NamespacedName) {
 		select {

@@ -157,11 +157,11 @@ func allocations() uint64 {
 func TestHostileSidecarsDoNotKeepOthersFromBeingProven(t *testing.T) {
 	t.Parallel()
 	s := startSidecars(t)
-	var bad []Target
+	var bad []Expectation
 	for _, c := range hostile("http://192.0.2.1/") {
-		bad = append(bad, Target{Pod: s.pod(len(bad), c.answer), Plugin: greeting, Explain: true})
+		bad = append(bad, Expectation{Pod: s.pod(len(bad), c.answer), Plugin: greeting, Explain: true})
 	}
-	good := []Target{{Pod: s.pod(len(bad), plugins(greeting)), Plugin: greeting}}
+	good := []Expectation{{Pod: s.pod(len(bad), plugins(greeting)), Plugin: greeting}}
 	p := New(func(types.NamespacedName) {})
 	p.patient.patience = quickTime
 	start(t, p)
@@ -234,7 +234,7 @@ func (panics) Read([]byte) (int, error) { panic("a fault of the parser") }
 
 func TestStoppingEndsWhatIsUnderWay(t *testing.T) {
 	s := startSidecars(t)
-	targets := []Target{{Pod: s.pod(1, silence), Plugin: greeting}}
+	targets := []Expectation{{Pod: s.pod(1, silence), Plugin: greeting}}
 	p := New(func(types.NamespacedName) { t.Error("what was stopped counts") })
 	p.quick.patience = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())

@@ -96,16 +96,16 @@ func (p *pod) moveTo(place Pod) bool {
 	return true
 }
 
-// want takes over the target, and reports whether it asks for more than before. What is
+// want takes over an expectation, and reports whether it asks for more than before. What is
 // known of a filter stays known when another revision of it is expected.
-func (w *watch) want(target Target) bool {
-	news := w.plugin != target.Plugin || target.Explain && !w.explain
-	if w.plugin != target.Plugin {
+func (w *watch) want(expected Expectation) bool {
+	news := w.plugin != expected.Plugin || expected.Explain && !w.explain
+	if w.plugin != expected.Plugin {
 		w.fetch, w.verdict = fetches{}, Verdict{}
-		w.looked = w.looked && relate(target.Plugin, w.plugin) != unrelated
-		w.plugin = target.Plugin
+		w.looked = w.looked && relate(expected.Plugin, w.plugin) != unrelated
+		w.plugin = expected.Plugin
 	}
-	w.explain = target.Explain
+	w.explain = expected.Explain
 	return news
 }
 

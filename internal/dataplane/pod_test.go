@@ -87,15 +87,15 @@ func TestACrashIsRememberedFromAnswerToAnswer(t *testing.T) {
 
 func TestWhatIsKnownOfAFilterWhenItsTargetChanges(t *testing.T) {
 	for name, c := range map[string]struct {
-		target          Target
+		target          Expectation
 		news, remembers bool
 		want            State
 	}{
-		"the same":              {Target{Plugin: greeting}, false, true, StateLoaded},
-		"an explanation":        {Target{Plugin: greeting, Explain: true}, true, true, StateLoaded},
-		"another revision":      {Target{Plugin: greetingOld}, true, true, StateOtherRevision},
-		"another filter":        {Target{Plugin: otherFilter}, true, false, StateUnknown},
-		"a WasmPlugin's plugin": {Target{Plugin: "bookinfo.greeting"}, true, false, StateUnknown},
+		"the same":              {Expectation{Plugin: greeting}, false, true, StateLoaded},
+		"an explanation":        {Expectation{Plugin: greeting, Explain: true}, true, true, StateLoaded},
+		"another revision":      {Expectation{Plugin: greetingOld}, true, true, StateOtherRevision},
+		"another filter":        {Expectation{Plugin: otherFilter}, true, false, StateUnknown},
+		"a WasmPlugin's plugin": {Expectation{Plugin: "bookinfo.greeting"}, true, false, StateUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &watch{plugin: greeting}
@@ -121,7 +121,7 @@ func TestWhatIsKnownOfAFilterWhenItsTargetChanges(t *testing.T) {
 func TestAnotherRevisionBeforeAnyAnswerIsAsUnknownAsTheFirst(t *testing.T) {
 	w := &watch{plugin: greeting}
 	p := asked(w)
-	w.want(Target{Plugin: greetingOld})
+	w.want(Expectation{Plugin: greetingOld})
 	if got := p.verdictOn(w, time.Now()); got != (Verdict{}) {
 		t.Errorf("got %+v", got)
 	}
@@ -129,7 +129,7 @@ func TestAnotherRevisionBeforeAnyAnswerIsAsUnknownAsTheFirst(t *testing.T) {
 
 func TestAnExplanationThatIsNoLongerAskedForIsNoNews(t *testing.T) {
 	w := &watch{plugin: greeting, explain: true}
-	if w.want(Target{Plugin: greeting, Explain: true}) || w.want(Target{Plugin: greeting}) || w.explain {
+	if w.want(Expectation{Plugin: greeting, Explain: true}) || w.want(Expectation{Plugin: greeting}) || w.explain {
 		t.Errorf("got %+v", w)
 	}
 }

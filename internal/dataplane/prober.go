@@ -70,8 +70,8 @@ type Pod struct {
 	AgentPort uint16
 }
 
-// Target is a plugin that a pod should run.
-type Target struct {
+// Expectation is a plugin that a pod should run.
+type Expectation struct {
 	// Pod that should run it.
 	Pod Pod
 	// Plugin is the name of the plugin's configuration in Envoy: config.name,
@@ -106,7 +106,7 @@ type lane struct {
 }
 
 // New returns a Prober that asks no pod before it is started. It calls wake with an
-// owner when a verdict on one of the owner's targets has changed. wake must not block
+// owner when a verdict on one of the owner's expectations has changed. wake must not block
 // for long, and can call Expect.
 func New(wake func(owner types.NamespacedName)) *Prober {
 	return &Prober{
@@ -141,23 +141,23 @@ func (p *Prober) Start(ctx context.Context) error {
 	return nil
 }
 
-// Expect replaces the targets of an owner, which has at most one for each pod, and
+// Expect replaces the expectations of an owner, which has at most one for each pod, and
 // returns what is known of them, in their order. It asks no pod itself and never
-// blocks on anything remote. Pods that are no longer in any owner's targets are
-// forgotten, and an owner without targets as well.
-func (p *Prober) Expect(owner types.NamespacedName, targets []Target) []Verdict {
+// blocks on anything remote. Pods that are no longer in any owner's expectations are
+// forgotten, and an owner without expectations as well.
+func (p *Prober) Expect(owner types.NamespacedName, expectations []Expectation) []Verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	former := p.owners[owner]
 	p.round++
 	now := time.Now()
-	verdicts := make([]Verdict, 0, len(targets))
-	uids := make([]types.UID, 0, len(targets))
-	for _, target := range targets {
-		w := p.expect(owner, target, now)
+	verdicts := make([]Verdict, 0, len(expectations))
+	uids := make([]types.UID, 0, len(expectations))
+	for _, expected := range expectations {
+		w := p.expect(owner, expected, now)
 		w.round = p.round
 		verdicts = append(verdicts, w.verdict)
-		uids = append(uids, target.Pod.UID)
+		uids = append(uids, expected.Pod.UID)
 	}
 	for _, uid := range former {
 		p.release(owner, uid)
@@ -203,19 +203,19 @@ func (p *Prober) Seen(owner types.NamespacedName, pods []Pod) []Seen {
 	return seen
 }
 
-// expect takes over one target, and has the pod asked soon if something about it is new.
-func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time) *watch {
-	known := p.pods[target.Pod.UID]
+// expect takes over one expectation, and has the pod asked soon if something about it is new.
+func (p *Prober) expect(owner types.NamespacedName, expected Expectation, now time.Time) *watch {
+	known := p.pods[expected.Pod.UID]
 	if known == nil {
-		known = &pod{Pod: target.Pod}
-		p.pods[target.Pod.UID] = known
+		known = &pod{Pod: expected.Pod}
+		p.pods[expected.Pod.UID] = known
 	}
 	w := known.watchOf(owner)
 	if w == nil {
 		w = &watch{owner: owner}
 		known.watches = append(known.watches, w)
 	}
-	moved, news := known.moveTo(target.Pod), w.want(target)
+	moved, news := known.moveTo(expected.Pod), w.want(expected)
 	if moved || news {
 		known.attempts = 0
 		w.verdict = known.verdictOn(w, now)
@@ -226,7 +226,7 @@ func (p *Prober) expect(owner types.NamespacedName, target Target, now time.Time
 	return w
 }
 
-// release drops a target that an owner had before, and that this round of Expect did
+// release drops an expectation that an owner had before, and that this round of Expect did
 // not repeat.
 func (p *Prober) release(owner types.NamespacedName, uid types.UID) {
 	known := p.pods[uid]

@@ -17,14 +17,14 @@ var loaded = Verdict{State: StateLoaded}
 
 func TestAChangeIsProvenFromTheOldRevisionToTheNew(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greetingOld)), Plugin: greetingOld}
-		if got := f.Expect(owner("greeting"), []Target{target}); got[0] != (Verdict{}) {
+		target := Expectation{Pod: s.pod(1, plugins(greetingOld)), Plugin: greetingOld}
+		if got := f.Expect(owner("greeting"), []Expectation{target}); got[0] != (Verdict{}) {
 			f.Fatalf("before any answer: %+v", got)
 		}
 		f.becomes(owner("greeting"), target, loaded)
 
 		target.Plugin = greeting
-		if got := f.Expect(owner("greeting"), []Target{target}); got[0] != (Verdict{State: StateOtherRevision}) {
+		if got := f.Expect(owner("greeting"), []Expectation{target}); got[0] != (Verdict{State: StateOtherRevision}) {
 			f.Errorf("the old revision is known to run, but: %+v", got)
 		}
 		s.pod(1, plugins(greeting, greetingOld))
@@ -38,11 +38,11 @@ func TestAChangeIsProvenFromTheOldRevisionToTheNew(t *testing.T) {
 
 func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greeting, greetingOld)), Plugin: greeting}
+		target := Expectation{Pod: s.pod(1, plugins(greeting, greetingOld)), Plugin: greeting}
 		if f.proven(owner("greeting"), target) {
 			f.Error("a pod that nobody expects anything of is proven")
 		}
-		f.Expect(owner("greeting"), []Target{target})
+		f.Expect(owner("greeting"), []Expectation{target})
 		if f.proven(owner("greeting"), target) {
 			f.Error("a pod that has not answered is proven")
 		}
@@ -50,7 +50,7 @@ func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 		if !f.proven(owner("greeting"), target) {
 			f.Error("the plugin is loaded, but not proven")
 		}
-		for name, other := range map[string]Target{
+		for name, other := range map[string]Expectation{
 			"another revision": {Pod: target.Pod, Plugin: greetingOld},
 			"another filter":   {Pod: target.Pod, Plugin: otherFilter},
 			"another pod":      {Pod: s.pod(2, plugins(greeting)), Plugin: greeting},
@@ -63,7 +63,7 @@ func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 			f.Error("another owner has the proof")
 		}
 		target.Plugin = otherFilter
-		f.Expect(owner("greeting"), []Target{target})
+		f.Expect(owner("greeting"), []Expectation{target})
 		if f.proven(owner("greeting"), target) {
 			f.Error("the proof of one plugin is that of another")
 		}
@@ -71,14 +71,14 @@ func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 }
 
 // proven reports whether what is known of a pod proves the target.
-func (f *proberTest) proven(owner types.NamespacedName, target Target) bool {
+func (f *proberTest) proven(owner types.NamespacedName, target Expectation) bool {
 	return f.Seen(owner, []Pod{target.Pod})[0].On(target.Plugin).Proven()
 }
 
 func TestAPodAtAnotherAddressIsNotKnown(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
-		f.Expect(owner("greeting"), []Target{target})
+		target := Expectation{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
+		f.Expect(owner("greeting"), []Expectation{target})
 		f.becomes(owner("greeting"), target, loaded)
 		moved := target
 		moved.Pod.Address = s.pod(2, plugins()).Address
@@ -94,13 +94,13 @@ func TestAPodAtAnotherAddressIsNotKnown(t *testing.T) {
 func TestARowInOneAnswerOnlyIsNoProof(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		refused := "wasm_filter.bookinfo/details-v1/refused@a0719d45"
-		target := Target{Pod: s.pod(1, text(recorded(f, "envoy-refusing"))), Plugin: refused}
-		f.Expect(owner("refused"), []Target{target})
+		target := Expectation{Pod: s.pod(1, text(recorded(f, "envoy-refusing"))), Plugin: refused}
+		f.Expect(owner("refused"), []Expectation{target})
 		for s.requests(target.Pod) == 0 {
 			pass(minRetry)
 		}
 		asked := s.requests(target.Pod)
-		if got := f.Expect(owner("refused"), []Target{target})[0]; got != (Verdict{}) {
+		if got := f.Expect(owner("refused"), []Expectation{target})[0]; got != (Verdict{}) {
 			f.Errorf("after %d answers: %+v", asked, got)
 		}
 		s.pod(1, text(recorded(f, "envoy-refused")))
@@ -108,7 +108,7 @@ func TestARowInOneAnswerOnlyIsNoProof(t *testing.T) {
 		if s.requests(target.Pod) == asked {
 			f.Error("what may be a proof is not looked at again at once")
 		}
-		if got := f.Expect(owner("refused"), []Target{target})[0]; got != (Verdict{State: StateNotLoaded}) {
+		if got := f.Expect(owner("refused"), []Expectation{target})[0]; got != (Verdict{State: StateNotLoaded}) {
 			f.Errorf("after it is gone: %+v", got)
 		}
 	})
@@ -122,7 +122,7 @@ func TestAPodIsAskedOnceForAllItsFilters(t *testing.T) {
 		}
 		pod := s.pod(1, plugins(names...))
 		for i, name := range names {
-			f.Expect(owner(fmt.Sprint(i)), []Target{{Pod: pod, Plugin: name}})
+			f.Expect(owner(fmt.Sprint(i)), []Expectation{{Pod: pod, Plugin: name}})
 		}
 		pass(3 * minRetry)
 		if got := s.requests(pod); got != 2 {
@@ -138,8 +138,8 @@ func TestOnlyThoseForWhomSomethingChangedAreWoken(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		other := "wasm_filter.bookinfo/details-v1/other@1"
 		pod := s.pod(1, plugins(greeting, other))
-		f.Expect(owner("greeting"), []Target{{Pod: pod, Plugin: greeting}})
-		f.Expect(owner("other"), []Target{{Pod: pod, Plugin: other}})
+		f.Expect(owner("greeting"), []Expectation{{Pod: pod, Plugin: greeting}})
+		f.Expect(owner("other"), []Expectation{{Pod: pod, Plugin: other}})
 		pass(minPeriod)
 		f.woken()
 
@@ -163,9 +163,9 @@ func TestOnlyThoseForWhomSomethingChangedAreWoken(t *testing.T) {
 
 func TestWhatIsProvenIsAskedOncePerPeriod(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		var targets []Target
+		var targets []Expectation
 		for i := range 50 {
-			targets = append(targets, Target{Pod: s.pod(i, plugins(greeting)), Plugin: greeting})
+			targets = append(targets, Expectation{Pod: s.pod(i, plugins(greeting)), Plugin: greeting})
 		}
 		f.Expect(owner("greeting"), targets)
 		pass(2 * minRetry)
@@ -196,8 +196,8 @@ func TestWhatIsProvenIsAskedOncePerPeriod(t *testing.T) {
 
 func TestWhatIsOpenIsAskedPromptlyAndThenLessOften(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greetingOld)), Plugin: greeting}
-		f.Expect(owner("greeting"), []Target{target})
+		target := Expectation{Pod: s.pod(1, plugins(greetingOld)), Plugin: greeting}
+		f.Expect(owner("greeting"), []Expectation{target})
 		pass(2 * time.Second)
 		if got := s.requests(target.Pod); got < 3 || got > 5 {
 			f.Errorf("%d requests in the first 2 s", got)
@@ -211,7 +211,7 @@ func TestWhatIsOpenIsAskedPromptlyAndThenLessOften(t *testing.T) {
 
 		before = s.requests(target.Pod)
 		target.Plugin = greeting + "0"
-		f.Expect(owner("greeting"), []Target{target})
+		f.Expect(owner("greeting"), []Expectation{target})
 		pass(2 * time.Second)
 		if got := s.requests(target.Pod) - before; got < 3 {
 			f.Errorf("%d requests in the first 2 s after a change", got)
@@ -222,7 +222,7 @@ func TestWhatIsOpenIsAskedPromptlyAndThenLessOften(t *testing.T) {
 func TestAPodIsUnreachableOnlyAfterSeveralFailures(t *testing.T) {
 	broken := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
+		target := Expectation{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
 		f.becomes(owner("greeting"), target, loaded)
 		f.woken()
 
@@ -261,16 +261,16 @@ func TestAPodIsUnreachableOnlyAfterSeveralFailures(t *testing.T) {
 func TestACrashingFilterIsSeen(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		crashed := func(times uint64) http.HandlerFunc { return text(rows(reloads{success: times}, greeting)) }
-		target := Target{Pod: s.pod(1, crashed(7)), Plugin: greeting}
+		target := Expectation{Pod: s.pod(1, crashed(7)), Plugin: greeting}
 		f.becomes(owner("greeting"), target, loaded) // when those crashes were cannot be told
 		pass(2 * minPeriod)
-		if got := f.Expect(owner("greeting"), []Target{target})[0]; got != loaded {
+		if got := f.Expect(owner("greeting"), []Expectation{target})[0]; got != loaded {
 			f.Errorf("without another crash: %+v", got)
 		}
 		s.pod(1, crashed(8))
 		f.becomes(owner("greeting"), target, Verdict{State: StateLoaded, Crashing: true})
 		pass(maxPeriod)
-		if got := f.Expect(owner("greeting"), []Target{target})[0]; !got.Crashing {
+		if got := f.Expect(owner("greeting"), []Expectation{target})[0]; !got.Crashing {
 			f.Errorf("%s later: %+v", maxPeriod, got)
 		}
 		f.becomes(owner("greeting"), target, loaded)
@@ -279,12 +279,12 @@ func TestACrashingFilterIsSeen(t *testing.T) {
 
 func TestANewRevisionIsNotBlamedForTheOldOne(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greetingOld)), Plugin: greetingOld}
+		target := Expectation{Pod: s.pod(1, plugins(greetingOld)), Plugin: greetingOld}
 		f.becomes(owner("greeting"), target, loaded)
 		s.pod(1, text(rows(reloads{backoff: 3}, greetingOld)))
 		f.becomes(owner("greeting"), target, Verdict{State: StateLoaded, Crashing: true})
 		target.Plugin = greeting
-		if got := f.Expect(owner("greeting"), []Target{target})[0]; got != (Verdict{State: StateOtherRevision, Crashing: true}) {
+		if got := f.Expect(owner("greeting"), []Expectation{target})[0]; got != (Verdict{State: StateOtherRevision, Crashing: true}) {
 			f.Errorf("%+v", got)
 		}
 		s.pod(1, text(rows(reloads{}, greeting)+rows(reloads{backoff: 9}, greetingOld)))
@@ -296,7 +296,7 @@ func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 	agents := startSidecars(t)
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		agent := agents.pod(1, text(recorded(f, "agent-loaded")))
-		target := Target{Pod: s.pod(1, plugins()), Plugin: greeting}
+		target := Expectation{Pod: s.pod(1, plugins()), Plugin: greeting}
 		target.Pod.AgentPort = agent.AgentPort
 		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded})
 		pass(time.Minute)
@@ -309,7 +309,7 @@ func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded, Fetch: FetchFailed})
 		agents.pod(1, text("app_requests 1\n"))
 		pass(time.Minute)
-		if got := f.Expect(owner("greeting"), []Target{target})[0]; got.Fetch != FetchFailed {
+		if got := f.Expect(owner("greeting"), []Expectation{target})[0]; got.Fetch != FetchFailed {
 			f.Errorf("an agent that does not answer any more: %+v", got)
 		}
 		s.pod(1, plugins(greeting))
@@ -325,7 +325,7 @@ func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 func TestWhatIsNotExpectedAnyMoreIsForgotten(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		first, second := s.pod(1, plugins(greeting)), s.pod(2, plugins(greeting))
-		targets := []Target{{Pod: first, Plugin: greeting}, {Pod: second, Plugin: greeting}}
+		targets := []Expectation{{Pod: first, Plugin: greeting}, {Pod: second, Plugin: greeting}}
 		f.Expect(owner("a"), targets)
 		f.Expect(owner("b"), targets)
 		pass(minPeriod)
@@ -355,22 +355,22 @@ func TestWhatIsNotExpectedAnyMoreIsForgotten(t *testing.T) {
 func TestAPodThatChangesLanesIsNotLost(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		pod := s.pod(1, plugins(greeting))
-		missing := Target{Pod: pod, Plugin: "wasm_filter.bookinfo/details-v1/missing@1", Explain: true}
-		f.Expect(owner("greeting"), []Target{{Pod: pod, Plugin: greeting}})
+		missing := Expectation{Pod: pod, Plugin: "wasm_filter.bookinfo/details-v1/missing@1", Explain: true}
+		f.Expect(owner("greeting"), []Expectation{{Pod: pod, Plugin: greeting}})
 		f.becomes(owner("missing"), missing, Verdict{State: StateNotLoaded})
 		pass(minRetry)
 		f.Expect(owner("missing"), nil)
 		s.pod(1, plugins())
-		f.becomes(owner("greeting"), Target{Pod: pod, Plugin: greeting}, Verdict{State: StateNotLoaded})
+		f.becomes(owner("greeting"), Expectation{Pod: pod, Plugin: greeting}, Verdict{State: StateNotLoaded})
 	})
 }
 
 func TestAPodThatMovedIsAskedAnew(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
-		target := Target{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
+		target := Expectation{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}
 		f.becomes(owner("greeting"), target, loaded)
 		target.Pod.Address = s.pod(2, plugins(greetingOld)).Address
-		if got := f.Expect(owner("greeting"), []Target{target})[0]; got != (Verdict{}) {
+		if got := f.Expect(owner("greeting"), []Expectation{target})[0]; got != (Verdict{}) {
 			f.Errorf("of its new address is known %+v", got)
 		}
 		f.becomes(owner("greeting"), target, Verdict{State: StateOtherRevision})
@@ -382,7 +382,7 @@ func TestAnAnswerFromAFormerAddressIsNotCounted(t *testing.T) {
 	t.Parallel()
 	s := startSidecars(t)
 	asked, answer := make(chan struct{}), make(chan struct{})
-	target := Target{Plugin: greeting, Pod: s.pod(1, func(w http.ResponseWriter, r *http.Request) {
+	target := Expectation{Plugin: greeting, Pod: s.pod(1, func(w http.ResponseWriter, r *http.Request) {
 		close(asked)
 		<-answer
 		plugins(greeting)(w, r)
@@ -390,13 +390,13 @@ func TestAnAnswerFromAFormerAddressIsNotCounted(t *testing.T) {
 	p := New(func(types.NamespacedName) {})
 	p.quick.patience = time.Hour
 	start(t, p)
-	p.Expect(owner("greeting"), []Target{target})
+	p.Expect(owner("greeting"), []Expectation{target})
 	<-asked
 	target.Pod.Address = s.pod(2, plugins()).Address
-	p.Expect(owner("greeting"), []Target{target})
+	p.Expect(owner("greeting"), []Expectation{target})
 	close(answer)
 	until(t, "an answer from the new address", func() bool {
-		got := p.Expect(owner("greeting"), []Target{target})[0]
+		got := p.Expect(owner("greeting"), []Expectation{target})[0]
 		if got == loaded {
 			t.Fatal("the answer of another sidecar counts")
 		}
@@ -411,17 +411,17 @@ func TestIPv6Pods(t *testing.T) {
 			"v6":           {UID: "v6", Address: server.Addr(), StatsPort: server.Port()},
 			"v4 inside v6": {UID: "mapped", Address: netip.AddrFrom16(s.pod(1, plugins(greeting)).Address.As16()), StatsPort: s.port},
 		} {
-			f.becomes(owner(name), Target{Pod: pod, Plugin: greeting}, loaded)
+			f.becomes(owner(name), Expectation{Pod: pod, Plugin: greeting}, loaded)
 		}
 	})
 }
 
 func TestDeadPodsDoNotHoldUpOthers(t *testing.T) {
 	s := startSidecars(t)
-	var live, dead []Target
+	var live, dead []Expectation
 	for i := range 4 * quickWorkers {
-		dead = append(dead, Target{Pod: s.pod(2*i, silence), Plugin: greeting})
-		live = append(live, Target{Pod: s.pod(2*i+1, plugins(greeting)), Plugin: greeting})
+		dead = append(dead, Expectation{Pod: s.pod(2*i, silence), Plugin: greeting})
+		live = append(live, Expectation{Pod: s.pod(2*i+1, plugins(greeting)), Plugin: greeting})
 	}
 	p := New(func(types.NamespacedName) {})
 	p.patient.patience = time.Hour
@@ -452,7 +452,7 @@ func TestWhatNeedsPatienceGetsIt(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}
-	targets := []Target{{Pod: s.pod(1, slow), Plugin: greeting}}
+	targets := []Expectation{{Pod: s.pod(1, slow), Plugin: greeting}}
 	p := New(func(types.NamespacedName) {})
 	start(t, p)
 	until(t, "proof", func() bool { return proven(p, "slow", targets) == 1 })
@@ -464,7 +464,7 @@ func TestWhatNeedsPatienceGetsIt(t *testing.T) {
 }
 
 // proven counts the targets that are.
-func proven(p *Prober, name string, targets []Target) int {
+func proven(p *Prober, name string, targets []Expectation) int {
 	count := 0
 	for _, verdict := range p.Expect(owner(name), targets) {
 		if verdict.Proven() {
@@ -499,8 +499,8 @@ func TestDelays(t *testing.T) {
 func TestMetricsCountProbes(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		before := probeCounts(f.T)
-		f.becomes(owner("good"), Target{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}, loaded)
-		f.becomes(owner("bad"), Target{Pod: s.pod(2, text("<html>")), Plugin: greeting}, Verdict{State: StateUnreachable, Failure: FailureMalformed})
+		f.becomes(owner("good"), Expectation{Pod: s.pod(1, plugins(greeting)), Plugin: greeting}, loaded)
+		f.becomes(owner("bad"), Expectation{Pod: s.pod(2, text("<html>")), Plugin: greeting}, Verdict{State: StateUnreachable, Failure: FailureMalformed})
 		got := map[string]int{}
 		for key, count := range probeCounts(f.T) {
 			if count > before[key] {

@@ -152,11 +152,11 @@ func pass(d time.Duration) {
 }
 
 // becomes waits until a target has this verdict.
-func (f *proberTest) becomes(owner types.NamespacedName, target Target, want Verdict) {
+func (f *proberTest) becomes(owner types.NamespacedName, target Expectation, want Verdict) {
 	f.Helper()
 	var got Verdict
 	for range 10 * maxPeriod / minRetry {
-		if got = f.Expect(owner, []Target{target})[0]; got == want {
+		if got = f.Expect(owner, []Expectation{target})[0]; got == want {
 			return
 		}
 		pass(minRetry)

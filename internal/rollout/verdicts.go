@@ -105,8 +105,8 @@ func (f Fetch) waited(revision string, since time.Duration, now time.Time) time.
 }
 
 // Expectations returns what the sidecars of the pods are to run.
-func (p *Plan) Expectations() []dataplane.Target {
-	var expectations []dataplane.Target
+func (p *Plan) Expectations() []dataplane.Expectation {
+	var expectations []dataplane.Expectation
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		expected := w.expected()
@@ -116,7 +116,7 @@ func (p *Plan) Expectations() []dataplane.Target {
 		plugin := w.plugin(expected)
 		for _, pod := range w.pods {
 			if pod.Sidecar {
-				expectations = append(expectations, dataplane.Target{Pod: pod.Address, Plugin: plugin, Explain: true})
+				expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: plugin, Explain: true})
 			}
 		}
 	}

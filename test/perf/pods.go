@@ -164,7 +164,7 @@ func (p *perf) deadPods(ctx context.Context) error {
 type fleet struct {
 	sidecars *sidecars
 	prober   *dataplane.Prober
-	targets  []dataplane.Target
+	targets  []dataplane.Expectation
 	woken    chan struct{}
 	stop     func()
 	changes  int
@@ -203,7 +203,7 @@ func startFleet(ctx context.Context, pods, dead int) (*fleet, error) {
 		default:
 			pod.StatsPort = refused
 		}
-		f.targets = append(f.targets, dataplane.Target{Pod: pod, Explain: true})
+		f.targets = append(f.targets, dataplane.Expectation{Pod: pod, Explain: true})
 	}
 	f.prober = dataplane.New(func(types.NamespacedName) {
 		select {

@@ -127,9 +127,9 @@ func (s *spec) countLooks() {
 }
 
 // target is a plugin that the prober is to look for in the spec's pod.
-func (s *spec) target(plugin string) dataplane.Target {
+func (s *spec) target(plugin string) dataplane.Expectation {
 	address := netip.MustParseAddr(s.app.Address)
-	return dataplane.Target{
+	return dataplane.Expectation{
 		Pod:    dataplane.Pod{UID: types.UID(s.namespace), Address: address, StatsPort: s.statsPort},
 		Plugin: plugin,
 	}
@@ -138,7 +138,7 @@ func (s *spec) target(plugin string) dataplane.Target {
 // verdict is what the prober knows of a plugin.
 func (s *spec) verdict(plugin string) dataplane.Verdict {
 	owner := types.NamespacedName{Namespace: s.namespace, Name: "hello"}
-	return s.prober.Expect(owner, []dataplane.Target{s.target(plugin)})[0]
+	return s.prober.Expect(owner, []dataplane.Expectation{s.target(plugin)})[0]
 }
 
 // eventuallyVerdict waits for what the prober finds out about a plugin.
@@ -154,7 +154,7 @@ func (s *spec) lookAgain() {
 	s.t.Helper()
 	other := types.NamespacedName{Namespace: s.namespace, Name: fmt.Sprintf("other-%d", s.looks.Load())}
 	before := s.looks.Load()
-	s.prober.Expect(other, []dataplane.Target{s.target("wasm_filter.other@0")})
+	s.prober.Expect(other, []dataplane.Expectation{s.target("wasm_filter.other@0")})
 	defer s.prober.Expect(other, nil)
 	s.Eventually(s.looks.Load, patience, poll).Should(BeNumerically(">=", before+4))
 }

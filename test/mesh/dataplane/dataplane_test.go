@@ -166,7 +166,7 @@ type filter struct {
 	owner  types.NamespacedName
 	app    *mesh.Running
 	filter render.Filter
-	target dataplane.Target
+	target dataplane.Expectation
 }
 
 func hello(ctx context.Context, app *mesh.Running, name string) *filter {
@@ -178,7 +178,7 @@ func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 	f := &filter{
 		owner:  types.NamespacedName{Namespace: app.Workload.Namespace, Name: name},
 		app:    app,
-		target: dataplane.Target{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
+		target: dataplane.Expectation{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
 		filter: render.Filter{
 			ID: name, ModuleSHA256: modules.Serve(meshtest.Build(ctx, filters.Hello)), RootID: filters.RootID, Configuration: []byte("world"),
 			PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
@@ -191,11 +191,11 @@ func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 // expect has the prober look for a plugin.
 func (f *filter) expect(plugin string) {
 	f.target.Plugin = plugin
-	prober.Expect(f.owner, []dataplane.Target{f.target})
+	prober.Expect(f.owner, []dataplane.Expectation{f.target})
 }
 
 func (f *filter) verdict() dataplane.Verdict {
-	return prober.Expect(f.owner, []dataplane.Target{f.target})[0]
+	return prober.Expect(f.owner, []dataplane.Expectation{f.target})[0]
 }
 
 // render returns the filter's EnvoyFilter and the name of its plugin.
