@@ -98,7 +98,7 @@ func TestLoadedIsTheTableInItsComment(t *testing.T) {
 		{"some wait for their turn", proofs(loaded, isWaiting(loaded)), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 2 pods run the revision"},
 		{"one never did while others wait", proofs(missing, isWaiting(loaded)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 2 pods do not run the revision; 1 of them (p0)"},
 		{"one never did", proofs(loaded, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 2 pods do not run the revision; 1 of them (p1) do not run the filter"},
-		{"one goes on with an older one", proofs(older, loaded), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, "1 of them (p0) keep running an older revision, because Envoy refused the new one (its configuration, root id or module) or istiod has not sent it"},
+		{"one keeps running an older one", proofs(older, loaded), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, "1 of them (p0) keep running an older revision, because Envoy refused the new one (its configuration, root id or module) or istiod has not sent it"},
 		{"one could not fetch it", proofs(loaded, fetchFailed), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "NetworkPolicy"},
 		{"one could not fetch a new one and has an older", proofs(loaded, withFetch(older, dataplane.FetchFailed)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""},
 		{"one failed a fetch long ago and has an older one", proofs(withFetch(older, dataplane.FetchFailedBefore)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
@@ -112,7 +112,7 @@ func TestLoadedIsTheTableInItsComment(t *testing.T) {
 		{"a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"},
 		{"one does not answer", proofs(loaded, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 2 pods do not answer at their sidecar's metrics port (p1)"},
 		{"one was never asked", proofs(unknown), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"},
-		{"one goes on with an older one that crashes", proofs(loaded, olderCrashing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
+		{"one keeps running an older one that crashes", proofs(loaded, olderCrashing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
 		{"one crashes", proofs(loaded, crashes, missing), time.Duration(0), metav1.ConditionFalse, wasmev1.ReasonCrashing, "crashes on requests in 1 of 3 pods (p1)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -168,11 +168,11 @@ func TestARenewalHelpsStuckPods(t *testing.T) {
 		{"not pods that do not answer", proofs(unreachable, unknown), 0, false},
 		{"not pods without a place for it", proofs(untried, isAnchored(untried)), 0, false},
 		{"a fetch that failed", proofs(loaded, fetchFailed), 0, true},
-		{"a fetch that failed, for ever", proofs(fetchFailed), 1_000, true},
+		{"a fetch that failed, forever", proofs(fetchFailed), 1_000, true},
 		{"an older revision, some times", proofs(older), maxRefused - 1, true},
-		{"an older revision, not for ever", proofs(older), maxRefused, false},
+		{"an older revision, not forever", proofs(older), maxRefused, false},
 		{"what seems refused, some times", proofs(missing), maxRefused - 1, true},
-		{"what seems refused, not for ever", proofs(missing), maxRefused, false},
+		{"what seems refused, not forever", proofs(missing), maxRefused, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := len(stuck(after(LoadTimeout, tc.pods), tc.renewals)); (got == 1) != tc.want || got > 1 {
