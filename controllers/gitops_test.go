@@ -289,7 +289,7 @@ var _ = Describe("For GitOps tools", func() {
 			edit(ctx, fd, config("next"))
 			return fd
 		}, status.InProgressStatus, "Progressing", "the operator has not seen this generation yet"),
-		Entry("mended, and not looked at yet", func(ctx context.Context) *wasmev1.FilterDeployment {
+		Entry("fixed, and not looked at yet", func(ctx context.Context) *wasmev1.FilterDeployment {
 			fd := settled(ctx, config("text"), output(wasmev1.OutputWasmPlugin))
 			edit(ctx, fd, objectConfig)
 			return fd
@@ -431,7 +431,7 @@ func defaults(path []string, schema apiextensionsv1.JSONSchemaProps) map[string]
 	return found
 }
 
-// contains tells whether an object has every field of a manifest, with its value.
+// contains reports whether an object has every field of a manifest, with its value.
 func contains(object, manifest any) bool {
 	fields, ok := manifest.(map[string]any)
 	if !ok {

@@ -46,7 +46,7 @@ var _ = Describe("The module keeper", func() {
 		GinkgoHelper()
 		Eventually(ctx, replica.keeperWoken).WithTimeout(bound).Should(Receive(Equal(key)))
 	}
-	// served tells whether the replica would serve the module at once.
+	// served reports whether the replica would serve the module at once.
 	served := func(ctx context.Context) bool {
 		ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
 		defer cancel()

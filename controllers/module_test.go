@@ -67,7 +67,7 @@ var _ = Describe("The module", func() {
 		return reference
 	}
 
-	// failure is an image that cannot be had, and what has it had.
+	// failure is an image that could not be pulled, and what has it had.
 	type failure struct {
 		reason  string
 		texts   []string
@@ -77,7 +77,7 @@ var _ = Describe("The module", func() {
 		// cure helps without a touch of the FilterDeployment; nil: only a change of it does.
 		cure func(ctx context.Context)
 	}
-	DescribeTable("that cannot be had is explained, hurts nobody else, and is taken up when the cause is gone",
+	DescribeTable("that could not be pulled is explained, hurts nobody else, and is taken up when the cause is gone",
 		func(ctx context.Context, c failure) {
 			w.registry.Restrict("open", "ann", "")
 			basic(ctx, "healthy", "right")
@@ -206,7 +206,7 @@ var _ = Describe("The module", func() {
 		Entry("a manifest without a module", failure{
 			reason: wasmev1.ReasonInvalidImage, stalled: true,
 			setup: func(ctx context.Context) string { basic(ctx, "s", "right"); return withoutLayers(ctx, "empty:v1") },
-			cure:  func(ctx context.Context) { w.push(ctx, "empty:v1", "mended") },
+			cure:  func(ctx context.Context) { w.push(ctx, "empty:v1", "fixed") },
 		}),
 		Entry("a layer that is no Wasm", failure{
 			reason: wasmev1.ReasonInvalidModule, texts: []string{"not a Wasm module"}, stalled: true,
@@ -214,7 +214,7 @@ var _ = Describe("The module", func() {
 				basic(ctx, "s", "right")
 				return w.pushModule(ctx, "text:v1", registry.Module{Bytes: []byte("#!/bin/sh"), RootIDs: []string{rootID}})
 			},
-			cure: func(ctx context.Context) { w.push(ctx, "text:v1", "mended") },
+			cure: func(ctx context.Context) { w.push(ctx, "text:v1", "fixed") },
 		}),
 		Entry("content that does not match its digest", failure{
 			reason: wasmev1.ReasonDigestMismatch, texts: []string{"sends content that does not match its digest"},
@@ -245,7 +245,7 @@ var _ = Describe("The module", func() {
 		Expect(fd).To(beReady("1/1"))
 	})
 
-	It("is asked for again with a Secret that was mended, after a backoff", func(ctx context.Context) {
+	It("is asked for again with a Secret that was fixed, after a backoff", func(ctx context.Context) {
 		basic(ctx, "s", "wrong")
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "private:v1", "hello"), pullSecret("s"))
 		Expect(w.settle(ctx, fd)).NotTo(Succeed(), "only an error has the queue's backoff")

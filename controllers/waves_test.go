@@ -97,7 +97,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", first))
 		w.clock.Step(rollout.LoadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": second, "b-f": second}), "nothing waits for ever")
+		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": second, "b-f": second}), "nothing waits forever")
 	})
 
 	It("are not doubted after a restart: nothing is written before the pods answer, nor when they say the same", func(ctx context.Context) {
@@ -153,7 +153,7 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		w.becomesBecause(ctx, fd, wasmev1.ReasonOlderRevision)
 		Expect(w.output(ctx, "a-f").Annotations[rollout.FetchAnnotation]).To(HavePrefix(fd.Status.Revision + " 1 "))
 
-		edit(ctx, fd, config("mended"))
+		edit(ctx, fd, config("fixed"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", fd.Status.Revision))
 		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))

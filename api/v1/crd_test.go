@@ -13,7 +13,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
-// exceptions are findings that are not ours to mend, by path and rule.
+// exceptions are findings that are not ours to fix, by path and rule.
 var exceptions = map[string]string{
 	"apiVersion: no maxLength, enum or format": "every object's, from apimachinery",
 	"kind: no maxLength, enum or format":       "every object's, from apimachinery",

@@ -67,7 +67,7 @@ func hostile(elsewhere string) map[string]struct {
 	}
 }
 
-// hijacked writes a beginning and then, if there is one, a piece for ever.
+// hijacked writes a beginning and then, if there is one, a piece forever.
 func hijacked(beginning, piece string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		connection, _, err := w.(http.Hijacker).Hijack()

@@ -246,7 +246,7 @@ func as(filterDeployment, golden string) string {
 	return strings.ReplaceAll(golden, owner, filterDeployment)
 }
 
-// isOf tells whether an HTTP filter is that of a FilterDeployment.
+// isOf reports whether an HTTP filter is that of a FilterDeployment.
 func isOf(filterDeployment string) func(string) bool {
 	return func(name string) bool {
 		return strings.HasPrefix(name, "bookinfo/"+filterDeployment+"/") ||
