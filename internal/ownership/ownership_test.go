@@ -1,6 +1,7 @@
 package ownership_test
 
 import (
+	"maps"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -97,15 +98,9 @@ func TestClaim(t *testing.T) {
 			object := row.before.DeepCopy()
 			g.Expect(ownership.Claim(object, owner(), row.notes)).To(Equal(row.changed))
 			labels, annotations := map[string]string{}, map[string]string{"wasme.io/filterdeployment": "f"}
-			for key, value := range marks {
-				labels[key] = value
-			}
-			for key, value := range row.labels {
-				labels[key] = value
-			}
-			for key, value := range row.annotations {
-				annotations[key] = value
-			}
+			maps.Copy(labels, marks)
+			maps.Copy(labels, row.labels)
+			maps.Copy(annotations, row.annotations)
 			g.Expect(object).To(Equal(&metav1.ObjectMeta{Labels: labels, Annotations: annotations, OwnerReferences: row.owners}))
 			g.Expect(ownership.Claim(object, owner(), row.notes)).To(BeFalse(), "the second time")
 		})
