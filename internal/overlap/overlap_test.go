@@ -139,6 +139,7 @@ func TestNoOverlapIsReportedOf(t *testing.T) {
 			others := workloadsFrom("Deployment/a app=a", "Deployment/b app=a")
 			g.Expect(Find(MadeBy(plan), others)).To(HaveLen(1))
 			row.change(&plan.Workloads[0])
+			g.Expect(MadeBy(plan)).To(BeEmpty())
 			g.Expect(Find(MadeBy(plan), others)).To(BeEmpty())
 		})
 	}

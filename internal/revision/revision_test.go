@@ -176,6 +176,15 @@ func TestDesiredMarksTheFirst(t *testing.T) {
 	g.Expect(ownership.Of(object, fd)).To(Equal(ownership.Ours))
 }
 
+func TestDesiredReportsAContentThatIsNoJSON(t *testing.T) {
+	g := NewWithT(t)
+	asked := revisionOf(t, contentOf("1"))
+	asked.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{`)}
+	object, err := revision.Desired(fd, asked, nil)
+	g.Expect(err).To(MatchError(HavePrefix("encoding the revision: ")))
+	g.Expect(object).To(BeNil())
+}
+
 func TestDesiredIs(t *testing.T) {
 	history := historyOf(t, contentOf("1"), contentOf("2"))
 	for _, row := range []struct {
