@@ -56,7 +56,7 @@ func operatorReports(s *spec) {
 	s.fix(beside)
 	s.eventuallyReady(beside, wasmev1.ReasonReady)
 	s.eventuallyReady(plain, wasmev1.ReasonReady)
-	s.eventuallyAnswers(ok("fixed"))
+	s.eventuallyAnswers(mesh.Answered(http.StatusOK, "fixed", "fixed"))
 }
 
 // create creates a FilterDeployment whose configuration the module refuses.
