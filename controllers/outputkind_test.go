@@ -37,8 +37,8 @@ import (
 )
 
 // patience is how long the whole operator may take for anything: it retries
-// with backoff.
-const patience = 30 * time.Second
+// with backoff, a minute at the longest.
+const patience = 90 * time.Second
 
 // startManager runs both controllers as cmd/manager does, with a resolver by
 // the wall clock. Its requests to the API server go through the wrappers.
