@@ -66,9 +66,9 @@ func (s *slots) nextReloads() string {
 	return s.get(s.app.AdminURL + "/stats?filter=extension_config_discovery.*" + s.next.ECDSName + ".config_reload")
 }
 
-// restart starts the sidecar again: a pod that starts now serves the live slot,
-// whatever is refused in the other one. Before the live slot has loaded, Envoy may
-// deny requests.
+// restart starts the sidecar again and waits until it serves the live slot. While
+// the other slot is refused, Envoy may deny requests before that, for seconds on a
+// busy machine.
 func (s *slots) restart() {
 	s.t.Helper()
 	s.Expect(s.app.StopSidecar()).To(Succeed())
