@@ -31,9 +31,9 @@ type world struct {
 // startWorld runs a filter from the registry on the workloads with these labels.
 func startWorld(ctx context.Context, strategy wasmev1.FailStrategy, labels map[string]wasmev1.LabelValue) *world {
 	GinkgoHelper()
-	w := &world{namespace: newNamespace(ctx), source: startRegistry()}
 	_, leader, follower := startReplicas(ctx)
-	w.replicas = []*mesh.Operator{leader, follower}
+	// The namespace goes before the next operator comes, which would wait for its module.
+	w := &world{namespace: newNamespace(ctx), source: startRegistry(), replicas: []*mesh.Operator{leader, follower}}
 	w.source.PutFile("/", []byte("ready"))
 	_, port, err := net.SplitHostPort(w.source.Host())
 	Expect(err).NotTo(HaveOccurred())
