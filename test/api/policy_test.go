@@ -7,7 +7,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	gomegatypes "github.com/onsi/gomega/types"
-	admissionv1 "k8s.io/api/admissionregistration/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,7 +33,7 @@ func refusedBy(policy, message string) gomegatypes.GomegaMatcher {
 func expectTyped(ctx context.Context, names ...string) {
 	GinkgoHelper()
 	for _, name := range names {
-		var policy admissionv1.ValidatingAdmissionPolicy
+		var policy admissionregistrationv1.ValidatingAdmissionPolicy
 		Eventually(func() error {
 			return k8s.Get(ctx, client.ObjectKey{Name: name}, &policy)
 		}).Should(Succeed())
