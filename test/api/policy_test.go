@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -93,6 +94,24 @@ var _ = Describe("the guard of the operator's own account", Ordered, func() {
 		unowned    = "the operator's service account wrote an object that no FilterDeployment owns"
 		foreign    = "the operator's service account changed or deleted an object of others"
 	)
+
+	It("covers all that the operator may change everywhere, but for its reports", func(ctx context.Context) {
+		var role rbacv1.ClusterRole
+		Expect(k8s.Get(ctx, client.ObjectKey{Name: "wasme-operator-manager"}, &role)).To(Succeed())
+		writable := sets.New[string]()
+		for _, rule := range role.Rules {
+			if sets.New(rule.Verbs...).HasAny("create", "update", "patch", "delete") {
+				writable.Insert(rule.Resources...)
+			}
+		}
+		var policy admissionregistrationv1.ValidatingAdmissionPolicy
+		Expect(k8s.Get(ctx, client.ObjectKey{Name: "wasme-operator"}, &policy)).To(Succeed())
+		guarded := sets.New("events", "filterdeployments/status", "filterdeployments/finalizers")
+		for _, rule := range policy.Spec.MatchConstraints.ResourceRules {
+			guarded.Insert(rule.Resources...)
+		}
+		Expect(sets.List(guarded)).To(Equal(sets.List(writable)))
+	})
 
 	for _, kind := range []string{"EnvoyFilter", "WasmPlugin", "TrafficExtension", "ControllerRevision"} {
 		DescribeTable("on the creation of a "+kind, func(ctx context.Context, edit func(*unstructured.Unstructured), expected gomegatypes.GomegaMatcher) {
