@@ -43,6 +43,9 @@ const (
 	ReasonUnauthorized = "Unauthorized"
 	// ReasonRegistryUnavailable: the registry did not answer, or its answer was not that of a registry.
 	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonSourceForbidden: the operator does not take modules from such a source
+	// (--allowed-sources).
+	ReasonSourceForbidden = "SourceForbidden"
 	// ReasonRegistryForbidden: the operator is not allowed to connect there
 	// (--denied-networks, --allowed-registries, or plain HTTP without plainHttp).
 	ReasonRegistryForbidden = "RegistryForbidden"

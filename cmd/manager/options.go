@@ -13,6 +13,7 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
+	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
@@ -38,6 +39,7 @@ type options struct {
 	pollInterval            time.Duration
 	deniedNetworks          networkList
 	allowedRegistries       stringList
+	allowedSources          stringList
 	legacyPullSecrets       bool
 	limits                  module.Limits
 	workers                 int
@@ -85,6 +87,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.DurationVar(&opts.pollInterval, "image-poll-interval", 5*time.Minute, "how often an image is asked for, to notice a tag that moved")
 	flags.Var(&opts.deniedNetworks, "denied-networks", "comma-separated networks (CIDR) in which no registry may be")
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
+	flags.Var(&opts.allowedSources, "allowed-sources", "comma-separated sources that modules may come from (image, url, configMap); default: all")
 	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
@@ -99,6 +102,9 @@ func (o options) validate() error {
 	}
 	if o.pollInterval <= 0 {
 		return errors.New("--image-poll-interval must be positive")
+	}
+	if _, err := source.ParseSources(o.allowedSources); err != nil {
+		return fmt.Errorf("--allowed-sources: %w", err)
 	}
 	if problems := validation.IsValidLabelValue(ownership.ManagedBy(o.class)); len(problems) > 0 {
 		return fmt.Errorf("--class %q cannot be part of a label: %s", o.class, strings.Join(problems, "; "))

@@ -23,6 +23,9 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 		"module server URL without host":   {"--module-server-url=http:///modules", "with a host"},
 		"no poll interval":                 {"--image-poll-interval=0s", "--image-poll-interval must be positive"},
 		"no workers":                       {"--max-concurrent-reconciles=0", "must be at least 1"},
+		"unknown source":                   {"--allowed-sources=image,git", "--allowed-sources: \"git\" is no source of modules: use image, url, configMap"},
+		"class that is no label":           {"--class=a b", "--class \"a b\" cannot be part of a label"},
+		"class that is too long":           {"--class=" + strings.Repeat("a", 50), "cannot be part of a label"},
 		"address as network":               {"--denied-networks=10.0.0.1", "write it as 10.0.0.0/8"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -154,7 +154,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
 	finder := func(wakes *waker.Waker) source.Finder {
-		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), Allowed: source.Sources(opts.allowedSources), LegacyPullSecrets: opts.legacyPullSecrets}
 	}
 	reconciler := &filterdeployment.Reconciler{
 		Client:             manager.GetClient(),
