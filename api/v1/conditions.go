@@ -126,6 +126,10 @@ const (
 	// ReasonRefused: proxies refused the filter, because of its module, its root id or
 	// its configuration.
 	ReasonRefused = "Refused"
+	// ReasonNotLoaded: proxies do not run the filter, and their agents do not answer why.
+	ReasonNotLoaded = "NotLoaded"
+	// ReasonListenerRefused: proxies run the revision, but refused their newest listeners.
+	ReasonListenerRefused = "ListenerRefused"
 	// ReasonNoListener: proxies have no HTTP listener that could run the filter.
 	ReasonNoListener = "NoListener"
 	// ReasonAnchorMissing: proxies have no HTTP filter with the name in spec.filter.position.

@@ -108,6 +108,10 @@ const (
 // +kubebuilder:validation:MaxLength=63
 type LabelValue string
 
+// VerifyPodsAnnotation on a FilterDeployment with the value false says that its pods
+// are not asked what they run, because the operator cannot reach them.
+const VerifyPodsAnnotation = "wasme.io/verify-pods"
+
 // FilterDeploymentSpec says which filter runs on which workloads. The rules over
 // filter and deployment together are in hack/crdschema.
 type FilterDeploymentSpec struct {

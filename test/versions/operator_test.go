@@ -42,13 +42,8 @@ func operatorReports(s *spec) {
 	plain := s.create("hello", nil)
 	beside := s.create("beside", &wasmev1.Position{Before: router})
 	s.eventuallyAnswers(answer{Status: http.StatusForbidden})
-	if s.envoy.countsVMs {
-		s.eventuallyReady(plain, wasmev1.ReasonRefused)
-		s.eventuallyReady(beside, wasmev1.ReasonRefused)
-	} else {
-		s.eventuallyReady(plain, wasmev1.ReasonNoListener)
-		s.eventuallyReady(beside, wasmev1.ReasonAnchorMissing)
-	}
+	s.eventuallyReady(plain, wasmev1.ReasonRefused)
+	s.eventuallyReady(beside, wasmev1.ReasonRefused)
 
 	// Both are fixed: Envoy refuses a listener without one of them while it
 	// refuses the other.
@@ -57,6 +52,24 @@ func operatorReports(s *spec) {
 	s.eventuallyReady(beside, wasmev1.ReasonReady)
 	s.eventuallyReady(plain, wasmev1.ReasonReady)
 	s.eventuallyAnswers(mesh.Answered(http.StatusOK, "fixed", "fixed"))
+}
+
+// deletedFilter deletes one of two filters that Envoy refuses: it refuses the
+// listener without it, too, because that has the other one, and is not sent the
+// listener again once that is fixed.
+func deletedFilter(s *spec) {
+	deleted, fixed := s.create("deleted", nil), s.create("fixed", nil)
+	s.eventuallyReady(deleted, wasmev1.ReasonRefused)
+	s.eventuallyReady(fixed, wasmev1.ReasonRefused)
+	s.eventuallyAnswers(answer{Status: http.StatusForbidden})
+	before, err := s.app.RefusedListeners(s.ctx)
+	s.Expect(err).NotTo(HaveOccurred())
+	s.Expect(s.admin.Delete(s.ctx, deleted)).To(Succeed())
+	s.Eventually(func() (int, error) { return s.app.RefusedListeners(s.ctx) }, patience, poll).Should(BeNumerically(">", before))
+
+	s.fix(fixed)
+	s.eventuallyReady(fixed, wasmev1.ReasonReady)
+	s.Expect(s.ask()).To(Equal(ok("fixed")), "the deleted filter denies requests although Ready is True")
 }
 
 // create creates a FilterDeployment whose configuration the module refuses.
