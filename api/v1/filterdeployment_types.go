@@ -124,7 +124,8 @@ type FilterDeploymentSpec struct {
 	Deployment DeploymentSpec `json:"deployment,omitempty"`
 
 	// suspend keeps everything as it is: the operator looks up no new image, and
-	// writes, repairs and deletes nothing.
+	// writes, repairs and deletes nothing. Ready is Unknown for what was changed in the
+	// spec at the same time or later, and not applied.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 }

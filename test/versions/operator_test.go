@@ -59,9 +59,8 @@ func operatorReports(s *spec) {
 // listener again once that is fixed.
 func deletedFilter(s *spec) {
 	deleted, fixed := s.create("deleted", nil), s.create("fixed", nil)
-	s.eventuallyReady(deleted, wasmev1.ReasonRefused)
-	s.eventuallyReady(fixed, wasmev1.ReasonRefused)
 	s.eventuallyAnswers(answer{Status: http.StatusForbidden})
+	s.Eventually(func() (int, error) { return s.app.RefusedUpdates(s.ctx) }, patience, poll).Should(BeNumerically(">=", 2))
 	before, err := s.app.RefusedListeners(s.ctx)
 	s.Expect(err).NotTo(HaveOccurred())
 	s.Expect(s.admin.Delete(s.ctx, deleted)).To(Succeed())
