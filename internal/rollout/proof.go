@@ -173,21 +173,21 @@ func loadedVerdict(pods []Proof, output wasmev1.Output) condition.Verdict {
 	return condition.True(wasmev1.ReasonLoaded, "%d of %d pods run the filter%s%s%s", verified, len(counted), strength(output), silentNote(silent), injected.note())
 }
 
-// maxSilentShare is the share of pods that need not answer: of many pods, some are
-// always on nodes that are lost, or are about to be.
-const maxSilentShare = 0.01
+// onePodIn is of how many pods one need not answer: of many pods, some are always
+// on nodes that are lost, or are about to be.
+const onePodIn = 100
 
 // tolerable reports whether Loaded may be True while so many pods do not answer:
 // one at least may be silent beside those that run the revision.
 func tolerable(silent, verified, counted int) bool {
-	return verified > 0 && silent <= max(1, int(maxSilentShare*float64(counted)))
+	return verified > 0 && silent <= max(1, counted/onePodIn)
 }
 
 func silentNote(silent []Proof) string {
 	if len(silent) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %d (%s) gave no answer at their sidecar's metrics port, which is tolerated of so few", len(silent), podNames(silent))
+	return fmt.Sprintf("; %d (%s) gave no answer at their sidecar's metrics port, which is tolerated for so few", len(silent), podNames(silent))
 }
 
 // injection says which workloads have pods without a sidecar.

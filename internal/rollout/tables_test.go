@@ -133,7 +133,7 @@ func TestLoadedIsTheTableInItsComment(t *testing.T) {
 		{"a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"},
 		{"none answers", proofs(unreachable, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "2 of 2 pods do not answer at their sidecar's metrics port (p0, p1): let the operator reach it, or turn verification off (--unverified-namespaces, or the annotation wasme.io/verify-pods=false)"},
 		{"the only one does not answer", proofs(bare, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"},
-		{"one of several does not answer", proofs(loaded, unreachable), 0, metav1.ConditionTrue, wasmev1.ReasonLoaded, "1 of 2 pods run the filter in this revision; 1 (p1) gave no answer at their sidecar's metrics port, which is tolerated of so few"},
+		{"one of several does not answer", proofs(loaded, unreachable), 0, metav1.ConditionTrue, wasmev1.ReasonLoaded, "1 of 2 pods run the filter in this revision; 1 (p1) gave no answer at their sidecar's metrics port, which is tolerated for so few"},
 		{"two of several do not answer", proofs(loaded, unreachable, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "2 of 3 pods do not answer"},
 		{"one of several does not answer, and others load", proofs(loaded, unreachable, missing), 0, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 3 pods run the revision"},
 		{"one of several does not answer, and another refuses it", proofs(loaded, unreachable, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 3 pods do not run the revision; 1 of them (p2)"},

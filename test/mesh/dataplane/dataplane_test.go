@@ -7,7 +7,6 @@ package dataplane
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -64,7 +63,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		_, first := greeting.render()
 		greeting.expect(first)
 		Eventually(woken).Should(Receive(Equal(greeting.owner)))
-		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 
 		greeting.apply(ctx)
 		Eventually(woken).Should(Receive(Equal(greeting.owner)))
@@ -93,17 +92,22 @@ var _ = Describe("What a sidecar is seen to run", func() {
 
 	It("is never what it refuses, and not even tried without a place", func(ctx SpecContext) {
 		app := run(ctx, "productpage-v1")
+		notLoaded := dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}
 		nowhere := hello(ctx, app, "nowhere")
 		nowhere.filter.Place.Position.Before = "envoy.filters.http.ext_authz"
+		nowhere.target.Explain = true
 		nowhere.expect(nowhere.apply(ctx))
-		Eventually(nowhere.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+		untried := notLoaded
+		untried.Untried = true
+		Eventually(nowhere.verdict).Should(Equal(untried))
 
 		refused := hello(ctx, app, "refused")
 		refused.filter.Configuration = []byte("refuse")
+		refused.target.Explain = true
 		refused.expect(refused.apply(ctx))
-		Eventually(refused.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(refused.verdict).Should(Equal(notLoaded))
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
-		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(notLoaded))
 
 		By("fixing it, and refusing another module")
 		refused.filter.Configuration = nil
@@ -111,8 +115,9 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		Eventually(refused.verdict).Should(Equal(loaded))
 		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.Serve(meshtest.Build(ctx, filters.Trap)), []byte("refuse")
 		refused.expect(refused.apply(ctx))
-		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
-		Expect(nowhere.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(refused.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}))
+		Expect(nowhere.verdict()).To(Equal(notLoaded))
 	})
 
 	It("shows a filter that crashes, and a sidecar that is away", func(ctx SpecContext) {
@@ -157,7 +162,7 @@ var loaded = dataplane.Verdict{State: dataplane.StateLoaded}
 func run(ctx context.Context, name string) *mesh.Running {
 	GinkgoHelper()
 	return meshtest.Run(ctx, theMesh, mesh.Workload{
-		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080,
+		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080, AgentMetrics: true,
 	})
 }
 
@@ -173,12 +178,10 @@ func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 	GinkgoHelper()
 	var pod corev1.Pod
 	Expect(theMesh.Client().Get(ctx, client.ObjectKey{Namespace: app.Workload.Namespace, Name: app.Pod}, &pod)).To(Succeed())
-	address, err := netip.ParseAddr(pod.Status.PodIP)
-	Expect(err).NotTo(HaveOccurred())
 	f := &filter{
 		owner:  types.NamespacedName{Namespace: app.Workload.Namespace, Name: name},
 		app:    app,
-		target: dataplane.Expectation{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
+		target: dataplane.Expectation{Pod: workload.SidecarAddress(&pod)},
 		filter: render.Filter{
 			ID: name, ModuleSHA256: modules.Serve(meshtest.Build(ctx, filters.Hello)), RootID: filters.RootID, Configuration: []byte("world"),
 			PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
