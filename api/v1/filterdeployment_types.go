@@ -55,15 +55,6 @@ const (
 	PhaseStats Phase = "Stats"
 )
 
-// EnvValueSource says where the value of an environment variable comes from.
-//
-// +kubebuilder:validation:Enum=Host
-// +kubebuilder:validation:MaxLength=16
-type EnvValueSource string
-
-// EnvFromHost is the proxy's own environment variable of the same name.
-const EnvFromHost EnvValueSource = "Host"
-
 // Output is the kind of Istio object that brings a filter to its proxies.
 //
 // +kubebuilder:validation:Enum=EnvoyFilter;WasmPlugin;TrafficExtension
@@ -140,7 +131,6 @@ type FilterSpec struct {
 	// `<workload>-<id>`. Default: `<name>.<namespace>` of the FilterDeployment.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="id becomes part of object names: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
 	ID string `json:"id,omitempty"`
 
 	// image is the OCI reference of the filter's image, by tag or by digest,
@@ -319,12 +309,23 @@ type EnvVar struct {
 	// +kubebuilder:validation:MaxLength=2048
 	Value *string `json:"value,omitempty"`
 
-	// valueFrom says where the value comes from: Host takes that of the proxy's own
-	// environment variable of the same name. If the proxy has no such variable, the
-	// module does not see it either.
+	// valueFrom says where the value comes from.
 	// +optional
-	ValueFrom EnvValueSource `json:"valueFrom,omitempty"`
+	ValueFrom *EnvVarSource `json:"valueFrom,omitempty"`
 }
+
+// EnvVarSource says where the value of an environment variable comes from.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.host)",message="valueFrom does not say where the value comes from: set host to {}"
+type EnvVarSource struct {
+	// host takes the value of the proxy's own environment variable of the same name.
+	// If the proxy has no such variable, the module does not see it either.
+	// +optional
+	Host *HostVariable `json:"host,omitempty"`
+}
+
+// HostVariable is the proxy's own environment variable of the same name. It has no fields yet.
+type HostVariable struct{}
 
 // ImagePullOptions says how the operator reaches an image.
 type ImagePullOptions struct {
@@ -425,9 +426,13 @@ type TargetRef struct {
 	// name of the object.
 	// +required
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="this cannot be the name of an object: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="this cannot be the name of an object: use lower case letters, digits, '-' and single dots, with a letter or digit at both ends and beside each dot"
 	Name string `json:"name"`
 }
+
+// ClassLabel is the label of a FilterDeployment with the class of the installation that
+// looks after it (--class). An installation without a class looks after those without it.
+const ClassLabel = "wasme.io/class"
 
 // FilterDeployment runs a Wasm filter on workloads of an Istio mesh.
 //

@@ -85,7 +85,7 @@ func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 			g := NewWithT(t)
 			r := &Reconciler{
 				Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(row.left...).Build(),
-				Finder: source.Finder{Modules: &resolve.Resolver{}},
+				Finder: source.Finder{Modules: &resolve.Resolver{}}, Written: &Written{},
 			}
 			for _, fd := range []*wasmev1.FilterDeployment{named("f"), named("other")} {
 				r.statuses.keep(fd, false, time.Unix(0, 0))

@@ -35,8 +35,8 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, verificationChanged(), statusLost()))).
 		// A pod that becomes Ready is to run the filter.
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ForPod), builder.WithPredicates(podChanged())).
-		// The predecessor's operator starts or stops.
-		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.ForAll), builder.WithPredicates(legacy.StartsOrStops())).
+		// The predecessor's operator is reported; it wakes nothing.
+		Watches(&appsv1.Deployment{}, legacy.NewHandler(r.Recorder)).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
 		WatchesRawSource(wakes).
@@ -85,12 +85,6 @@ func logged(ctx context.Context, requests []reconcile.Request, err error) []reco
 	return requests
 }
 
-// ForAll returns every FilterDeployment.
-func (r *Reconciler) ForAll(ctx context.Context, _ client.Object) []reconcile.Request {
-	requests, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
-	return logged(ctx, requests, err)
-}
-
 // ForWorkload returns the FilterDeployments whose filter a workload's pods may
 // get: those that select it, and those whose outputs select pods by their labels.
 func (r *Reconciler) ForWorkload(ctx context.Context, object client.Object) []reconcile.Request {
@@ -117,7 +111,8 @@ func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconci
 	return requests
 }
 
-// runsOn returns whether a FilterDeployment selects the owner of a pod.
+// runsOn returns whether a FilterDeployment selects the owner of a pod. One that was
+// deleted before its pods may be of any that selects its kind.
 func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wasmev1.FilterDeployment) bool {
 	kind, isWorkload := workload.KindNamed(owner.Kind)
 	if !isWorkload {
@@ -128,7 +123,10 @@ func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wa
 	}
 	object := kind.New()
 	if err := r.Client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}, object); err != nil {
-		return func(*wasmev1.FilterDeployment) bool { return false } // a workload that comes brings its FilterDeployments
+		return func(fd *wasmev1.FilterDeployment) bool {
+			selection, err := workload.SelectionOf(fd)
+			return err == nil && !selection.ByReference() && selection.Kind.Name == kind.Name
+		}
 	}
 	return func(fd *wasmev1.FilterDeployment) bool { return selects(fd, object) }
 }

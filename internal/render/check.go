@@ -3,6 +3,8 @@ package render
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/rules"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -40,6 +42,9 @@ func Check(spec wasmev1.FilterDeploymentSpec) error {
 }
 
 func checkSource(spec wasmev1.FilterSpec) error {
+	if spec.ID != "" && len(validation.IsDNS1123Subdomain(spec.ID)) > 0 {
+		return rules.InvalidID
+	}
 	given := 0
 	for _, set := range []bool{spec.Image != "", spec.URL != "", spec.ConfigMap != nil} {
 		if set {

@@ -63,6 +63,8 @@ var refusedByRule = map[string]struct {
 	filter, istio string
 	rule          *rules.Rule
 }{
+	"id with two dots":       {"id: a..b", "", rules.InvalidID},
+	"id in capitals":         {"id: MyFilter", "", rules.InvalidID},
 	"no source":              {"image: ''", "", rules.NotOneSource},
 	"two sources":            {"image: i, configMap: {name: c, key: k}", "", rules.NotOneSource},
 	"three sources":          {"image: i, url: 'http://h/m', configMap: {name: c, key: k}", "", rules.NotOneSource},
@@ -167,6 +169,7 @@ func schemaMessages(t *testing.T) map[string]bool {
 	for path, schema := range map[string]apiextensionsv1.JSONSchemaProps{
 		"spec":                  spec,
 		"spec.filter":           spec.Properties["filter"],
+		"spec.filter.id":        spec.Properties["filter"].Properties["id"],
 		"spec.deployment.istio": spec.Properties["deployment"].Properties["istio"],
 	} {
 		for _, rule := range schema.XValidations {
@@ -182,7 +185,7 @@ func TestRenderingRefusesWhatTheOutputCannotCarry(t *testing.T) {
 	for name, tc := range refusedByRule {
 		cases[name] = struct{ filter, istio, want string }{tc.filter, tc.istio, tc.rule.Error()}
 	}
-	for _, onlyChecked := range []string{"no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
+	for _, onlyChecked := range []string{"id with two dots", "id in capitals", "no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
 		delete(cases, onlyChecked)
 	}
 	for name, tc := range cases {
@@ -226,15 +229,20 @@ func renderSpec(t *testing.T, spec wasmev1.FilterDeploymentSpec) error {
 	return nil
 }
 
-func TestOutputsRefuseAWorkloadWithoutTemplateLabels(t *testing.T) {
+func TestAWorkloadWhoseSelectorHasNoLabels(t *testing.T) {
 	workload := details
-	workload.PodLabels = nil
+	workload.Selector = nil
 	filter := Filter{PatchContext: wasmev1.PatchContextInbound}
-	_, envoyFilter := EnvoyFilter(testMesh, testOwner, filter, workload, "")
+	envoyFilter, err := EnvoyFilter(testMesh, testOwner, filter, workload, "")
+	if err != nil || envoyFilter.WorkloadSelector != nil {
+		t.Errorf("got %v, %v, want an EnvoyFilter that only its OWNER limits", envoyFilter, err)
+	}
 	_, plugin := WasmPlugin(testMesh, filter, workload)
-	for _, err := range []error{envoyFilter, plugin} {
-		if err == nil || !strings.Contains(err.Error(), "the pod template of Deployment details-v1 has no labels") {
-			t.Errorf("got %v", err)
+	_, extension := TrafficExtension(testMesh, filter, workload)
+	for kind, err := range map[string]error{"WasmPlugin": plugin, "TrafficExtension": extension} {
+		want := "the selector of Deployment details-v1 has no matchLabels, so a " + kind + " cannot select its pods: set spec.deployment.istio.output to EnvoyFilter"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }
