@@ -6,7 +6,12 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"testing"
 	"time"
 
@@ -139,6 +144,20 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		Eventually(func() bool { return trap.verdict().Proven() }).Should(BeTrue())
 	})
 
+	It("is read from its agent where Envoy's own port is shut", func(ctx SpecContext) {
+		app := run(ctx, "details-v2")
+		forwardStats(ctx, app)
+		greeting := hello(ctx, app, "greeting")
+		greeting.target.Explain, greeting.target.Pod.StatsPort = true, 1 // where nothing listens
+		_, plugin := greeting.render()
+		greeting.expect(plugin)
+		Eventually(greeting.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true}))
+		greeting.apply(ctx)
+		Eventually(greeting.verdict).Should(Equal(loaded))
+		greeting.remove(ctx)
+		Eventually(greeting.verdict, drained).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}))
+	})
+
 	It("proves a WasmPlugin by its name", func(ctx SpecContext) {
 		app := run(ctx, "ratings-v1")
 		plugin := hello(ctx, app, "wasm.plugin")
@@ -164,6 +183,22 @@ func run(ctx context.Context, name string) *mesh.Running {
 	return meshtest.Run(ctx, theMesh, mesh.Workload{
 		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080, AgentMetrics: true,
 	})
+}
+
+// forwardStats leads from where pilot-agent asks its Envoy, which is localhost, to
+// where that is in the mesh: at the pod's own address.
+func forwardStats(ctx context.Context, app *mesh.Running) {
+	GinkgoHelper()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", dataplane.DefaultStatsPort))
+	Expect(err).NotTo(HaveOccurred())
+	target, err := url.Parse(app.StatsURL)
+	Expect(err).NotTo(HaveOccurred())
+	target.Path = ""
+	server := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(target))
+	Expect(server.Listener.Close()).To(Succeed())
+	server.Listener = listener
+	server.Start()
+	DeferCleanup(server.Close)
 }
 
 // filter is one on one workload, with the pod's address as the API server tells it.
