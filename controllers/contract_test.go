@@ -372,11 +372,11 @@ var _ = Describe("A FilterDeployment that is suspended", func() {
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		held := w.held(ctx)
-		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true; config("other")(fd) })
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true })
 		w.deployments(ctx, "b")
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(And(
-			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended, "spec.suspend"),
+			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended, "Ready stays as it was"),
 			WithTransform(func(fd *wasmev1.FilterDeployment) bool { return *fd.Status.ObservedGeneration == fd.Generation }, BeTrue()),
 		))
 		Expect(w.held(ctx)).To(Equal(held))
@@ -389,6 +389,42 @@ var _ = Describe("A FilterDeployment that is suspended", func() {
 		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false })
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("is not Ready for a spec that was not applied", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a", "b")
+		onlyA := func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": "a"}}
+		}
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), onlyA, config("first"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		held := w.held(ctx)
+		for what, change := range map[string]func(*wasmev1.FilterDeployment){
+			"another configuration": config("other"),
+			"other workloads":       func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Labels["app"] = "b" },
+		} {
+			edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true; change(fd) })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSuspended, "the operator has not applied this spec"), what)
+			Expect(w.held(ctx)).To(Equal(held), what)
+
+			By("putting back the former one while it is suspended")
+			edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { config("first")(fd); onlyA(fd) })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended), what)
+		}
+
+		By("restarting the operator, which says what it said before")
+		w.restart(ctx)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended))
+		Expect(w.written()).To(BeEmpty())
+
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false; config("other")(fd) })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
 	})
 
 	It("stays not Ready when it was failing", func(ctx context.Context) {

@@ -36,6 +36,7 @@ type options struct {
 	allowRootNamespace      bool
 	clusterID               string
 	verifyPods              bool
+	unverifiedNamespaces    stringList
 	pollInterval            time.Duration
 	deniedNetworks          networkList
 	allowedRegistries       stringList
@@ -78,6 +79,7 @@ func bindMesh(flags *flag.FlagSet, opts *options) {
 	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
 	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
 	flags.BoolVar(&opts.verifyPods, "verify-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
+	flags.Var(&opts.unverifiedNamespaces, "unverified-namespaces", "comma-separated namespaces whose FilterDeployments are not verified, because the operator cannot reach their pods; default: none")
 	flags.StringVar(&opts.clusterID, "cluster-id", "Kubernetes", "the cluster's name in the mesh, as its proxies report it in CLUSTER_ID")
 }
 

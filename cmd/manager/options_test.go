@@ -37,12 +37,15 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 }
 
 func TestOptionsReadLists(t *testing.T) {
-	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io")
+	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io", "--unverified-namespaces=c, d")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")}; !slices.Equal(opts.deniedNetworks, want) {
 		t.Errorf("denied networks: %v", opts.deniedNetworks)
+	}
+	if !slices.Equal(opts.unverifiedNamespaces, []string{"c", "d"}) {
+		t.Errorf("unverified namespaces %v", opts.unverifiedNamespaces)
 	}
 	if !slices.Equal(opts.watchNamespaces, []string{"a", "b"}) || !slices.Equal(opts.allowedRegistries, []string{"ghcr.io"}) {
 		t.Errorf("namespaces %v, registries %v", opts.watchNamespaces, opts.allowedRegistries)

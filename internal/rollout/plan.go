@@ -69,8 +69,8 @@ type State struct {
 	// Blocked, unless it has no reason, says why no output can be written.
 	Blocked condition.Verdict
 
-	// VerifyPods says that pods are asked what they run.
-	VerifyPods bool
+	// Unverified says why pods are not asked what they run; empty when they are.
+	Unverified string
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -182,7 +182,7 @@ type Plan struct {
 
 // Decide plans.
 func Decide(s State) Plan {
-	p := Plan{verifyPods: s.VerifyPods, Deleted: s.Deleted}
+	p := Plan{verifyPods: s.Unverified == "", Deleted: s.Deleted}
 	p.InForce, p.Standing = s.inForce()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {

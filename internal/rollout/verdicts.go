@@ -59,7 +59,7 @@ func describeFailures(failures []Workload, all int) error {
 
 // proveAll says of each pod what is known of the revision that it is to run.
 func (p *Plan) proveAll(s *State) {
-	if !s.VerifyPods {
+	if s.Unverified != "" {
 		return
 	}
 	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
@@ -76,7 +76,7 @@ func (p *Plan) proveAll(s *State) {
 		for j, pod := range w.pods {
 			age := s.Now.Sub(pod.ReadySince)
 			proof := Proof{
-				name: pod.Name, sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
+				name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
 				waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
 			}
 			if pod.Sidecar && plugin != "" {
@@ -136,8 +136,8 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 // judgePods derives Loaded, and when to look at pods again.
 func (p *Plan) judgePods(s *State) {
 	switch {
-	case !s.VerifyPods:
-		p.Loaded = unverified("the operator runs with --verify-pods=false")
+	case s.Unverified != "":
+		p.Loaded = unverified(s.Unverified)
 		return
 	case p.InForce == nil:
 		p.Loaded = condition.Unknown(wasmev1.ReasonUnproven, "there is no revision to run yet")
@@ -154,6 +154,9 @@ func (p *Plan) judgePods(s *State) {
 		p.Loaded = formerLoaded(&s.Status)
 	}
 	for _, proof := range proofs {
+		if proof.silent() && p.Loaded.Status == metav1.ConditionTrue {
+			continue // it is tolerated for as long as it is silent
+		}
 		p.Again = soonest(p.Again, proof.deadline())
 	}
 }
