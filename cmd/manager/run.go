@@ -83,7 +83,12 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(opts.moduleServerAddress, modules)
+	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
+	server, err := serve.New(opts.moduleServerAddress, modules, func(sha256 string) {
+		if holder, held := modules.Holder(sha256); held {
+			revisions.Wake(holder)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -95,10 +100,11 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, modules, written); err != nil {
+	if err := addControllers(ctx, manager, config, opts, modules, written, filterDeployments, revisions); err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
+	group.Go(func() error { modules.Verify(ctx); return nil })
 	group.Go(func() error { return manager.Start(ctx) })
 	return group.Wait()
 }
@@ -139,7 +145,7 @@ func newManager(config *rest.Config, opts options, written *filterdeployment.Wri
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store, written *filterdeployment.Written) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store, written *filterdeployment.Written, filterDeployments, revisions *waker.Waker) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
@@ -149,7 +155,6 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		AllowedRegistries: opts.allowedRegistries,
 		Limits:            opts.limits,
 	})
-	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
 	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)
 	if err != nil {
 		return fmt.Errorf("setting up the peers (--peers): %w", err)

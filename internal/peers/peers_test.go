@@ -45,7 +45,7 @@ func hold(t *testing.T, modules *store.Store) {
 func replica(t *testing.T, modules *store.Store) string {
 	t.Helper()
 	modules.Retain(owner, sum)
-	server, err := serve.New("127.0.0.1:0", modules)
+	server, err := serve.New("127.0.0.1:0", modules, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}

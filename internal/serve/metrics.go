@@ -20,6 +20,10 @@ var (
 		Name: "wasme_module_server_requests_in_flight",
 		Help: "Requests that the module server answers now, those included that wait for their module.",
 	})
+	refusedConnectionsTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "wasme_module_server_refused_connections_total",
+		Help: "Connections that the module server closed at once, because there were too many, or too many of one address.",
+	})
 	sentBytesTotal = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wasme_module_server_sent_bytes_total",
 		Help: "Bytes of the bodies that the module server sent.",
@@ -39,7 +43,7 @@ var codes = []int{
 }
 
 func init() {
-	metrics.Registry.MustRegister(requestsTotal, requestsInFlight, sentBytesTotal)
+	metrics.Registry.MustRegister(requestsTotal, requestsInFlight, refusedConnectionsTotal, sentBytesTotal)
 	for _, code := range codes { // a rate needs the 0 before the first
 		requestsTotal.WithLabelValues(clientProxy, strconv.Itoa(code))
 		requestsTotal.WithLabelValues(clientReplica, strconv.Itoa(code))

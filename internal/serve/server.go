@@ -32,15 +32,17 @@ const (
 	// 503 at once.
 	maxHeld = 2048
 	// writeProgress is how long a client may take for one piece of a module,
-	// and writeTotal for all of it. pilot-agent itself gives up after 20 s.
-	writeProgress = 20 * time.Second
-	writeTotal    = 5 * time.Minute
+	// and writeTotal for all of it. pilot-agent itself gives up after 20 s, and
+	// another replica after 30 s.
+	writeProgress = 5 * time.Second
+	writeTotal    = 30 * time.Second
 	// shutdownTime is how long running responses may take when the server stops.
 	shutdownTime = 10 * time.Second
 
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 30 * time.Second
-	idleTimeout    = 2 * time.Minute
+	// idleTimeout is short, since a sidecar fetches a module once.
+	idleTimeout    = 5 * time.Second
 	maxHeaderBytes = 16 << 10
 )
 
@@ -58,25 +60,31 @@ type Server struct {
 	// retained and others are the slots of requests that wait, for modules that
 	// are retained and for others.
 	retained, others *semaphore.Weighted
+	transfers        *transfers
+	// missed is called with a digest that is retained and not here.
+	missed func(sha256 string)
 	// hold is how long a request waits, and grace how long a response may take
 	// when the server stops: holdTime and shutdownTime, except in tests.
 	hold, grace time.Duration
 }
 
 // New listens on address (host:port; port 0 picks a free one) and returns a
-// server for the modules that the store has and that are retained.
-func New(address string, modules *store.Store) (*Server, error) {
+// server for the modules that the store has and that are retained. It calls missed,
+// which must not block, with a digest that is retained, asked for, and not here.
+func New(address string, modules *store.Store, missed func(sha256 string)) (*Server, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for sidecars (--module-server-bind-address): %w", err)
 	}
 	return &Server{
-		store:    modules,
-		listener: listener,
-		retained: semaphore.NewWeighted(maxHeld),
-		others:   semaphore.NewWeighted(maxHeld),
-		hold:     holdTime,
-		grace:    shutdownTime,
+		store:     modules,
+		listener:  limited(listener),
+		transfers: newTransfers(),
+		missed:    missed,
+		retained:  semaphore.NewWeighted(maxHeld),
+		others:    semaphore.NewWeighted(maxHeld),
+		hold:      holdTime,
+		grace:     shutdownTime,
 	}, nil
 }
 
@@ -123,16 +131,31 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 string) {
 	file, err := s.open(r, sha256)
 	if err != nil {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		unavailable(w, err)
 		return
 	}
 	defer file.Close()
+	if r.Method == http.MethodGet {
+		leave, err := s.transfers.enter(r.Context(), clientOf(r))
+		if err != nil {
+			unavailable(w, err)
+			return
+		}
+		defer leave()
+	}
 	header := w.Header()
 	header.Set("Content-Type", "application/wasm")
 	header.Set("Cache-Control", "public, max-age=31536000, immutable")
 	header.Set("ETag", `"sha256:`+sha256+`"`)
 	http.ServeContent(w, r, "", file.ModTime, file)
+}
+
+// unavailable has a client try again. It closes the connection, on which an agent would
+// send all of its attempts to this replica.
+func unavailable(w http.ResponseWriter, err error) {
+	w.Header().Set("Retry-After", "1")
+	w.Header().Set("Connection", "close")
+	http.Error(w, err.Error(), http.StatusServiceUnavailable)
 }
 
 // open opens the module, at once or, for sidecars, while the request is held.
@@ -144,6 +167,8 @@ func (s *Server) open(r *http.Request, sha256 string) (*store.File, error) {
 	slots := s.retained
 	if errors.Is(err, store.ErrNotRetained) {
 		slots = s.others
+	} else {
+		s.missed(sha256)
 	}
 	if !slots.TryAcquire(1) {
 		return nil, errors.New("too many requests are waiting for modules")

@@ -295,7 +295,7 @@ func TestAResponseThatDoesNotEndIsCutOff(t *testing.T) {
 func TestAPortInUseIsNamed(t *testing.T) {
 	modules, _ := storeWith(t, "a module")
 	server := listen(t, modules)
-	_, err := New(server.Addr(), modules)
+	_, err := New(server.Addr(), modules, func(string) {})
 	if err == nil || !strings.Contains(err.Error(), "--module-server-bind-address") {
 		t.Errorf("%v", err)
 	}
@@ -337,7 +337,7 @@ func start(t *testing.T, modules *store.Store) string {
 
 func listen(t *testing.T, modules *store.Store) *Server {
 	t.Helper()
-	server, err := New("127.0.0.1:0", modules)
+	server, err := New("127.0.0.1:0", modules, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}

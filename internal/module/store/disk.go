@@ -1,14 +1,18 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"hash"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"k8s.io/utils/lru"
 
@@ -70,21 +74,66 @@ func eachFile(dir string, keep func(path string) bool) error {
 	return nil
 }
 
-// scanModule takes in a module whose content has the digest in its name. It
-// counts as just released: it may have been retained when the last process
-// ended, and is served before the API server says whether it still is.
+// scanModule takes in a file that is named like a module. It counts as just released:
+// it may have been retained when the last process ended, and is served before the API
+// server says whether it still is.
 func (s *Store) scanModule(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return false
 	}
-	sum, err := hashFile(path)
-	if err != nil || path != s.modulePath(sum) {
+	sum := strings.TrimSuffix(filepath.Base(path), moduleSuffix)
+	if !module.IsSHA256(sum) || path != s.modulePath(sum) {
 		return false
 	}
-	s.modules[sum] = &storedModule{size: info.Size(), modTime: info.ModTime(), lastUsed: info.ModTime(), found: true}
+	s.unverified[sum] = &storedModule{size: info.Size(), modTime: info.ModTime(), lastUsed: info.ModTime(), found: true}
 	s.bytes += info.Size()
 	s.retention.linger(sum, s.clock.Now())
+	return true
+}
+
+// Verify hashes what was there when the store opened, until the context ends.
+func (s *Store) Verify(ctx context.Context) {
+	s.mu.Lock()
+	sums := slices.Collect(maps.Keys(s.unverified))
+	s.mu.Unlock()
+	for _, sum := range sums {
+		if ctx.Err() != nil {
+			return
+		}
+		s.verify(sum)
+	}
+}
+
+// verify makes a file a module if it has the digest in its name, removes it otherwise,
+// and reports whether the store holds the module now.
+func (s *Store) verify(sum string) bool {
+	s.verifying.Lock()
+	defer s.verifying.Unlock()
+	s.mu.Lock()
+	held, file := s.modules[sum] != nil, s.unverified[sum]
+	s.mu.Unlock()
+	if held || file == nil {
+		return held
+	}
+	found, err := hashFile(s.modulePath(sum))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	evicted := s.unverified[sum] == nil
+	delete(s.unverified, sum)
+	switch {
+	case evicted:
+		return s.modules[sum] != nil
+	case s.modules[sum] != nil: // it arrived meanwhile, in this place
+		s.bytes -= file.size
+	case err == nil && found == sum:
+		s.modules[sum] = file
+		s.announce()
+	default:
+		s.bytes -= file.size
+		_ = os.Remove(s.modulePath(sum))
+		return false
+	}
 	return true
 }
 
@@ -112,7 +161,7 @@ func (s *Store) scanImage(path string) bool {
 		return false
 	}
 	var image storedImage
-	if json.Unmarshal(data, &image) != nil || path != s.imagePath(image.Image) || s.modules[image.Module.SHA256] == nil {
+	if json.Unmarshal(data, &image) != nil || path != s.imagePath(image.Image) || s.unverified[image.Module.SHA256] == nil {
 		return false
 	}
 	s.images.Add(image.Image, image.Module)
@@ -140,7 +189,12 @@ func (s *Store) Recall(image string) (module.Module, bool) {
 		return module.Module{}, false
 	}
 	m := known.(module.Module)
-	return m, s.Has(m.SHA256)
+	if !s.Has(m.SHA256) {
+		s.images.Remove(image)
+		s.removeImageFile(image)
+		return module.Module{}, false
+	}
+	return m, true
 }
 
 func (s *Store) removeImageFile(key lru.Key) {
@@ -271,6 +325,9 @@ func (s *Store) add(sum string, size int64) {
 
 // touch marks a module as used now; false when the store does not have it.
 func (s *Store) touch(sum string) bool {
+	if !s.Has(sum) {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stored, held := s.modules[sum]

@@ -4,6 +4,8 @@ import "github.com/prometheus/client_golang/prometheus"
 
 var (
 	storeBytes    = prometheus.NewDesc("wasme_module_store_bytes", "Bytes in the module store, what is being written included.", nil, nil)
+	evictions     = prometheus.NewDesc("wasme_module_store_evictions_total", "Modules that were evicted to make room for others.", nil, nil)
+	refusals      = prometheus.NewDesc("wasme_module_store_refusals_total", "Times that a module was not stored, because all room was taken by modules in use.", nil, nil)
 	storeMaxBytes = prometheus.NewDesc("wasme_module_store_max_bytes", "Bytes that the module store may hold (--module-store-max-bytes).", nil, nil)
 )
 
@@ -11,13 +13,17 @@ var (
 func (s *Store) Describe(ch chan<- *prometheus.Desc) {
 	ch <- storeBytes
 	ch <- storeMaxBytes
+	ch <- evictions
+	ch <- refusals
 }
 
 // Collect implements prometheus.Collector.
 func (s *Store) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
-	held := s.bytes
+	held, evicted, refused := s.bytes, s.evictions, s.refusals
 	s.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(evictions, prometheus.CounterValue, float64(evicted))
+	ch <- prometheus.MustNewConstMetric(refusals, prometheus.CounterValue, float64(refused))
 	ch <- prometheus.MustNewConstMetric(storeBytes, prometheus.GaugeValue, float64(held))
 	ch <- prometheus.MustNewConstMetric(storeMaxBytes, prometheus.GaugeValue, float64(s.maxBytes))
 }

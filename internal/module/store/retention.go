@@ -65,6 +65,16 @@ func (r retention) retained(sha256 string, now time.Time) bool {
 
 func (r retention) held(sha256 string) bool { return r.holders[sha256] > 0 }
 
+// holder returns one of those that retain a module.
+func (r retention) holder(sha256 string) (types.NamespacedName, bool) {
+	for holder, held := range r.byHolder {
+		if held == sha256 {
+			return holder, true
+		}
+	}
+	return types.NamespacedName{}, false
+}
+
 // lingers returns until when a module is retained without a holder; zero when it
 // is not.
 func (r retention) lingers(sha256 string, now time.Time) time.Time {

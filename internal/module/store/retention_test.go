@@ -41,6 +41,19 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+func TestRetentionKnowsAHolder(t *testing.T) {
+	r, begin := newRetention(), time.Now()
+	r.retain(holder("a"), "x", begin)
+	r.retain(holder("b"), "y", begin)
+	if got, held := r.holder("y"); got != holder("b") || !held {
+		t.Errorf("got %v, %t", got, held)
+	}
+	r.release(holder("b"), begin)
+	if got, held := r.holder("y"); held {
+		t.Errorf("got %v of a module that was released", got)
+	}
+}
+
 func TestRetentionForgetsWhatIsOver(t *testing.T) {
 	r, begin := newRetention(), time.Now()
 	for i, sum := range []string{"w", "x", "y"} {

@@ -63,12 +63,21 @@ type Store struct {
 	maxBytes int64
 	clock    clock.PassiveClock
 
+	// verifying is held while a file is hashed: one at a time.
+	verifying sync.Mutex
+
 	mu      sync.Mutex
 	modules map[string]*storedModule
-	images  *lru.Cache
-	// bytes is what modules and temporary files take.
-	bytes     int64
-	retention retention
+	// unverified are files that were there when the store opened, by the digests in
+	// their names, and whose content was not hashed yet. Nobody gets one.
+	unverified map[string]*storedModule
+	images     *lru.Cache
+	// bytes is what modules and files take.
+	bytes int64
+	// evictions and refusals count the modules that were evicted to make room, and the
+	// times that there was none to make.
+	evictions, refusals uint64
+	retention           retention
 	// settles is when all holders of what was found at the start are known.
 	settles time.Time
 	// changed is closed, and replaced, when a module is retained or arrives.
@@ -101,16 +110,19 @@ type File struct {
 
 // Open opens the store in dir, creates it where it is missing, and keeps at most
 // maxBytes in it, what is being written included. It removes what a crash left
-// half written and what does not match its digest.
+// half written. It reads no module, which takes long for many on a slow disk: a module
+// is hashed when it is first asked for, or by Verify, and removed when it does not match
+// its digest.
 func Open(dir string, maxBytes int64, clk clock.PassiveClock) (*Store, error) {
 	s := &Store{
-		dir:       dir,
-		maxBytes:  maxBytes,
-		clock:     clk,
-		modules:   map[string]*storedModule{},
-		retention: newRetention(),
-		settles:   clk.Now().Add(settleTime),
-		changed:   make(chan struct{}),
+		dir:        dir,
+		maxBytes:   maxBytes,
+		clock:      clk,
+		modules:    map[string]*storedModule{},
+		unverified: map[string]*storedModule{},
+		retention:  newRetention(),
+		settles:    clk.Now().Add(settleTime),
+		changed:    make(chan struct{}),
 	}
 	s.images = lru.NewWithEvictionFunc(maxImages, func(key lru.Key, _ any) { s.removeImageFile(key) })
 	if err := s.scan(); err != nil {
@@ -122,14 +134,17 @@ func Open(dir string, maxBytes int64, clk clock.PassiveClock) (*Store, error) {
 // Has reports whether the store holds the module with the digest sha256 (64 hex).
 func (s *Store) Has(sha256 string) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, held := s.modules[sha256]
-	return held
+	held, waiting := s.modules[sha256] != nil, s.unverified[sha256] != nil
+	s.mu.Unlock()
+	return held || waiting && s.verify(sha256)
 }
 
 // open opens a module that the store holds, retained or not. The error is
 // fs.ErrNotExist when it does not hold it.
 func (s *Store) open(sha256 string) (*File, error) {
+	if !s.Has(sha256) {
+		return nil, fmt.Errorf("opening module %s: %w", sha256, fs.ErrNotExist)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stored, held := s.modules[sha256]
@@ -166,6 +181,13 @@ func (s *Store) Release(holder types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.retention.release(holder, s.clock.Now())
+}
+
+// Holder returns one of those that retain a module; false when nobody does.
+func (s *Store) Holder(sha256 string) (types.NamespacedName, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.retention.holder(sha256)
 }
 
 // Await opens a module as soon as it is both retained and in the store. When ctx
@@ -224,9 +246,11 @@ func (s *Store) reserve(n int64) error {
 	for s.bytes+n > s.maxBytes {
 		victim, found := s.victim()
 		if !found {
+			s.refusals++
 			return module.Temporary(wasmev1.ReasonStoreUnavailable, "keeping the module: the operator's --module-store is full: its %d bytes are taken by modules in use: remove filters, or raise --module-store-max-bytes", s.maxBytes)
 		}
 		s.evict(victim)
+		s.evictions++
 	}
 	s.bytes += n
 	return nil
@@ -243,26 +267,34 @@ func (s *Store) unreserve(n int64) {
 func (s *Store) victim() (string, bool) {
 	now := s.clock.Now()
 	victim := ""
-	for sha256, stored := range s.modules {
-		kept := s.retention.held(sha256) || stored.found && now.Before(s.settles)
-		if !kept && (victim == "" || s.compareUse(sha256, victim, now) < 0) {
-			victim = sha256
+	for _, files := range []map[string]*storedModule{s.modules, s.unverified} {
+		for sha256, stored := range files {
+			kept := s.retention.held(sha256) || stored.found && now.Before(s.settles)
+			if !kept && (victim == "" || s.compareUse(sha256, victim, now) < 0) {
+				victim = sha256
+			}
 		}
 	}
 	return victim, victim != ""
 }
 
+// stored returns a file of the store, verified or not.
+func (s *Store) stored(sha256 string) *storedModule {
+	return cmp.Or(s.modules[sha256], s.unverified[sha256])
+}
+
 func (s *Store) compareUse(a, b string, now time.Time) int {
 	return cmp.Or(
 		s.retention.lingers(a, now).Compare(s.retention.lingers(b, now)),
-		s.modules[a].lastUsed.Compare(s.modules[b].lastUsed),
+		s.stored(a).lastUsed.Compare(s.stored(b).lastUsed),
 	)
 }
 
 // evict removes a module. Recall forgets the images that held it.
 func (s *Store) evict(sha256 string) {
-	s.bytes -= s.modules[sha256].size
+	s.bytes -= s.stored(sha256).size
 	delete(s.modules, sha256)
+	delete(s.unverified, sha256)
 	_ = os.Remove(s.modulePath(sha256))
 }
 

@@ -81,7 +81,47 @@ func TestStoreRemovesWhatACrashLeft(t *testing.T) {
 	if !s.Has(whole) || s.Has(cut) || s.bytes != int64(len("whole")) {
 		t.Errorf("whole %v, cut %v, %d bytes", s.Has(whole), s.Has(cut), s.bytes)
 	}
+	if _, known := s.Recall("gone"); known {
+		t.Error("an image is known whose module was removed")
+	}
 	moduletest.WantFiles(t, dir, "modules/"+whole+".wasm")
+}
+
+func TestStoreReadsWhatItFindsOnlyWhenItIsAskedFor(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, 1<<20)
+	asked, verified := put(t, s, "asked for"), put(t, s, "verified")
+	broken := moduletest.SHA256("broken")
+	moduletest.Must(t, os.WriteFile(s.modulePath(broken), []byte("it rots"), 0o600))
+
+	s = openStore(t, dir, 1<<20)
+	if len(s.modules) > 0 || len(s.unverified) != 3 || s.bytes != int64(len("asked for")+len("verified")+len("it rots")) {
+		t.Errorf("%d modules, %d unverified, %d bytes", len(s.modules), len(s.unverified), s.bytes)
+	}
+	if !s.Has(asked) || len(s.modules) != 1 {
+		t.Errorf("%d modules after one was asked for", len(s.modules))
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.Verify(ended)
+	if len(s.unverified) != 2 {
+		t.Error("it went on after its context had ended")
+	}
+	s.Verify(t.Context())
+	if !s.Has(verified) || s.Has(broken) || len(s.unverified) > 0 || s.bytes != int64(len("asked for")+len("verified")) {
+		t.Errorf("verified %t, broken %t, %d unverified, %d bytes", s.Has(verified), s.Has(broken), len(s.unverified), s.bytes)
+	}
+	moduletest.WantFiles(t, dir, "modules/"+asked+".wasm", "modules/"+verified+".wasm")
+}
+
+func TestACopyThatArrivesReplacesWhatWasFound(t *testing.T) {
+	dir := t.TempDir()
+	sum := put(t, openStore(t, dir, 1<<20), "a module")
+	s := openStore(t, dir, 1<<20)
+	moduletest.Must(t, os.WriteFile(s.modulePath(sum), []byte("it rots"), 0o600))
+	if put(t, s, "a module") != sum || !s.Has(sum) || s.bytes != int64(len("a module")) {
+		t.Errorf("has it: %t, %d bytes", s.Has(sum), s.bytes)
+	}
 }
 
 func TestStoreEvictsTheLeastRecentlyUsedThatNobodyRetains(t *testing.T) {
@@ -377,6 +417,26 @@ func TestTheStoreReportsItsSizeAndBound(t *testing.T) {
 	}
 	got := moduletest.Gather(t, store)
 	if got["wasme_module_store_bytes"] != float64(len(wasm)) || got["wasme_module_store_max_bytes"] != 1<<20 {
+		t.Errorf("%v", got)
+	}
+	if got["wasme_module_store_evictions_total"] != 0 || got["wasme_module_store_refusals_total"] != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestTheStoreCountsWhatItEvictsAndRefuses(t *testing.T) {
+	store := openStore(t, t.TempDir(), 20)
+	put(t, store, "0123456789")
+	put(t, store, "abcdefghij")
+	kept := put(t, store, "ABCDEFGHIJ")
+	store.Retain(holder("a"), kept)
+	other := put(t, store, "klmnopqrst")
+	store.Retain(holder("b"), other)
+	if err := store.Import(strings.NewReader("refused"), moduletest.SHA256("refused"), 7); err == nil {
+		t.Fatal("there was room")
+	}
+	got := moduletest.Gather(t, store)
+	if got["wasme_module_store_evictions_total"] != 2 || got["wasme_module_store_refusals_total"] != 1 {
 		t.Errorf("%v", got)
 	}
 }
