@@ -81,6 +81,9 @@ const (
 	ReasonNoWorkloads = "NoWorkloads"
 	// ReasonWorkloadsUnreadable: the workloads could not be listed.
 	ReasonWorkloadsUnreadable = "WorkloadsUnreadable"
+	// ReasonTargetNotFound: a Gateway or Service in targetRefs does not exist. Once it
+	// does, its proxies get the filter.
+	ReasonTargetNotFound = "TargetNotFound"
 	// ReasonRootNamespace: in the mesh's root namespace, only filters for gateways that
 	// are selected by labels are accepted.
 	ReasonRootNamespace = "RootNamespace"
@@ -117,7 +120,8 @@ const (
 	// ReasonNoPods: the workloads have no pods that count. New pods get the filter.
 	ReasonNoPods = "NoPods"
 	// ReasonUnproven: it is not known what the pods run, because they are not asked
-	// (--verify-pods=false) or the output does not show a revision.
+	// (--verify-pods=false), or because the proxies of a targetRef are not known. With
+	// spec.deployment.istio.verification NotRequired, the latter counts as True, too.
 	ReasonUnproven = "Unproven"
 	// ReasonNoSidecar: the pods have no sidecar that could run the filter.
 	ReasonNoSidecar = "NoSidecar"

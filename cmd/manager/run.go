@@ -157,9 +157,11 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Store:              modules,
 		Peers:              replicas,
 		Outputs:            outputkinds.New(kinds),
+		Gateways:           outputkinds.NewGateways(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),
 		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
 		AllowRootNamespace: opts.allowRootNamespace,
+		WatchNamespaces:    opts.watchNamespaces,
 		RecheckInterval:    min(opts.pollInterval, recheckInterval),
 		Clock:              clock.RealClock{},
 	}

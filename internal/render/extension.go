@@ -76,6 +76,9 @@ func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target wo
 	if err := filter.checkCarried(output, target); err != nil {
 		return nil, err
 	}
+	if err := checkWaypoint(target); err != nil {
+		return nil, err
+	}
 	labels, err := selectorFor(target)
 	if err != nil {
 		return nil, err

@@ -66,8 +66,10 @@ type State struct {
 	// Blocked, unless it has no reason, says why no output can be written.
 	Blocked condition.Verdict
 
-	// VerifyPods says that pods are asked what they run.
-	VerifyPods bool
+	// VerifyPods says that pods are asked what they run, and Verification what follows
+	// where nobody answers.
+	VerifyPods   bool
+	Verification wasmev1.Verification
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -140,6 +142,9 @@ type Workload struct {
 	Err    error
 	// Proofs are what is known of its pods; nil when they are not asked.
 	Proofs []Proof
+	// Unproven says why nothing can show whether a targetRef runs the filter; empty
+	// when something can, or need not.
+	Unproven string
 
 	owner   types.NamespacedName
 	inForce *revision.Revision

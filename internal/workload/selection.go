@@ -104,17 +104,29 @@ func (s Selection) CheckNamespace(rootNamespace string, traffic wasmev1.PatchCon
 	return fmt.Errorf("namespace %s is the mesh's root namespace, whose filters reach every namespace: set spec.filter.patchContext to gateway and select the gateways in spec.deployment.istio.labels, or run the operator with --allow-root-namespace", s.Namespace)
 }
 
-// Verdict returns the content of WorkloadsSelected for a selection that found so
-// many workloads.
-func (s Selection) Verdict(found int) condition.Verdict {
-	switch {
-	case s.ByReference():
-		return condition.True(wasmev1.ReasonSelected, "%d targetRefs", found)
-	case found == 0:
-		return condition.True(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio (%s) itself, whatever labels its pods have; one that comes gets the filter", s.Kind.Name, s.Namespace, s.describeSelector())
-	default:
-		return condition.True(wasmev1.ReasonSelected, "%d of kind %s", found, s.Kind.Name)
+// ReferencesVerdict returns the content of WorkloadsSelected for targetRefs of which
+// some are missing. They may come yet, so this is no reason to stall.
+func (s Selection) ReferencesVerdict(missing []Target) condition.Verdict {
+	if len(missing) == 0 {
+		return condition.True(wasmev1.ReasonSelected, "%d targetRefs", len(s.References))
 	}
+	names := condition.Enumerate(missing, ", ", func(t Target) string {
+		name := t.Kind + " " + t.Name
+		if t.Proxies.Missing != NotThere {
+			name += ", because " + t.Proxies.Missing
+		}
+		return name
+	})
+	return condition.False(wasmev1.ReasonTargetNotFound, "%d of %d targetRefs do not exist in namespace %s (%s): create what is missing, or correct spec.deployment.istio.targetRefs", len(missing), len(s.References), s.Namespace, names)
+}
+
+// Verdict returns the content of WorkloadsSelected for a selection by labels that
+// found so many workloads.
+func (s Selection) Verdict(found int) condition.Verdict {
+	if found == 0 {
+		return condition.True(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio (%s) itself, whatever labels its pods have; one that comes gets the filter", s.Kind.Name, s.Namespace, s.describeSelector())
+	}
+	return condition.True(wasmev1.ReasonSelected, "%d of kind %s", found, s.Kind.Name)
 }
 
 func (s Selection) describeSelector() string {
