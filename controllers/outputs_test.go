@@ -66,11 +66,11 @@ var _ = Describe("The outputs", func() {
 			APIVersion: "wasme.io/v1", Kind: "FilterDeployment", Name: fd.Name, UID: fd.UID,
 			Controller: new(true), BlockOwnerDeletion: new(true),
 		}}))
-		Expect(output.Spec.WorkloadSelector.Labels).To(Equal(map[string]string{"app": "details-v1", "version": "v1"}))
+		Expect(output.Spec.WorkloadSelector.Labels).To(Equal(map[string]string{"app": "details-v1"}), "what the Deployment itself selects its pods by")
 		filter, err := render.NewFilter(client.ObjectKeyFromObject(fd), fd.Spec.Filter, wasmev1.DistributionServed, *fd.Status.Module)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(string(filter.Configuration)).To(Equal("world"))
-		workload := workload.Target{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", PodLabels: output.Spec.WorkloadSelector.Labels}
+		workload := workload.Target{Kind: "Deployment", Namespace: w.namespace, Name: "details-v1", Selector: output.Spec.WorkloadSelector.Labels}
 		rendered, err := render.EnvoyFilter(w.Mesh, client.ObjectKeyFromObject(fd), filter, workload, "")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(hashOf(&output.Spec)).To(Equal(hashOf(rendered)))
@@ -113,7 +113,7 @@ var _ = Describe("The outputs", func() {
 		Expect(fd).To(beReady("1/1"))
 		output := w.output(ctx, left.Name)
 		Expect(output.UID).To(Equal(left.UID))
-		Expect(output.Spec.ConfigPatches).To(HaveLen(2))
+		Expect(output.Spec.ConfigPatches).To(HaveLen(3))
 	})
 
 	Describe("when someone edits one", func() {

@@ -148,7 +148,7 @@ var _ = Describe("The predecessor's", func() {
 				continue
 			}
 			Expect(legacy.MadeEnvoyFilter(jsonOf(&output.Spec))).To(BeFalse())
-			Expect(output.Spec.ConfigPatches).To(HaveLen(2))
+			Expect(output.Spec.ConfigPatches).To(HaveLen(3))
 			Expect(output.Annotations).To(HaveKeyWithValue(revision.HashAnnotation, fd.Status.Revision))
 			Expect(output.OwnerReferences).To(Equal(ownersFor(fd)))
 		}

@@ -3,7 +3,6 @@ package controllers
 import (
 	"context"
 	"errors"
-	"slices"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -92,17 +91,116 @@ var _ = Describe("The workloads", func() {
 		outputs("2/2", "a-f", "c-f")
 	})
 
-	It("that get other pods get another output", func(ctx context.Context) {
+	It("keep their output while a rollout changes the labels of their pods", func(ctx context.Context) {
 		a := w.deployment(ctx, "a", nil)
 		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.output(ctx, "a-f").Spec.WorkloadSelector.Labels).To(Equal(map[string]string{"app": "a"}))
+		w.written()
 		edit(ctx, a, func(d *appsv1.Deployment) { d.Spec.Template.Labels["version"] = "v2" })
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(w.output(ctx, "a-f").Spec.WorkloadSelector.Labels).To(HaveKeyWithValue("version", "v2"))
-		w.written()
 		edit(ctx, a, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(7)) })
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.written()).To(BeEmpty())
+	})
+
+	Describe("that were deleted before their pods", func() {
+		var s *sidecars
+		var fd *wasmev1.FilterDeployment
+		BeforeEach(func(ctx context.Context) {
+			s = &sidecars{world: w, envoys: startSidecar(envoyPage("")), agents: startSidecar(recorded("agent-empty"))}
+			fd = w.filterDeployment(ctx, "f", reference, filterID("f"))
+		})
+		stays := func(ctx context.Context, what string) {
+			GinkgoHelper()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
+			for _, kind := range []string{wasmev1.ConditionReady, wasmev1.ConditionProgrammed} {
+				Expect(fd).To(haveCondition(kind, metav1.ConditionTrue, reasonOf(fd, kind), "outputs of deleted workloads stay until their pods are gone: "+what))
+			}
+			w.written()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.written()).To(BeEmpty())
+		}
+		pods := func(ctx context.Context) []corev1.Pod {
+			GinkgoHelper()
+			var list corev1.PodList
+			Expect(user.List(ctx, &list, client.InNamespace(w.namespace))).To(Succeed())
+			return list.Items
+		}
+
+		It("keep their output until these are gone", func(ctx context.Context) {
+			a := w.deployment(ctx, "a", nil)
+			s.start(ctx, "a", 3)
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))
+			Expect(user.Delete(ctx, a)).To(Succeed())
+			stays(ctx, "Deployment/a (pods: 3)")
+
+			all := pods(ctx)
+			edit(ctx, &all[0], func(pod *corev1.Pod) { pod.Finalizers = []string{"example.com/still-serving"} })
+			Expect(user.Delete(ctx, &all[0])).To(Succeed())
+			Expect(user.Delete(ctx, &all[1])).To(Succeed())
+			all[2].Status.Phase = corev1.PodFailed
+			Expect(user.Status().Update(ctx, &all[2])).To(Succeed())
+			stays(ctx, "Deployment/a (pods: 1)")
+
+			w.catchUp(ctx, w.namespace)
+			Expect(w.ForPod(ctx, &all[0])).To(ConsistOf(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(fd)}), "the end of a pod wakes it")
+			edit(ctx, &all[0], func(pod *corev1.Pod) { pod.Finalizers = nil })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.outputs(ctx)).To(BeEmpty())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonNoWorkloads))
+		})
+
+		It("keep it for pods that were orphaned", func(ctx context.Context) {
+			edit(ctx, fd, selecting("StatefulSet", nil))
+			a := w.workload("StatefulSet", "a", nil)
+			Expect(user.Create(ctx, a)).To(Succeed())
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			w.deployments(ctx, "other")
+			s.start(ctx, "other", 1)
+			_, template := podTemplate("a")
+			template.Spec.Containers = append(template.Spec.Containers, corev1.Container{
+				Name: "istio-proxy", Image: "proxyv2",
+				Env: []corev1.EnvVar{{Name: "ISTIO_META_OWNER", Value: "kubernetes://apis/apps/v1/namespaces/" + w.namespace + "/statefulsets/a"}},
+			})
+			orphan := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "a-0", Labels: template.Labels}, Spec: template.Spec}
+			Expect(user.Create(ctx, orphan)).To(Succeed())
+			Expect(user.Delete(ctx, a)).To(Succeed())
+			stays(ctx, "StatefulSet/a (pods: 1)")
+
+			Expect(user.Create(ctx, w.workload("StatefulSet", "a", nil))).To(Succeed())
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
+			Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed, "on 1 of 1 workloads"))
+		})
+
+		It("lose it with their pods where they are no longer selected", func(ctx context.Context) {
+			a := w.deployment(ctx, "a", map[string]string{"team": "x"})
+			s.start(ctx, "a", 1)
+			edit(ctx, fd, selecting("Deployment", map[string]wasmev1.LabelValue{"team": "x"}))
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
+			edit(ctx, a, func(d *appsv1.Deployment) { d.Labels = nil })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.outputs(ctx)).To(BeEmpty())
+		})
+	})
+
+	It("that are gateways are left out of filters for the traffic of sidecars", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		gateway := w.workload("Deployment", "edge-istio", nil).(*appsv1.Deployment)
+		gateway.Spec.Template.Labels["gateway.networking.k8s.io/gateway-name"] = "edge"
+		Expect(user.Create(ctx, gateway)).To(Succeed())
+		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
+		Expect(fd).To(haveCondition(wasmev1.ConditionWorkloadsSelected, metav1.ConditionTrue, wasmev1.ReasonSelected, "1 more are gateways, which have no inbound traffic"))
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.PatchContext = wasmev1.PatchContextAny })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "edge-istio-f"))
 	})
 
 	It("are left alone where only their pods' labels are a superset", func(ctx context.Context) {
@@ -136,24 +234,20 @@ var _ = Describe("The workloads", func() {
 		Expect(fd).To(beReady("1/1"))
 	})
 
-	It("without pod labels are named, and the others are programmed", func(ctx context.Context) {
-		// The API server refuses a template without the selector's labels; this
-		// workload is in the cache only.
-		w.deployments(ctx, "a", "b")
-		w.Client = interceptor.NewClient(w.Client.(client.WithWatch), interceptor.Funcs{
-			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
-				err := c.List(ctx, list, options...)
-				if deployments, ok := list.(*appsv1.DeploymentList); ok {
-					bare := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "bare"}}
-					deployments.Items = append(slices.Clone(deployments.Items), bare)
-				}
-				return err
-			},
-		})
-		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
+	It("whose selector has no labels are selected by their proxies' owner, or named", func(ctx context.Context) {
+		w.deployments(ctx, "a")
+		bare := w.workload("Deployment", "bare", nil).(*appsv1.Deployment)
+		bare.Spec.Selector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpExists}}}
+		Expect(user.Create(ctx, bare)).To(Succeed())
+		fd := w.filterDeployment(ctx, "f", reference, filterID("f"), func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Config = nil })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("2/2"))
+		Expect(w.output(ctx, "bare-f").Spec.WorkloadSelector).To(BeNil())
+
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Output = wasmev1.OutputWasmPlugin })
 		Expect(w.settle(ctx, fd)).NotTo(Succeed())
-		Expect(fd).To(notReady(wasmev1.ReasonWorkloadUnsupported, "1 of 3 workloads failed: bare: the pod template of Deployment bare has no labels to select its pods by"))
-		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))
+		Expect(fd).To(notReady(wasmev1.ReasonWorkloadUnsupported, "1 of 2 workloads failed: bare: the selector of Deployment bare has no matchLabels, so a WasmPlugin cannot select its pods"))
+		Expect(w.outputs(ctx)).To(ConsistOf("bare-f"), "it keeps what it has")
 	})
 
 	It("stay as they are while they cannot be listed", func(ctx context.Context) {

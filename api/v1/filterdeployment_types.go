@@ -55,15 +55,6 @@ const (
 	PhaseStats Phase = "Stats"
 )
 
-// EnvValueSource says where the value of an environment variable comes from.
-//
-// +kubebuilder:validation:Enum=Host
-// +kubebuilder:validation:MaxLength=16
-type EnvValueSource string
-
-// EnvFromHost is the proxy's own environment variable of the same name.
-const EnvFromHost EnvValueSource = "Host"
-
 // Output is the kind of Istio object that brings a filter to its proxies.
 //
 // +kubebuilder:validation:Enum=EnvoyFilter;WasmPlugin;TrafficExtension
@@ -328,12 +319,23 @@ type EnvVar struct {
 	// +kubebuilder:validation:MaxLength=2048
 	Value *string `json:"value,omitempty"`
 
-	// valueFrom says where the value comes from: Host takes that of the proxy's own
-	// environment variable of the same name. If the proxy has no such variable, the
-	// module does not see it either.
+	// valueFrom says where the value comes from.
 	// +optional
-	ValueFrom EnvValueSource `json:"valueFrom,omitempty"`
+	ValueFrom *EnvVarSource `json:"valueFrom,omitempty"`
 }
+
+// EnvVarSource says where the value of an environment variable comes from.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.host)",message="valueFrom does not say where the value comes from: set host to {}"
+type EnvVarSource struct {
+	// host takes the value of the proxy's own environment variable of the same name.
+	// If the proxy has no such variable, the module does not see it either.
+	// +optional
+	Host *HostVariable `json:"host,omitempty"`
+}
+
+// HostVariable is the proxy's own environment variable of the same name. It has no fields yet.
+type HostVariable struct{}
 
 // ImagePullOptions says how the operator reaches an image.
 type ImagePullOptions struct {

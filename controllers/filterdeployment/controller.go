@@ -199,9 +199,15 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 		}
 	}
 	existing, err := r.listOutputs(ctx, fd)
+	if err != nil {
+		return nil, err
+	}
 	state.Outputs = existing.describe()
-	state.Distributed = err == nil && (!state.NeedsDistribution() || r.Peers.HeldByAll(state.Owner, state.Asked.Module.SHA256))
-	return existing, err
+	if state.Deleted, err = r.readDeleted(ctx, fd.Namespace, state.Targets, state.Outputs); err != nil {
+		return nil, err
+	}
+	state.Distributed = !state.NeedsDistribution() || r.Peers.HeldByAll(state.Owner, state.Asked.Module.SHA256)
+	return existing, nil
 }
 
 // rollOut decides and writes until nothing more is due, then drops what no

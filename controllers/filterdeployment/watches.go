@@ -128,7 +128,8 @@ func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconci
 	return requests
 }
 
-// runsOn returns whether a FilterDeployment selects the owner of a pod.
+// runsOn returns whether a FilterDeployment selects the owner of a pod. One that was
+// deleted before its pods may be of any that selects its kind.
 func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wasmev1.FilterDeployment) bool {
 	kind, isWorkload := workload.KindNamed(owner.Kind)
 	if !isWorkload {
@@ -136,7 +137,10 @@ func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wa
 	}
 	object := kind.New()
 	if err := r.Client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}, object); err != nil {
-		return func(*wasmev1.FilterDeployment) bool { return false } // a workload that comes brings its FilterDeployments
+		return func(fd *wasmev1.FilterDeployment) bool {
+			selection, err := workload.SelectionOf(fd)
+			return err == nil && !selection.ByReference() && selection.Kind.Name == kind.Name
+		}
 	}
 	return func(fd *wasmev1.FilterDeployment) bool { return selects(fd, object) }
 }

@@ -7,10 +7,12 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -60,20 +62,30 @@ func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDepl
 		return r.findReferences(ctx, selection)
 	}
 	if !r.AllowRootNamespace {
-		if err := selection.CheckNamespace(r.Mesh.RootNamespace, fd.Spec.Filter.PatchContext); err != nil {
+		if err := selection.CheckNamespace(r.Mesh.RootNamespace); err != nil {
 			return nil, condition.FalseUntilChanged(wasmev1.ReasonRootNamespace, err)
 		}
 	}
-	workloads, err := r.listWorkloads(ctx, selection.Kind, fd.Namespace, selection.Selector)
+	gateways := 0
+	workloads, err := r.listWorkloads(ctx, selection.Kind, fd.Namespace, selection.Selector, func(object workload.Object) bool {
+		if selection.LeavesOut(object) {
+			gateways++
+			return false
+		}
+		return true
+	})
 	if err != nil {
 		return nil, condition.FalseAndRetried(wasmev1.ReasonWorkloadsUnreadable, err)
 	}
-	return workloads, selection.Verdict(len(workloads))
+	return workloads, selection.Verdict(len(workloads), gateways)
 }
 
+// everyWorkload has listWorkloads return all that it finds.
+func everyWorkload(workload.Object) bool { return true }
+
 // listWorkloads returns the workloads of a kind in a namespace, or in all when it
-// is empty, in the order of their names.
-func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, namespace string, selector labels.Selector) ([]workload.Target, error) {
+// is empty, that are to be kept, in the order of their names.
+func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, namespace string, selector labels.Selector, keep func(workload.Object) bool) ([]workload.Target, error) {
 	list := kind.NewList()
 	options := []client.ListOption{client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy}
 	if err := r.Client.List(ctx, list, options...); err != nil {
@@ -81,7 +93,9 @@ func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, name
 	}
 	workloads := []workload.Target{}
 	err := apimeta.EachListItem(list, func(item runtime.Object) error {
-		workloads = append(workloads, workload.TargetOf(item.(workload.Object)))
+		if object := item.(workload.Object); keep(object) {
+			workloads = append(workloads, workload.TargetOf(object))
+		}
 		return nil
 	})
 	slices.SortFunc(workloads, func(a, b workload.Target) int { return strings.Compare(a.Name, b.Name) })
@@ -97,15 +111,14 @@ func (r *Reconciler) listPods(ctx context.Context, of workload.Target) ([]*corev
 		}
 		of = gateway
 	}
-	var list corev1.PodList
-	options := []client.ListOption{client.InNamespace(of.Namespace), client.MatchingFields{podOwnerIndex: ownerKey(of)}, client.UnsafeDisableDeepCopy}
-	if err := r.Client.List(ctx, &list, options...); err != nil {
-		return nil, fmt.Errorf("listing the pods of %s: %w", of.Key(), err)
+	all, err := r.podsOf(ctx, of.Namespace, ownerKey(of))
+	if err != nil {
+		return nil, err
 	}
 	var pods []*corev1.Pod
-	for i := range list.Items {
-		if workload.IsReady(&list.Items[i]) {
-			pods = append(pods, &list.Items[i])
+	for i := range all {
+		if workload.IsReady(&all[i]) {
+			pods = append(pods, &all[i])
 		}
 	}
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
@@ -124,6 +137,64 @@ func (r *Reconciler) describePods(fd client.ObjectKey, list []*corev1.Pod) []rol
 	}
 	r.recall(fd, pods)
 	return pods
+}
+
+// readDeleted returns the workloads of outputs that no longer exist, and have pods that
+// may still serve, in the order of their kinds and names. A workload that exists and is
+// not selected any more is not one of them.
+func (r *Reconciler) readDeleted(ctx context.Context, namespace string, targets []rollout.Target, existing rollout.Outputs) ([]rollout.Deleted, error) {
+	known := sets.New("") // outputs of older versions name no workload
+	for _, target := range targets {
+		known.Insert(ownerKey(target.Target))
+	}
+	var deleted []rollout.Deleted
+	for _, output := range existing {
+		if known.Has(output.Workload) {
+			continue
+		}
+		known.Insert(output.Workload)
+		pods, err := r.podsOfDeleted(ctx, namespace, output.Workload)
+		if err != nil {
+			return nil, err
+		}
+		if pods > 0 {
+			deleted = append(deleted, rollout.Deleted{Workload: output.Workload, Pods: pods})
+		}
+	}
+	slices.SortFunc(deleted, func(a, b rollout.Deleted) int { return strings.Compare(a.Workload, b.Workload) })
+	return deleted, nil
+}
+
+// podsOfDeleted returns the number of pods that may still serve of a workload
+// (`<kind>/<name>`) that does not exist; zero when it does.
+func (r *Reconciler) podsOfDeleted(ctx context.Context, namespace, owner string) (int, error) {
+	kindName, name, _ := strings.Cut(owner, "/")
+	kind, isWorkload := workload.KindNamed(kindName)
+	if !isWorkload {
+		return 0, nil // what a targetRef referenced
+	}
+	err := r.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, kind.New())
+	if !apierrors.IsNotFound(err) {
+		return 0, err
+	}
+	pods, err := r.podsOf(ctx, namespace, owner)
+	serving := 0
+	for i := range pods {
+		if !workload.IsFinished(&pods[i]) {
+			serving++
+		}
+	}
+	return serving, err
+}
+
+// podsOf returns the pods of an owner (`<kind>/<name>`), which are shared with the cache.
+func (r *Reconciler) podsOf(ctx context.Context, namespace, owner string) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	options := []client.ListOption{client.InNamespace(namespace), client.MatchingFields{podOwnerIndex: owner}, client.UnsafeDisableDeepCopy}
+	if err := r.Client.List(ctx, &list, options...); err != nil {
+		return nil, fmt.Errorf("listing the pods of %s: %w", owner, err)
+	}
+	return list.Items, nil
 }
 
 // recall notes what the prober knows of pods.
@@ -151,7 +222,7 @@ func (r *Reconciler) findOverlaps(ctx context.Context, fd *wasmev1.FilterDeploym
 	}
 	var workloads []workload.Target
 	for _, kind := range workload.Kinds {
-		found, err := r.listWorkloads(ctx, kind, namespace, labels.Everything())
+		found, err := r.listWorkloads(ctx, kind, namespace, labels.Everything(), everyWorkload)
 		if err != nil {
 			return condition.Verdict{}, err
 		}

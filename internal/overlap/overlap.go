@@ -3,7 +3,7 @@
 //
 // An EnvoyFilter names the workload whose proxies it is for. A WasmPlugin or a
 // TrafficExtension can only select by pod labels: it reaches every pod that has
-// all labels of the workload that it was made for, even another workload's. Find
+// all labels that the selector of its workload asks for, even another workload's. Find
 // looks for these workloads, Verdict says so in the condition Overlapping.
 package overlap
 
@@ -39,7 +39,7 @@ func MadeBy(plan *rollout.Plan) []Made {
 	var made []Made
 	for i := range plan.Workloads {
 		w := &plan.Workloads[i]
-		if w.Phase == rollout.Failed || w.Waits() && w.Holds == nil || len(w.PodLabels) == 0 || !SelectsByLabels(w.Output.Kind) {
+		if w.Phase == rollout.Failed || w.Waits() && w.Holds == nil || len(w.Selector) == 0 || !SelectsByLabels(w.Output.Kind) {
 			continue
 		}
 		made = append(made, Made{Output: w.Output, For: w.Target})
@@ -72,8 +72,8 @@ func identityOf(workload workload.Target) identity {
 	return identity{workload.Kind, workload.Namespace, workload.Name}
 }
 
-// group holds the outputs that have the same selector, because the pods of their
-// workloads have the same labels.
+// group holds the outputs that have the same selector, because their workloads
+// select their pods by the same labels.
 type group struct {
 	labels map[string]string
 	made   []Made
@@ -112,10 +112,10 @@ func groupByLabels(made []Made) ([]*group, map[identity]*group) {
 	var groups []*group
 	known, groupOf := map[string]*group{}, map[identity]*group{}
 	for _, m := range made {
-		key := labels.Set(m.For.PodLabels).String()
+		key := labels.Set(m.For.Selector).String()
 		g := known[key]
 		if g == nil {
-			g = &group{labels: m.For.PodLabels}
+			g = &group{labels: m.For.Selector}
 			known[key] = g
 			groups = append(groups, g)
 		}
@@ -198,7 +198,7 @@ func Verdict(overlaps []Overlap, home string) condition.Verdict {
 	if once < len(overlaps) {
 		parts = append(parts, fmt.Sprintf("the filter runs on %d workloads that no output was made for: %s", len(overlaps)-once, describe(overlaps[once:], home)))
 	}
-	const fix = "a %s reaches all pods with the labels of its workload's pods: give the pod templates a label that differs, or set spec.deployment.istio.output to EnvoyFilter"
+	const fix = "a %s reaches all pods that have the matchLabels of its workload: give one of the workloads other matchLabels, or set spec.deployment.istio.output to EnvoyFilter"
 	parts = append(parts, fmt.Sprintf(fix, overlaps[0].by.Kind))
 	return condition.True(reason, "%s", strings.Join(parts, "; "))
 }

@@ -17,21 +17,30 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
-// workloadsFrom reads `[<namespace>/]<kind>/<name> <label>=<value>,…`; the
-// namespace is n when it is left out.
+// workloadsFrom reads `[<namespace>/]<kind>/<name> <label>=<value>,… [<label>=<value>,…]`:
+// the labels of the pods, and those of them that are in the selector, which are all
+// when they are left out. The namespace is n when it is left out.
 func workloadsFrom(texts ...string) []workload.Target {
 	var workloads []workload.Target
 	for _, text := range texts {
-		name, pods, _ := strings.Cut(text, " ")
+		name, sets, _ := strings.Cut(text, " ")
+		pods, selector, both := strings.Cut(sets, " ")
+		if !both {
+			selector = pods
+		}
 		parts := strings.Split("n/"+name, "/")
 		parts = parts[len(parts)-3:]
-		set, err := labels.ConvertSelectorToLabelsMap(pods)
-		if err != nil {
-			panic(err)
-		}
-		workloads = append(workloads, workload.Target{Namespace: parts[0], Kind: parts[1], Name: parts[2], PodLabels: set})
+		workloads = append(workloads, workload.Target{Namespace: parts[0], Kind: parts[1], Name: parts[2], Selector: setFrom(selector), PodLabels: setFrom(pods)})
 	}
 	return workloads
+}
+
+func setFrom(text string) map[string]string {
+	set, err := labels.ConvertSelectorToLabelsMap(text)
+	if err != nil {
+		panic(err)
+	}
+	return set
 }
 
 // programmedAs returns a plan whose outputs are in place, of the filter f.
@@ -65,6 +74,7 @@ func TestWorkloadsWhosePodsAnOutputSelects(t *testing.T) {
 		},
 		{"none with fewer labels", []string{"Deployment/a app=a,v=1"}, []string{"Deployment/b app=a", "Deployment/c v=1"}, nil},
 		{"none with another value", []string{"Deployment/a app=a,v=1"}, []string{"Deployment/b app=a,v=2"}, nil},
+		{"one with the labels of its selector", []string{"Deployment/a app=a,v=1 app=a"}, []string{"Deployment/b app=a,v=2 v=2"}, []string{"n/Deployment/b runs 1 times, by a-f"}},
 		{"none without labels", []string{"Deployment/a app=a"}, []string{"Deployment/b"}, nil},
 		{
 			"one of another kind, of the same name too",
@@ -170,11 +180,11 @@ func TestVerdictReportsMostClearlyThatAFilterRunsTwiceAndIsBounded(t *testing.T)
 		"Deployment t0 (5 times, by WasmPlugin t1-f), Deployment t1 (5 times, by WasmPlugin t0-f), Deployment t2 (5 times, by WasmPlugin t0-f), and 2 more; " +
 		"the filter runs on 5 workloads that no output was made for: " +
 		"Deployment o0 in namespace m (by WasmPlugin b-f), Deployment o1 in namespace m (by WasmPlugin b-f), Deployment o2 in namespace m (by WasmPlugin b-f), and 2 more; " +
-		"a WasmPlugin reaches all pods with the labels of its workload's pods: give the pod templates a label that differs, or set spec.deployment.istio.output to EnvoyFilter"))
+		"a WasmPlugin reaches all pods that have the matchLabels of its workload: give one of the workloads other matchLabels, or set spec.deployment.istio.output to EnvoyFilter"))
 }
 
 func TestVerdictOnOneKindOfOverlap(t *testing.T) {
-	const fix = "; a TrafficExtension reaches all pods with the labels of its workload's pods: give the pod templates a label that differs, or set spec.deployment.istio.output to EnvoyFilter"
+	const fix = "; a TrafficExtension reaches all pods that have the matchLabels of its workload: give one of the workloads other matchLabels, or set spec.deployment.istio.output to EnvoyFilter"
 	for _, row := range []struct {
 		name            string
 		targets, others []string

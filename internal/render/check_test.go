@@ -268,15 +268,20 @@ func TestAnEnvoyFilterRefusesAGatewayWhoseNameIsNoLabel(t *testing.T) {
 	}
 }
 
-func TestOutputsRefuseAWorkloadWithoutTemplateLabels(t *testing.T) {
+func TestAWorkloadWhoseSelectorHasNoLabels(t *testing.T) {
 	workload := details
-	workload.PodLabels = nil
+	workload.Selector = nil
 	filter := Filter{PatchContext: wasmev1.PatchContextInbound}
-	_, envoyFilter := EnvoyFilter(testMesh, testOwner, filter, workload, "")
+	envoyFilter, err := EnvoyFilter(testMesh, testOwner, filter, workload, "")
+	if err != nil || envoyFilter.WorkloadSelector != nil {
+		t.Errorf("got %v, %v, want an EnvoyFilter that only its OWNER limits", envoyFilter, err)
+	}
 	_, plugin := WasmPlugin(testMesh, filter, workload)
-	for _, err := range []error{envoyFilter, plugin} {
-		if err == nil || !strings.Contains(err.Error(), "the pod template of Deployment details-v1 has no labels") {
-			t.Errorf("got %v", err)
+	_, extension := TrafficExtension(testMesh, filter, workload)
+	for kind, err := range map[string]error{"WasmPlugin": plugin, "TrafficExtension": extension} {
+		want := "the selector of Deployment details-v1 has no matchLabels, so a " + kind + " cannot select its pods: set spec.deployment.istio.output to EnvoyFilter"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }

@@ -66,10 +66,6 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 		return nil, err
 	}
 	target = filter.inEnvoyFilter(target)
-	labels, err := selectorFor(target)
-	if err != nil {
-		return nil, err
-	}
 	name := ecdsName(owner, target, filter)
 	extension, err := structpb.NewStruct(extensionConfig(mesh, owner, filter, target, renewal))
 	if err != nil {
@@ -88,10 +84,13 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 			Patch:   &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_ADD, Value: extension},
 		}},
 	}
-	if labels != nil {
+	if labels := selectorFor(target); labels != nil {
 		rendered.WorkloadSelector = &networking.WorkloadSelector{Labels: labels}
 	}
 	rendered.ConfigPatches = append(rendered.ConfigPatches, httpFilterPatches(mesh, filter, target, reference)...)
+	if len(filter.Place.Ports) == 0 && runsInbound(filter.PatchContext) {
+		rendered.ConfigPatches = append(rendered.ConfigPatches, tunnelPatch(mesh, target, name))
+	}
 	return rendered, nil
 }
 
@@ -133,6 +132,30 @@ func httpFilterPatches(mesh Mesh, filter Filter, target workload.Target, referen
 		patches = append(patches, patch(portMatch(listenerMatch(anchor), filter.PatchContext, port)))
 	}
 	return patches
+}
+
+func runsInbound(context wasmev1.PatchContext) bool {
+	return context == wasmev1.PatchContextInbound || context == wasmev1.PatchContextAny
+}
+
+// tunnelListener ends the tunnels of HBONE. Its chain is one of inbound traffic to
+// istiod, but its requests are CONNECTs, and those of the workload come out of them.
+const tunnelListener = "connect_terminate"
+
+// tunnelPatch takes the filter out of the tunnels' chain, into which an insertion that
+// matches no port puts it, too.
+func tunnelPatch(mesh Mesh, target workload.Target, name string) *networking.EnvoyFilter_EnvoyConfigObjectPatch {
+	match := listenerMatch(name)
+	match.Name = tunnelListener
+	return &networking.EnvoyFilter_EnvoyConfigObjectPatch{
+		ApplyTo: networking.EnvoyFilter_HTTP_FILTER,
+		Match: &networking.EnvoyFilter_EnvoyConfigObjectMatch{
+			Context:     networking.EnvoyFilter_SIDECAR_INBOUND,
+			Proxy:       proxyMatch(mesh, target),
+			ObjectTypes: &networking.EnvoyFilter_EnvoyConfigObjectMatch_Listener{Listener: match},
+		},
+		Patch: &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_REMOVE},
+	}
 }
 
 // listenerMatch matches the filter called anchor in an HTTP filter chain, or the chain
@@ -193,7 +216,7 @@ func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, renewal string) map[string]any {
 	name := ecdsName(owner, target, filter)
 	vm := map[string]any{
-		"vm_id":   name,
+		"vm_id":   vmID(name, filter.Env),
 		"runtime": "envoy.wasm.runtime.v8",
 		"code":    remoteCode(mesh, filter),
 	}

@@ -1,6 +1,8 @@
 package render
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	extensions "istio.io/api/extensions/v1alpha1"
 	typeapi "istio.io/api/type/v1beta1"
@@ -36,7 +38,7 @@ var failStrategies = map[wasmev1.FailStrategy]extensions.FailStrategy{
 
 // TrafficExtension renders the spec of the TrafficExtension that makes the proxies
 // of one target run a filter. It also reaches every other workload whose pods have
-// all labels of the target's pods. It cannot say how long the module's VM waits
+// all labels that the target's selector asks for. It cannot say how long the module's VM waits
 // after a crash under FailReload, which is a second, nor what happens to requests
 // until the filter loads. The error says what is wrong with the target, or what part
 // of the filter a TrafficExtension cannot carry.
@@ -79,9 +81,9 @@ func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target wo
 	if err := checkWaypoint(target); err != nil {
 		return nil, err
 	}
-	labels, err := selectorFor(target)
-	if err != nil {
-		return nil, err
+	labels := selectorFor(target)
+	if labels == nil && !target.IsReference() {
+		return nil, fmt.Errorf("the selector of %s %s has no matchLabels, so a %s cannot select its pods: set spec.deployment.istio.output to EnvoyFilter", target.Kind, target.Name, output)
 	}
 	wasm, err := wasmConfig(mesh, filter)
 	if err != nil {

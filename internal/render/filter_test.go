@@ -157,9 +157,11 @@ func TestRevisionChangesWithAllThatAProxySees(t *testing.T) {
 		"ports":               func(f *Filter) { f.Place.Ports = []uint32{80} },
 		"variable":            func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", Value: new("")}} },
 		"value of a variable": func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", Value: new("b")}} },
-		"variable from host":  func(f *Filter) { f.Env = []wasmev1.EnvVar{{Name: "A", ValueFrom: wasmev1.EnvFromHost}} },
-		"registry":            func(f *Filter) { f.Registry.Image = "x@y" },
-		"pull secret":         func(f *Filter) { f.Registry.PullSecret = "s" },
+		"variable from host": func(f *Filter) {
+			f.Env = []wasmev1.EnvVar{{Name: "A", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}}}
+		},
+		"registry":    func(f *Filter) { f.Registry.Image = "x@y" },
+		"pull secret": func(f *Filter) { f.Registry.PullSecret = "s" },
 	}
 	seen := map[string]string{base.Revision(): "base"}
 	for name, change := range changes {
@@ -181,7 +183,7 @@ func TestRevisionIsTheSameInWhateverOrderThingsStand(t *testing.T) {
 		}
 		return filter.Revision()
 	}
-	a, b := wasmev1.EnvVar{Name: "A", Value: new("1")}, wasmev1.EnvVar{Name: "B", ValueFrom: wasmev1.EnvFromHost}
+	a, b := wasmev1.EnvVar{Name: "A", Value: new("1")}, wasmev1.EnvVar{Name: "B", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}}
 	if revision([]int32{80, 443}, a, b) != revision([]int32{443, 80}, b, a) {
 		t.Error("the order of ports or variables changes the revision")
 	}

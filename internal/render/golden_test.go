@@ -34,11 +34,11 @@ var (
 		ModuleServerURL: "http://wasme-modules.wasme-system.svc.cluster.local",
 	}
 	testOwner = types.NamespacedName{Namespace: "bookinfo", Name: "bookinfo-custom-filter"}
-	details   = workload.Target{Kind: "Deployment", Namespace: "bookinfo", Name: "details-v1", PodLabels: map[string]string{"app": "details", "version": "v1"}}
+	details   = workload.Target{Kind: "Deployment", Namespace: "bookinfo", Name: "details-v1", Selector: map[string]string{"app": "details", "version": "v1"}}
 	gateway   = workload.Target{Kind: "Gateway", Namespace: "bookinfo", Name: "details-v1"}
 	service   = workload.Target{Kind: "Service", Namespace: "bookinfo", Name: "details"}
 	// ingress is the workload that gateways were before the Gateway API.
-	ingress = workload.Target{Kind: "Deployment", Namespace: "istio-system", Name: "istio-ingressgateway", PodLabels: map[string]string{"istio": "ingressgateway"}}
+	ingress = workload.Target{Kind: "Deployment", Namespace: "istio-system", Name: "istio-ingressgateway", Selector: map[string]string{"istio": "ingressgateway"}}
 )
 
 // goldenCase is a filter and a target, to be rendered as output.
@@ -157,11 +157,12 @@ func placeVariants() variants {
 			c.filter.PatchContext, c.filter.Ports = wasmev1.PatchContextGateway, []int32{8080}
 			c.target = gateway
 		},
-		"priority-10":       func(c *goldenCase) { c.filter.Priority = new(int32(10)) },
-		"priority-minus-10": func(c *goldenCase) { c.filter.Priority = new(int32(-10)) },
+		"selector-of-some-labels": func(c *goldenCase) { c.target.Selector = map[string]string{"app": "details"} },
+		"priority-10":             func(c *goldenCase) { c.filter.Priority = new(int32(10)) },
+		"priority-minus-10":       func(c *goldenCase) { c.filter.Priority = new(int32(-10)) },
 		"vm-env": func(c *goldenCase) {
 			c.filter.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{
-				{Name: "TOKEN", ValueFrom: wasmev1.EnvFromHost},
+				{Name: "TOKEN", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}},
 				{Name: "EMPTY", Value: new("")},
 				{Name: "COLOUR", Value: new("blue")},
 			}}
@@ -183,10 +184,11 @@ func placeVariants() variants {
 // envoyFilterVariants are what only an EnvoyFilter can say.
 func envoyFilterVariants() variants {
 	all := variants{
-		"renewal": func(c *goldenCase) { c.renewal = "2" },
+		"renewal":                 func(c *goldenCase) { c.renewal = "2" },
+		"selector-without-labels": func(c *goldenCase) { c.target.Selector = nil },
 		"renewal-vm-env": func(c *goldenCase) {
 			c.renewal = "2"
-			c.filter.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{{Name: "TOKEN", ValueFrom: wasmev1.EnvFromHost}}}
+			c.filter.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{{Name: "TOKEN", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}}}}
 		},
 	}
 	for name, position := range map[string]wasmev1.Position{

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -57,6 +58,15 @@ func filterID(owner types.NamespacedName, id string) string {
 
 func ecdsName(owner types.NamespacedName, target workload.Target, filter Filter) string {
 	return strings.Join([]string{owner.Namespace, owner.Name, target.Kind, target.Name, filter.placement()}, "/")
+}
+
+// vmID returns the name of the VM. Envoy up to 1.38 keeps a VM whose name stays, even
+// when its environment changes.
+func vmID(ecdsName string, env []wasmev1.EnvVar) string {
+	if len(env) == 0 {
+		return ecdsName
+	}
+	return ecdsName + "/" + hash(env)
 }
 
 // PluginName returns the name of the plugin, which proxies report. Istio turns what

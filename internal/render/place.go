@@ -54,6 +54,11 @@ func (p Place) insertion() (operation networking.EnvoyFilter_Patch_Operation, an
 	}
 }
 
+// anchoredPriority is added to the priority of a filter that has a named neighbour, so
+// that the neighbour is there whatever EnvoyFilter adds it, and however young that is.
+// Other EnvoyFilters hardly have such priorities.
+const anchoredPriority = 100_000
+
 // envoyFilterPriority returns the priority of the EnvoyFilter. istiod sorts
 // EnvoyFilters by ascending priority and applies them one after the other
 // (PushContext.EnvoyFilters, patchHTTPFilters). A filter that is inserted before an
@@ -62,8 +67,12 @@ func (p Place) insertion() (operation networking.EnvoyFilter_Patch_Operation, an
 // an anchor, ends up before those that were inserted earlier, so the one that is
 // applied last runs first.
 func (p Place) envoyFilterPriority() int32 {
+	priority := p.Priority
 	if operation, _ := p.insertion(); operation == networking.EnvoyFilter_Patch_INSERT_BEFORE {
-		return -p.Priority
+		priority = -priority
 	}
-	return p.Priority
+	if p.Position.Before != "" || p.Position.After != "" {
+		priority += anchoredPriority
+	}
+	return priority
 }

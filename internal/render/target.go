@@ -24,47 +24,39 @@ var firstAcrossNamespaces = version.MustParseGeneric("1.30.3")
 // other proxies out.
 func (f Filter) inEnvoyFilter(target workload.Target) workload.Target {
 	if target.Kind == wasmev1.TargetKindGateway && f.PatchContext == wasmev1.PatchContextGateway {
-		target.PodLabels = map[string]string{workload.GatewayLabel: target.Name}
+		target.Selector = map[string]string{workload.GatewayLabel: target.Name}
 	}
 	return target
 }
 
-// selectedByLabel reports whether the labels of pods select the target.
-func selectedByLabel(target workload.Target) bool {
-	return !target.IsReference() || target.PodLabels != nil
-}
-
-// ownerOf returns the OWNER that sidecar injection gives a workload's proxies, and
-// istiod those of a waypoint; empty for a gateway, because its controller, or who
-// installs it, chooses the name of its workload.
+// ownerOf returns the OWNER of a target's proxies; empty for a gateway, because its
+// controller, or who installs it, chooses the name of its workload.
 func ownerOf(target workload.Target) string {
-	kind, name := target.Kind, target.Name
-	if target.IsReference() {
-		if selectedByLabel(target) {
-			return ""
-		}
-		kind, name = workload.Kinds[0].Name, cmp.Or(target.Proxies.Deployment, target.Name)
+	switch {
+	case !target.IsReference():
+		return target.ProxyOwner()
+	case target.Selector != nil:
+		return ""
+	default:
+		waypoint := workload.Target{Kind: "Deployment", Namespace: target.Namespace, Name: cmp.Or(target.Proxies.Deployment, target.Name)}
+		return waypoint.ProxyOwner()
 	}
-	of, _ := workload.KindNamed(kind)
-	return fmt.Sprintf("kubernetes://apis/apps/v1/namespaces/%s/%s/%s", target.Namespace, of.Resource, name)
 }
 
-// selectorFor returns the labels that select a target's pods, and nil where its
-// targetRef does.
-func selectorFor(target workload.Target) (map[string]string, error) {
-	if !selectedByLabel(target) {
-		return nil, nil
+// selectorFor returns the labels that select all pods of a target; nil where its
+// targetRef does. A workload may have none: then only the OWNER of its proxies tells
+// its pods from others, which an EnvoyFilter can match and the other outputs cannot.
+func selectorFor(target workload.Target) map[string]string {
+	if len(target.Selector) == 0 {
+		return nil
 	}
-	if len(target.PodLabels) == 0 {
-		return nil, fmt.Errorf("the pod template of %s %s has no labels to select its pods by: add one", target.Kind, target.Name)
-	}
-	return maps.Clone(target.PodLabels), nil
+	return maps.Clone(target.Selector)
 }
 
-// referencesTo returns the targetRefs of the target's output, and nil where labels
-// select it.
+// referencesTo returns the targetRefs of the target's output; nil for a workload, and
+// where labels select a gateway.
 func referencesTo(target workload.Target) []*typeapi.PolicyTargetReference {
-	if selectedByLabel(target) {
+	if !target.IsReference() || target.Selector != nil {
 		return nil
 	}
 	return []*typeapi.PolicyTargetReference{{Group: target.ReferenceGroup(), Kind: target.Kind, Name: target.Name}}

@@ -47,7 +47,7 @@ func newStory(t *testing.T, targets ...Target) *story {
 
 // target is a Deployment with so many Ready pods that have a sidecar.
 func target(name string, pods int) Target {
-	t := Target{Target: workload.Target{Kind: "Deployment", Namespace: "ns", Name: name, PodLabels: map[string]string{"app": name}}}
+	t := Target{Target: workload.Target{Kind: "Deployment", Namespace: "ns", Name: name, Selector: map[string]string{"app": name}}}
 	for i := range pods {
 		address := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		t.Pods = append(t.Pods, Pod{
@@ -224,6 +224,24 @@ func TestDecide(t *testing.T) {
 			s.happens("all run it")
 			s.asks("aa", large, "goodbye")
 			s.happens("a new configuration goes everywhere at once")
+		},
+		"a deleted workload keeps its output for its pods": func(s *story) {
+			s.state.Targets = []Target{target("a", 1), target("b", 2)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply to two workloads")
+			s.see("a", 1, runs)
+			s.see("b", 2, runs)
+			s.happens("their pods run it")
+			s.state.Targets, s.state.Deleted = s.state.Targets[:1], []Deleted{{Workload: "Deployment/b", Pods: 2}}
+			s.happens("b is deleted without its pods")
+			s.asks("aa", small, "goodbye")
+			s.happens("the configuration changes")
+			s.see("a", 1, runs)
+			s.state.Targets = []Target{}
+			s.state.Deleted = []Deleted{{Workload: "Deployment/a", Pods: 1}, {Workload: "Deployment/b", Pods: 1}}
+			s.happens("a is deleted, and one of the pods of b")
+			s.state.Deleted = nil
+			s.happens("the last pods are gone")
 		},
 		"waves end with the time": func(s *story) {
 			s.state.Targets = []Target{target("a", 4), target("b", 4)}
@@ -538,9 +556,9 @@ func TestEachKindOfOutputHasASpecOfItsOwn(t *testing.T) {
 		if err != nil || !strings.Contains(string(spec), fmt.Sprintf("%q", field)) {
 			t.Errorf("%s: %s, %v", kind, spec, err)
 		}
-		plan.Workloads[0].PodLabels = nil
-		if spec, err := plan.Workloads[0].Spec(mesh); err == nil || spec != nil {
-			t.Errorf("%s of a workload without labels: %s", kind, spec)
+		plan.Workloads[0].Selector = nil
+		if spec, err := plan.Workloads[0].Spec(mesh); kind != wasmev1.OutputEnvoyFilter && (err == nil || spec != nil) {
+			t.Errorf("%s of a workload that selects its pods by no label: %s", kind, spec)
 		}
 	}
 }

@@ -63,6 +63,9 @@ type State struct {
 	// Targets are the workloads that are selected, in the order of their names;
 	// nil when they are not known.
 	Targets []Target
+	// Deleted are the workloads that no longer exist and whose outputs stay, because
+	// pods of theirs may still serve.
+	Deleted []Deleted
 	// Blocked, unless it has no reason, says why no output can be written.
 	Blocked condition.Verdict
 
@@ -81,6 +84,14 @@ type Target struct {
 	Pods []Pod
 	// Attempt is what came of writing its output; nil before.
 	Attempt *Attempt
+}
+
+// Deleted is a workload that was deleted before its pods: with a grace period, or
+// without them (--cascade=orphan).
+type Deleted struct {
+	// Workload is `<kind>/<name>`, and Pods the number of its pods that may still serve.
+	Workload string
+	Pods     int
 }
 
 // Pod is a Ready pod.
@@ -161,6 +172,8 @@ type Plan struct {
 	Standing Standing
 	// Workloads are those of the targets, in their order; nil when they are not known.
 	Workloads []Workload
+	// Deleted are the workloads that no longer exist and whose outputs stay.
+	Deleted []Deleted
 	// Again is the time after which there is more to decide; 0 for never.
 	Again time.Duration
 	// Programmed and Loaded are the contents of these conditions.
@@ -174,7 +187,7 @@ type Plan struct {
 
 // Decide plans.
 func Decide(s State) Plan {
-	p := Plan{verifyPods: s.VerifyPods}
+	p := Plan{verifyPods: s.VerifyPods, Deleted: s.Deleted}
 	p.InForce, p.Standing = s.inForce()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {
@@ -385,22 +398,26 @@ func (p *Plan) Due(s State) []int {
 }
 
 // Obsolete returns the outputs that no workload needs any more, those of another
-// kind included. A workload whose new output is not written keeps its old one.
+// kind included. A workload whose new output is not written keeps its old one, and
+// one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
 	if p.InForce == nil || p.Workloads == nil {
 		return nil
 	}
-	wanted, unwritten := map[OutputKey]bool{}, map[string]bool{}
+	wanted, keepsOld := map[OutputKey]bool{}, map[string]bool{}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		wanted[w.Output] = true
 		if w.Phase != Programmed {
-			unwritten[workloadNote(w.Target)] = true
+			keepsOld[workloadNote(w.Target)] = true
 		}
+	}
+	for _, deleted := range p.Deleted {
+		keepsOld[deleted.Workload] = true
 	}
 	var obsolete []OutputKey
 	for key, output := range existing {
-		if !wanted[key] && !unwritten[output.Workload] {
+		if !wanted[key] && !keepsOld[output.Workload] {
 			obsolete = append(obsolete, key)
 		}
 	}

@@ -75,7 +75,7 @@ func (r *Report) ready() condition.Verdict {
 		return problem
 	}
 	if r.Selection.Reason == wasmev1.ReasonNoWorkloads {
-		return r.Selection
+		return condition.True(wasmev1.ReasonNoWorkloads, "%s%s", r.Selection.Message, r.Plan.deletedNote())
 	}
 	return condition.True(wasmev1.ReasonReady, "%s; %s", r.Plan.Programmed.Message, r.Plan.Loaded.Message)
 }

@@ -38,8 +38,18 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 	case waiting > 0:
 		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow once pods have loaded it", p.InForce.Hash, all-waiting, all)
 	default:
-		return condition.True(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads", p.InForce.Hash, all, all)
+		return condition.True(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads%s", p.InForce.Hash, all, all, p.deletedNote())
 	}
+}
+
+// deletedNote says whose outputs stay although their workloads are gone; empty for none.
+func (p *Plan) deletedNote() string {
+	if len(p.Deleted) == 0 {
+		return ""
+	}
+	return "; outputs of deleted workloads stay until their pods are gone: " + condition.Enumerate(p.Deleted, ", ", func(d Deleted) string {
+		return fmt.Sprintf("%s (pods: %d)", d.Workload, d.Pods)
+	})
 }
 
 func describeFailures(failures []Workload, all int) error {

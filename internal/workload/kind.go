@@ -42,15 +42,21 @@ type Kind struct {
 
 	// is reports whether an object is of the kind.
 	is func(any) bool
-	// template returns the pod template of an object of the kind.
-	template func(any) *corev1.PodTemplateSpec
+	// pods returns how an object of the kind selects its pods, and their template.
+	pods func(any) (*metav1.LabelSelector, *corev1.PodTemplateSpec)
 }
 
 // Kinds are the kinds of workloads. The first is the default.
 var Kinds = []Kind{
-	kind[appsv1.Deployment, appsv1.DeploymentList]("Deployment", "deployments", func(w *appsv1.Deployment) *corev1.PodTemplateSpec { return &w.Spec.Template }),
-	kind[appsv1.DaemonSet, appsv1.DaemonSetList]("DaemonSet", "daemonsets", func(w *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
-	kind[appsv1.StatefulSet, appsv1.StatefulSetList]("StatefulSet", "statefulsets", func(w *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &w.Spec.Template }),
+	kind[appsv1.Deployment, appsv1.DeploymentList]("Deployment", "deployments", func(w *appsv1.Deployment) (*metav1.LabelSelector, *corev1.PodTemplateSpec) {
+		return w.Spec.Selector, &w.Spec.Template
+	}),
+	kind[appsv1.DaemonSet, appsv1.DaemonSetList]("DaemonSet", "daemonsets", func(w *appsv1.DaemonSet) (*metav1.LabelSelector, *corev1.PodTemplateSpec) {
+		return w.Spec.Selector, &w.Spec.Template
+	}),
+	kind[appsv1.StatefulSet, appsv1.StatefulSetList]("StatefulSet", "statefulsets", func(w *appsv1.StatefulSet) (*metav1.LabelSelector, *corev1.PodTemplateSpec) {
+		return w.Spec.Selector, &w.Spec.Template
+	}),
 }
 
 func kind[T, L any, P interface {
@@ -59,14 +65,14 @@ func kind[T, L any, P interface {
 }, PL interface {
 	*L
 	List
-}](name, resource string, template func(P) *corev1.PodTemplateSpec) Kind {
+}](name, resource string, pods func(P) (*metav1.LabelSelector, *corev1.PodTemplateSpec)) Kind {
 	return Kind{
 		Name:     name,
 		Resource: resource,
 		New:      func() Object { return P(new(T)) },
 		NewList:  func() List { return PL(new(L)) },
 		is:       func(object any) bool { _, is := object.(P); return is },
-		template: func(object any) *corev1.PodTemplateSpec { return template(object.(P)) },
+		pods:     func(object any) (*metav1.LabelSelector, *corev1.PodTemplateSpec) { return pods(object.(P)) },
 	}
 }
 
@@ -90,26 +96,61 @@ func KindOf(object any) (Kind, bool) {
 	return Kind{}, false
 }
 
-// PodLabels returns the labels of a workload's pod template; nil for any other object.
-func PodLabels(object any) map[string]string {
-	k, is := KindOf(object)
-	if !is {
-		return nil
-	}
-	return k.template(object).Labels
+// podsOf returns how a workload selects its pods, and their template.
+func podsOf(object Object) (*metav1.LabelSelector, *corev1.PodTemplateSpec) {
+	k, _ := KindOf(object)
+	return k.pods(object)
 }
 
 // TargetOf returns the target that a workload is.
 func TargetOf(object Object) Target {
 	k, _ := KindOf(object)
+	selector, template := k.pods(object)
 	return Target{
 		Kind: k.Name, Namespace: object.GetNamespace(), Name: object.GetName(),
-		PodLabels: maps.Clone(PodLabels(object)),
+		Selector: requiredLabels(selector), PodLabels: maps.Clone(template.Labels),
 	}
 }
 
+// requiredLabels returns the labels that a selector asks of all pods. A workload
+// cannot change them: a rollout that changes other labels of the template leaves
+// older pods, which go on serving, with these.
+func requiredLabels(selector *metav1.LabelSelector) map[string]string {
+	if selector == nil {
+		return nil
+	}
+	required := maps.Clone(selector.MatchLabels)
+	for _, expression := range selector.MatchExpressions {
+		if expression.Operator == metav1.LabelSelectorOpIn && len(expression.Values) == 1 {
+			if required == nil {
+				required = map[string]string{}
+			}
+			required[expression.Key] = expression.Values[0]
+		}
+	}
+	return required
+}
+
 // Changed reports whether an update of a workload matters: its own labels select
-// it, those of its pods go into the output. Its status changes all the time.
+// it, those of its pods decide which other outputs reach them. Its selector cannot
+// change, and its status changes all the time.
 func Changed(before, after Object) bool {
-	return !maps.Equal(before.GetLabels(), after.GetLabels()) || !maps.Equal(PodLabels(before), PodLabels(after))
+	_, old := podsOf(before)
+	_, now := podsOf(after)
+	return !maps.Equal(before.GetLabels(), after.GetLabels()) || !maps.Equal(old.Labels, now.Labels)
+}
+
+// What Istio's chart of a gateway, and its users, put on the pods of gateways that
+// injection completes.
+const (
+	injectionAnnotation = "inject.istio.io/templates"
+	gatewayTemplate     = "gateway"
+)
+
+// isGateway reports whether the pods of a workload are gateways or waypoints, which
+// have no traffic of a sidecar.
+func isGateway(object Object) bool {
+	_, template := podsOf(object)
+	_, ofGatewayAPI := template.Labels[GatewayLabel]
+	return ofGatewayAPI || template.Annotations[injectionAnnotation] == gatewayTemplate
 }

@@ -43,6 +43,7 @@ func TestChangeOfAWorkload(t *testing.T) {
 	}{
 		{"matters in its labels", true, func(d *appsv1.Deployment) { d.Labels["team"] = "x" }},
 		{"matters in its pods' labels", true, func(d *appsv1.Deployment) { delete(d.Spec.Template.Labels, "version") }},
+		{"does not matter in its replicas", false, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(5)) }},
 		{"does not matter in its status", false, func(d *appsv1.Deployment) { d.Status.ReadyReplicas = 3 }},
 		{"does not matter in its annotations", false, func(d *appsv1.Deployment) { d.Annotations = map[string]string{"a": "b"} }},
 	} {
@@ -67,11 +68,12 @@ func TestCacheKeepsOfAWorkload(t *testing.T) {
 			full.SetAnnotations(map[string]string{"large": "text"})
 			full.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m"}})
 			meta := metav1.ObjectMeta{Namespace: "n", Name: "a", UID: "u", ResourceVersion: "1", Labels: map[string]string{"app": "a"}}
+			selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}
 			template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "a", "version": "v1"}}}
 			want := map[string]workload.Object{
-				"Deployment":  &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Template: template, Replicas: new(int32(2))}},
-				"DaemonSet":   &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Template: template}},
-				"StatefulSet": &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Template: template}},
+				"Deployment":  &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template, Replicas: new(int32(2))}},
+				"DaemonSet":   &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: template}},
+				"StatefulSet": &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Selector: selector, Template: template}},
 			}[kind]
 			for range 2 { // a transform may be given its own result
 				item, err := workload.Trim(full)
@@ -80,7 +82,6 @@ func TestCacheKeepsOfAWorkload(t *testing.T) {
 				found, known := workload.KindOf(trimmed)
 				g.Expect(known).To(BeTrue())
 				g.Expect(found.Name).To(Equal(kind))
-				g.Expect(workload.PodLabels(trimmed)).To(Equal(map[string]string{"app": "a", "version": "v1"}))
 				g.Expect(trimmed).To(Equal(want))
 			}
 		})
@@ -100,7 +101,7 @@ func TestKinds(t *testing.T) {
 		g.Expect(kind.New().GetName()).To(BeEmpty())
 		g.Expect(fmt.Sprintf("%T", kind.NewList())).To(Equal("*v1." + kind.Name + "List"))
 		g.Expect(workload.TargetOf(object)).To(Equal(workload.Target{
-			Kind: kind.Name, Namespace: "n", Name: "a", PodLabels: map[string]string{"app": "a", "version": "v1"},
+			Kind: kind.Name, Namespace: "n", Name: "a", Selector: map[string]string{"app": "a"}, PodLabels: map[string]string{"app": "a", "version": "v1"},
 		}))
 	}
 	g.Expect(sets.List(names)).To(Equal([]string{"DaemonSet", "Deployment", "StatefulSet"}))
@@ -126,13 +127,49 @@ func TestWhatIsNoWorkload(t *testing.T) {
 	kind, known := workload.KindOf(pod)
 	g.Expect(known).To(BeFalse())
 	g.Expect(kind.Name).To(BeEmpty())
-	g.Expect(workload.PodLabels(pod)).To(BeNil())
 }
 
 func TestTargetDoesNotShareItsLabels(t *testing.T) {
-	object := workloadOf("Deployment", "a", nil)
-	workload.TargetOf(object).PodLabels["app"] = "changed"
-	if got := workload.PodLabels(object)["app"]; got != "a" {
-		t.Errorf("the workload's label is %q now", got)
+	g := NewWithT(t)
+	object := workloadOf("Deployment", "a", nil).(*appsv1.Deployment)
+	target := workload.TargetOf(object)
+	target.PodLabels["app"], target.Selector["app"] = "changed", "changed"
+	g.Expect(object.Spec.Template.Labels).To(HaveKeyWithValue("app", "a"))
+	g.Expect(object.Spec.Selector.MatchLabels).To(HaveKeyWithValue("app", "a"))
+}
+
+func TestSelectorHasWhatAllPodsHave(t *testing.T) {
+	in := func(key string, values ...string) metav1.LabelSelectorRequirement {
+		return metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpIn, Values: values}
 	}
+	for _, row := range []struct {
+		name     string
+		selector *metav1.LabelSelector
+		want     map[string]string
+	}{
+		{"in matchLabels", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a", "tier": "b"}}, map[string]string{"app": "a", "tier": "b"}},
+		{"in an expression with one value", &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{in("app", "a")}}, map[string]string{"app": "a"}},
+		{"not in one with several values", &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{in("app", "a", "b")}}, nil},
+		{"not in one that excludes a value", &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b"}}}}, nil},
+		{"in both", &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}, MatchExpressions: []metav1.LabelSelectorRequirement{in("tier", "b")}}, map[string]string{"app": "a", "tier": "b"}},
+		{"in none", nil, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g := NewWithT(t)
+			object := workloadOf("Deployment", "a", nil).(*appsv1.Deployment)
+			object.Spec.Selector = row.selector
+			g.Expect(workload.TargetOf(object).Selector).To(Equal(row.want))
+			g.Expect(object.Spec.Selector).To(Equal(row.selector), "the workload is as it was")
+		})
+	}
+}
+
+func TestCacheKeepsTheSameLabelsOnce(t *testing.T) {
+	g := NewWithT(t)
+	object := workloadOf("Deployment", "a", nil).(*appsv1.Deployment)
+	object.Spec.Selector.MatchLabels["version"] = "v1"
+	_, err := workload.Trim(object)
+	g.Expect(err).NotTo(HaveOccurred())
+	object.Spec.Template.Labels["seen"] = "twice"
+	g.Expect(object.Spec.Selector.MatchLabels).To(HaveKey("seen"))
 }

@@ -23,6 +23,9 @@ const (
 	AgentPortAnnotation = "status.sidecar.istio.io/port"
 	// GatewayLabel is on the pods of gateways and waypoints, with the Gateway's name.
 	GatewayLabel = "gateway.networking.k8s.io/gateway-name"
+	// ownerVariable is the sidecar's environment variable with the OWNER of its proxy:
+	// `kubernetes://apis/apps/v1/namespaces/<namespace>/<resource>/<name>`.
+	ownerVariable = "ISTIO_META_OWNER"
 )
 
 // Owners returns what a pod belongs to: its workload, as injection derives it
@@ -40,11 +43,13 @@ func Owners(pod *corev1.Pod) []Target {
 }
 
 // controllerOf returns the workload that controls a pod. The controller of a
-// Deployment's pod is a ReplicaSet, except in the cache (TrimPod).
+// Deployment's pod is a ReplicaSet, except in the cache (TrimPod). A pod whose
+// workload was deleted without its pods has none, but its proxy still reports the
+// workload that it was started for, and outputs of that workload still reach it.
 func controllerOf(pod *corev1.Pod) (kind, name string) {
 	owner := metav1.GetControllerOfNoCopy(pod)
 	if owner == nil {
-		return "", ""
+		return ownerOfProxy(pod)
 	}
 	if owner.Kind == "ReplicaSet" {
 		if name, ofDeployment := strings.CutSuffix(owner.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]); ofDeployment {
@@ -56,6 +61,35 @@ func controllerOf(pod *corev1.Pod) (kind, name string) {
 		return owner.Kind, owner.Name
 	}
 	return "", ""
+}
+
+// ownerOfProxy returns the workload that injection wrote into a pod's sidecar.
+func ownerOfProxy(pod *corev1.Pod) (kind, name string) {
+	sidecar := Sidecar(pod)
+	if sidecar == nil {
+		return "", ""
+	}
+	for _, variable := range sidecar.Env {
+		if variable.Name != ownerVariable {
+			continue
+		}
+		for _, k := range Kinds {
+			if name, found := strings.CutPrefix(variable.Value, ownerPrefix(pod.Namespace, k)); found {
+				return k.Name, name
+			}
+		}
+	}
+	return "", ""
+}
+
+// ProxyOwner returns the OWNER that injection gives the proxies of a workload.
+func (t Target) ProxyOwner() string {
+	k, _ := KindNamed(t.Kind)
+	return ownerPrefix(t.Namespace, k) + t.Name
+}
+
+func ownerPrefix(namespace string, k Kind) string {
+	return "kubernetes://apis/apps/v1/namespaces/" + namespace + "/" + k.Resource + "/"
 }
 
 // Sidecar returns a pod's proxy: an init container in today's injection, an
@@ -87,9 +121,16 @@ func IsReady(pod *corev1.Pod) bool {
 	return ready != nil && ready.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil
 }
 
+// IsFinished reports whether the containers of a pod have ended for good. Any other
+// pod may serve, or serve again: one that is being deleted until it is gone, and one
+// that is not Ready as soon as it is.
+func IsFinished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
 // PodChanged reports whether an update of a pod matters.
 func PodChanged(before, after *corev1.Pod) bool {
-	return IsReady(before) != IsReady(after) || before.Status.PodIP != after.Status.PodIP
+	return IsReady(before) != IsReady(after) || IsFinished(before) != IsFinished(after) || before.Status.PodIP != after.Status.PodIP
 }
 
 // SidecarAddress returns where the sidecar of a pod that has one can be asked.

@@ -87,6 +87,17 @@ func TestCacheKeepsThatAPod(t *testing.T) {
 			t.Error("it is Ready")
 		}
 	})
+	t.Run("is finished", func(t *testing.T) {
+		for phase, finished := range map[corev1.PodPhase]bool{corev1.PodSucceeded: true, corev1.PodFailed: true, corev1.PodRunning: false, corev1.PodPending: false} {
+			pod := injected()
+			pod.Status.Phase = phase
+			for _, pod := range []*corev1.Pod{pod, trimPod(t, pod)} {
+				if workload.IsFinished(pod) != finished {
+					t.Errorf("%s: got %t, want %t", phase, !finished, finished)
+				}
+			}
+		}
+	})
 	t.Run("has no sidecar, owner or state", func(t *testing.T) {
 		NewWithT(t).Expect(trimPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}})).To(
 			Equal(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}}))
@@ -108,6 +119,19 @@ func TestPodsInTheCacheShareTheSidecarWithTheUsualStatsPort(t *testing.T) {
 	g.Expect(usual.Ports).To(Equal([]corev1.ContainerPort{{Name: workload.StatsPortName, ContainerPort: 15090}}))
 }
 
+// orphaned takes the owner from a pod, whose proxy still has an OWNER.
+func orphaned(owner string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		pod.OwnerReferences = nil
+		workload.Sidecar(pod).Env = []corev1.EnvVar{{Name: "POD_NAME", Value: pod.Name}, {Name: "ISTIO_META_OWNER", Value: owner}}
+	}
+}
+
+func TestOwnerOfProxiesIsThatOfInjection(t *testing.T) {
+	NewWithT(t).Expect(workload.Target{Kind: "DaemonSet", Namespace: "n", Name: "a"}.ProxyOwner()).To(
+		Equal("kubernetes://apis/apps/v1/namespaces/n/daemonsets/a"))
+}
+
 func TestPodBelongs(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -121,6 +145,14 @@ func TestPodBelongs(t *testing.T) {
 		{"to a gateway alone", func(p *corev1.Pod) { p.OwnerReferences, p.Labels[workload.GatewayLabel] = nil, "waypoint" }, []string{"Gateway/waypoint"}},
 		{"to nothing when its ReplicaSet has no Deployment", func(p *corev1.Pod) { delete(p.Labels, appsv1.DefaultDeploymentUniqueLabelKey) }, nil},
 		{"to nothing without owner", func(p *corev1.Pod) { p.OwnerReferences = nil }, nil},
+		{"to the workload that its proxy was started for when it is left without owner", orphaned("kubernetes://apis/apps/v1/namespaces/n/statefulsets/db"), []string{"StatefulSet/db"}},
+		{"to no workload of another namespace", orphaned("kubernetes://apis/apps/v1/namespaces/m/statefulsets/db"), nil},
+		{"to nothing that is known when its proxy was started for a Job", orphaned("kubernetes://apis/batch/v1/namespaces/n/jobs/db"), nil},
+		{"to its owner, whatever its proxy was started for", func(p *corev1.Pod) {
+			owners := p.OwnerReferences
+			orphaned("kubernetes://apis/apps/v1/namespaces/n/statefulsets/db")(p)
+			p.OwnerReferences = owners
+		}, []string{"Deployment/details-v1"}},
 		{"to nothing when its owner does not control it", func(p *corev1.Pod) { p.OwnerReferences[0].Controller = nil }, nil},
 		{"to nothing that is known when it is a Job's", func(p *corev1.Pod) { p.OwnerReferences[0].Kind = "Job" }, nil},
 	} {

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ type Selection struct {
 	// Kind and Selector of the workloads, unless there are References.
 	Kind     Kind
 	Selector labels.Selector
+	// Traffic that the filter runs on: that of sidecars leaves gateways out.
+	Traffic wasmev1.PatchContext
 	// References are the targets of the targetRefs, in the order of their keys.
 	References []Target
 }
@@ -50,7 +53,7 @@ func SelectionOf(fd *wasmev1.FilterDeployment) (Selection, error) {
 	if err != nil {
 		return Selection{}, err
 	}
-	return Selection{Namespace: fd.Namespace, Kind: selected, Selector: selector}, nil
+	return Selection{Namespace: fd.Namespace, Kind: selected, Selector: selector, Traffic: fd.Spec.Filter.PatchContext}, nil
 }
 
 func selectorOf(spec wasmev1.IstioDeploymentSpec) (labels.Selector, error) {
@@ -84,7 +87,13 @@ func (s Selection) ByReference() bool { return len(s.References) > 0 }
 func (s Selection) Selects(object Object) bool {
 	k, is := KindOf(object)
 	return !s.ByReference() && is && k.Name == s.Kind.Name && object.GetNamespace() == s.Namespace &&
-		s.Selector.Matches(labels.Set(object.GetLabels()))
+		s.Selector.Matches(labels.Set(object.GetLabels())) && !s.LeavesOut(object)
+}
+
+// LeavesOut reports whether a workload cannot run the filter, whatever its labels are:
+// a gateway has no traffic of a sidecar.
+func (s Selection) LeavesOut(object Object) bool {
+	return s.Traffic != wasmev1.PatchContextGateway && s.Traffic != wasmev1.PatchContextAny && isGateway(object)
 }
 
 // SelectsTarget reports whether a targetRef references the target.
@@ -97,8 +106,8 @@ func (s Selection) SelectsTarget(target Target) bool {
 // CheckNamespace returns an error for a selection in the mesh's root namespace,
 // where a label selector reaches the pods of every namespace, unless it selects
 // gateways: they live there.
-func (s Selection) CheckNamespace(rootNamespace string, traffic wasmev1.PatchContext) error {
-	if s.ByReference() || s.Namespace != rootNamespace || traffic == wasmev1.PatchContextGateway && !s.Selector.Empty() {
+func (s Selection) CheckNamespace(rootNamespace string) error {
+	if s.ByReference() || s.Namespace != rootNamespace || s.Traffic == wasmev1.PatchContextGateway && !s.Selector.Empty() {
 		return nil
 	}
 	return fmt.Errorf("namespace %s is the mesh's root namespace, whose filters reach every namespace: set spec.filter.patchContext to gateway and select the gateways in spec.deployment.istio.labels, or run the operator with --allow-root-namespace", s.Namespace)
@@ -121,12 +130,25 @@ func (s Selection) ReferencesVerdict(missing []Target) condition.Verdict {
 }
 
 // Verdict returns the content of WorkloadsSelected for a selection by labels that
-// found so many workloads.
-func (s Selection) Verdict(found int) condition.Verdict {
-	if found == 0 {
+// found so many workloads, and left out so many gateways that have the labels.
+func (s Selection) Verdict(found, gateways int) condition.Verdict {
+	switch {
+	case gateways > 0:
+		return s.withoutGateways(found, gateways)
+	case found == 0:
 		return condition.True(wasmev1.ReasonNoWorkloads, "no %s in namespace %s has the labels of spec.deployment.istio (%s) itself, whatever labels its pods have; one that comes gets the filter", s.Kind.Name, s.Namespace, s.describeSelector())
+	default:
+		return condition.True(wasmev1.ReasonSelected, "%d of kind %s", found, s.Kind.Name)
 	}
-	return condition.True(wasmev1.ReasonSelected, "%d of kind %s", found, s.Kind.Name)
+}
+
+// withoutGateways says what to do for a filter that is meant to run on them.
+func (s Selection) withoutGateways(found, gateways int) condition.Verdict {
+	reason := wasmev1.ReasonSelected
+	if found == 0 {
+		reason = wasmev1.ReasonNoWorkloads
+	}
+	return condition.True(reason, "%d of kind %s; %d more are gateways, which have no %s traffic: set spec.filter.patchContext to gateway for a filter that is to run on them", found, s.Kind.Name, gateways, cmp.Or(s.Traffic, wasmev1.PatchContextInbound))
 }
 
 func (s Selection) describeSelector() string {

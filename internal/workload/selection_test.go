@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -127,7 +128,9 @@ func TestRootNamespace(t *testing.T) {
 		{"allows targetRefs", "n", &wasmev1.IstioDeploymentSpec{TargetRefs: []wasmev1.TargetRef{gatewayG}}, wasmev1.PatchContextInbound, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			err := selectionOf(t, row.spec).CheckNamespace(row.root, row.traffic)
+			selection := selectionOf(t, row.spec)
+			selection.Traffic = row.traffic
+			err := selection.CheckNamespace(row.root)
 			if row.allowed {
 				NewWithT(t).Expect(err).NotTo(HaveOccurred())
 				return
@@ -153,18 +156,54 @@ func TestMissingTargetsAreReported(t *testing.T) {
 
 func TestWhatIsSelectedIsReported(t *testing.T) {
 	for _, row := range []struct {
-		name  string
-		spec  *wasmev1.IstioDeploymentSpec
-		found int
-		want  condition.Verdict
+		name            string
+		spec            *wasmev1.IstioDeploymentSpec
+		found, gateways int
+		want            condition.Verdict
 	}{
-		{"workloads", nil, 2, condition.True(wasmev1.ReasonSelected, "2 of kind Deployment")},
-		{"one workload", &wasmev1.IstioDeploymentSpec{Kind: "StatefulSet"}, 1, condition.True(wasmev1.ReasonSelected, "1 of kind StatefulSet")},
-		{"none of all", nil, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (none: all are selected) itself, whatever labels its pods have; one that comes gets the filter")},
-		{"none with the labels", &wasmev1.IstioDeploymentSpec{Labels: appA}, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (app=a) itself, whatever labels its pods have; one that comes gets the filter")},
+		{"workloads", nil, 2, 0, condition.True(wasmev1.ReasonSelected, "2 of kind Deployment")},
+		{"one workload", &wasmev1.IstioDeploymentSpec{Kind: "StatefulSet"}, 1, 0, condition.True(wasmev1.ReasonSelected, "1 of kind StatefulSet")},
+		{"none of all", nil, 0, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (none: all are selected) itself, whatever labels its pods have; one that comes gets the filter")},
+		{"none with the labels", &wasmev1.IstioDeploymentSpec{Labels: appA}, 0, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (app=a) itself, whatever labels its pods have; one that comes gets the filter")},
+		{"gateways left out", nil, 2, 1, condition.True(wasmev1.ReasonSelected, "2 of kind Deployment; 1 more are gateways, which have no inbound traffic: set spec.filter.patchContext to gateway for a filter that is to run on them")},
+		{"nothing but gateways", nil, 0, 2, condition.True(wasmev1.ReasonNoWorkloads, "0 of kind Deployment; 2 more are gateways, which have no inbound traffic: set spec.filter.patchContext to gateway for a filter that is to run on them")},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			NewWithT(t).Expect(selectionOf(t, row.spec).Verdict(row.found)).To(Equal(row.want))
+			NewWithT(t).Expect(selectionOf(t, row.spec).Verdict(row.found, row.gateways)).To(Equal(row.want))
 		})
+	}
+}
+
+func TestSidecarsTrafficLeavesGatewaysOut(t *testing.T) {
+	for _, kind := range []struct {
+		name   string
+		change func(*appsv1.Deployment)
+		is     bool
+	}{
+		{"a workload", func(*appsv1.Deployment) {}, false},
+		{"a workload with an injection template of its own", func(d *appsv1.Deployment) { d.Spec.Template.Annotations["inject.istio.io/templates"] = "sidecar,own" }, false},
+		{"a gateway of the Gateway API", func(d *appsv1.Deployment) { d.Spec.Template.Labels[workload.GatewayLabel] = "g" }, true},
+		{"a gateway that is injected", func(d *appsv1.Deployment) { d.Spec.Template.Annotations["inject.istio.io/templates"] = "gateway" }, true},
+	} {
+		for traffic, leavesOut := range map[wasmev1.PatchContext]bool{
+			"": true, wasmev1.PatchContextInbound: true, wasmev1.PatchContextOutbound: true,
+			wasmev1.PatchContextGateway: false, wasmev1.PatchContextAny: false,
+		} {
+			t.Run(kind.name+" "+string(traffic), func(t *testing.T) {
+				g := NewWithT(t)
+				object := workloadOf("Deployment", "a", nil).(*appsv1.Deployment)
+				kind.change(object)
+				fd := selecting(nil)
+				fd.Spec.Filter.PatchContext = traffic
+				selection, err := workload.SelectionOf(fd)
+				g.Expect(err).NotTo(HaveOccurred())
+				for range 2 { // as it is, and in the cache
+					g.Expect(selection.Selects(object)).To(Equal(!leavesOut || !kind.is))
+					g.Expect(selection.LeavesOut(object)).To(Equal(leavesOut && kind.is))
+					_, err = workload.Trim(object)
+					g.Expect(err).NotTo(HaveOccurred())
+				}
+			})
+		}
 	}
 }

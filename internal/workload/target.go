@@ -11,6 +11,8 @@ type Target struct {
 	Kind string
 	// Namespace and Name of the workload or object.
 	Namespace, Name string
+	// Selector are the labels that a workload's selector asks of all its pods.
+	Selector map[string]string
 	// PodLabels are the labels of a workload's pod template.
 	PodLabels map[string]string
 	// Proxies are those of a targetRef; the zero value for a workload.

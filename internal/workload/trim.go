@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"maps"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -10,22 +11,26 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 )
 
-// Trim is a cache transform: of a workload it keeps the identity, the labels,
-// and those of its pod template. Of a Deployment it keeps the number of replicas
-// too, which says whether the predecessor's operator runs.
+// Trim is a cache transform: of a workload it keeps the identity, the labels, those
+// of its pod template, how it selects its pods, and what makes it a gateway. Of a
+// Deployment it keeps the number of replicas too, which says whether the
+// predecessor's operator runs.
 func Trim(item any) (any, error) {
 	switch workload := item.(type) {
 	case *appsv1.Deployment:
 		trimMeta(&workload.ObjectMeta)
-		workload.Spec = appsv1.DeploymentSpec{Replicas: workload.Spec.Replicas, Template: onlyLabels(workload.Spec.Template)}
+		selector, template := trimPods(workload)
+		workload.Spec = appsv1.DeploymentSpec{Replicas: workload.Spec.Replicas, Selector: selector, Template: template}
 		workload.Status = appsv1.DeploymentStatus{}
 	case *appsv1.DaemonSet:
 		trimMeta(&workload.ObjectMeta)
-		workload.Spec = appsv1.DaemonSetSpec{Template: onlyLabels(workload.Spec.Template)}
+		selector, template := trimPods(workload)
+		workload.Spec = appsv1.DaemonSetSpec{Selector: selector, Template: template}
 		workload.Status = appsv1.DaemonSetStatus{}
 	case *appsv1.StatefulSet:
 		trimMeta(&workload.ObjectMeta)
-		workload.Spec = appsv1.StatefulSetSpec{Template: onlyLabels(workload.Spec.Template)}
+		selector, template := trimPods(workload)
+		workload.Spec = appsv1.StatefulSetSpec{Selector: selector, Template: template}
 		workload.Status = appsv1.StatefulSetStatus{}
 	}
 	return item, nil
@@ -41,8 +46,18 @@ func trimMeta(meta *metav1.ObjectMeta) {
 	}
 }
 
-func onlyLabels(template corev1.PodTemplateSpec) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}}
+// trimPods returns how a workload selects its pods, and what is kept of their
+// template. Mostly they have the same labels, which are kept once then.
+func trimPods(workload Object) (*metav1.LabelSelector, corev1.PodTemplateSpec) {
+	selector, template := podsOf(workload)
+	kept := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{
+		Labels:      template.Labels,
+		Annotations: picked(template.Annotations, injectionAnnotation),
+	}}
+	if selector != nil && maps.Equal(selector.MatchLabels, template.Labels) {
+		selector.MatchLabels = template.Labels
+	}
+	return selector, kept
 }
 
 // TrimPod is a cache transform: it keeps what says to whom a pod belongs and
@@ -61,6 +76,9 @@ func TrimPod(item any) (any, error) {
 			Annotations:       picked(pod.Annotations, AgentPortAnnotation),
 		},
 		Status: corev1.PodStatus{PodIP: pod.Status.PodIP},
+	}
+	if IsFinished(pod) {
+		trimmed.Status.Phase = pod.Status.Phase
 	}
 	if kind, name := controllerOf(pod); kind != "" {
 		trimmed.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &controls}}

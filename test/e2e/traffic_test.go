@@ -11,7 +11,9 @@ import (
 	. "github.com/onsi/gomega"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -283,4 +285,56 @@ var _ = Describe("What Envoy answers", func() {
 		}).Should(Equal(len(before.Spec.ConfigPatches)))
 		meshtest.EventuallyAnswers(ctx, running, "world")
 	})
+
+	It("reaches the older pods of a rollout that changes their labels", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		w := workload(namespace, "app", map[string]string{"app": "app", "version": "v1"})
+		deployment := &appsv1.Deployment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "app"},
+			Spec: appsv1.DeploymentSpec{
+				Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "app"}},
+				Template: corev1.PodTemplateSpec{
+					ObjectMeta: metav1.ObjectMeta{Labels: w.Labels},
+					Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "example.invalid/echo:v1"}}},
+				},
+			},
+		}
+		Expect(admin.Create(ctx, deployment)).To(Succeed())
+		older := run(ctx, w)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		meshtest.EventuallyAnswers(ctx, older, "before")
+
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec": {"template": {"metadata": {"labels": {"version": "v2"}}}}}`))
+		Expect(admin.Patch(ctx, deployment, patch)).To(Succeed())
+		w.Labels, w.Replica = map[string]string{"app": "app", "version": "v2"}, 1
+		newer := run(ctx, w)
+		meshtest.EventuallyAnswers(ctx, newer, "before")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
+		meshtest.EventuallyAnswers(ctx, newer, "after")
+		meshtest.EventuallyAnswers(ctx, older, "after")
+	})
+
+	DescribeTable("is filtered as long as pods of a deleted workload serve", func(ctx SpecContext, kind mesh.Kind) {
+		namespace := newNamespace(ctx)
+		w := workload(namespace, "app", map[string]string{"app": "app"})
+		w.Kind = kind
+		pod := run(ctx, w)
+		fd := filterDeployment(namespace, push(ctx, "hello"), "still here")
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Kind: string(kind)}
+		Expect(admin.Create(ctx, fd)).To(Succeed())
+		meshtest.EventuallyAnswers(ctx, pod, "still here")
+
+		object := client.Object(&appsv1.Deployment{})
+		if kind == mesh.StatefulSet {
+			object = &appsv1.StatefulSet{}
+		}
+		object.SetNamespace(namespace)
+		object.SetName("app")
+		Expect(admin.Delete(ctx, object, client.PropagationPolicy(metav1.DeletePropagationOrphan))).To(Succeed())
+		Eventually(func() string { return message(ctx, fd) }).Should(ContainSubstring("outputs of deleted workloads stay until their pods are gone: %s/app (pods: 1)", kind))
+		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(http.StatusOK, "still here")))
+		Expect(pod.Stop(ctx)).To(Succeed())
+		Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(BeEmpty())
+	}, Entry("a Deployment", mesh.Deployment), Entry("a StatefulSet", mesh.StatefulSet))
 })

@@ -272,6 +272,7 @@ func (r *Running) pod(owner client.Object) *corev1.Pod {
 		}
 	}
 	proxy := proxyContainer()
+	proxy.Env = []corev1.EnvVar{{Name: "ISTIO_META_OWNER", Value: w.owner()}}
 	switch {
 	case w.Gateway:
 		pod.Spec.Containers = []corev1.Container{proxy}

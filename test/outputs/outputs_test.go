@@ -216,10 +216,10 @@ var _ = Describe("Every output", func() {
 		app := meshtest.Run(ctx, theMesh, sidecar())
 		d := deployment{name: "environ", output: output, module: served(ctx, filters.Environ), target: target(app)}
 		d.spec.VM = &wasmev1.VMSpec{Env: []wasmev1.EnvVar{
-			{Name: "POD_NAME", ValueFrom: wasmev1.EnvFromHost},
+			{Name: "POD_NAME", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}},
 			{Name: "COLOUR", Value: new("blue and green")},
 			{Name: "EMPTY", Value: new("")},
-			{Name: "NOT_THERE", ValueFrom: wasmev1.EnvFromHost},
+			{Name: "NOT_THERE", ValueFrom: &wasmev1.EnvVarSource{Host: &wasmev1.HostVariable{}}},
 		}}
 		d.renewal = "1"
 		d.apply(ctx)

@@ -119,7 +119,7 @@ func sidecar() mesh.Workload {
 // target is the workload of a pod.
 func target(running *mesh.Running) workload.Target {
 	w := running.Workload
-	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}
+	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, Selector: w.Labels}
 }
 
 // httpFilters are the names of the HTTP filters of a pod's inbound traffic, by

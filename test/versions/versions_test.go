@@ -35,7 +35,7 @@ type envoy struct {
 	// for it.
 	countsVMs bool
 	// renewsEnvironment: a change of nothing but environment variables reaches
-	// the filter.
+	// the filter, even in a VM that keeps its vm_id.
 	renewsEnvironment bool
 }
 
@@ -68,7 +68,7 @@ var specs = []struct {
 	{"a refused first load denies requests until the configuration is fixed", refusedFirstLoad},
 	{"a refused update leaves the last good revision serving", refusedUpdate},
 	{"a crash under FailReload shows in the metrics, and the filter serves again", crash},
-	{"a change of the environment alone, and with a new vm_id", environment},
+	{"a change of the environment alone reaches the filter, thanks to a vm_id of its own", environment},
 	{"a module is staged and proven while another one serves", staging},
 	{"the operator reports what the sidecar runs", operatorReports},
 }

@@ -161,6 +161,18 @@ var (
 	bindingPorts   = kindOfProxy{captureNone, func() *model.Proxy {
 		return ofWorkload(model.SidecarProxy, model.NodeMetadata{InterceptionMode: model.InterceptionNone})
 	}}
+	// beforeTheRollout is of a pod whose template had another version label.
+	beforeTheRollout = kindOfProxy{"", func() *model.Proxy {
+		node := ofWorkload(model.SidecarProxy, model.NodeMetadata{})
+		node.Labels["version"] = "v0"
+		return node
+	}}
+	// ofAnotherWorkload has the labels of the goldens' workload, and is of another.
+	ofAnotherWorkload = kindOfProxy{"", func() *model.Proxy {
+		node := ofWorkload(model.SidecarProxy, model.NodeMetadata{})
+		node.Metadata.Raw["OWNER"] = "kubernetes://apis/apps/v1/namespaces/bookinfo/deployments/details-v2"
+		return node
+	}}
 	behindHBONE = kindOfProxy{"", func() *model.Proxy {
 		return ofWorkload(model.SidecarProxy, model.NodeMetadata{EnableHBONE: true})
 	}}
@@ -270,6 +282,7 @@ func TestIstiodPutsTheFilterWhereItBelongs(t *testing.T) {
 	const virtualInbound, mainInternal = "virtualInbound", "main_internal"
 	everyInbound := []string{"virtualInbound", "virtualInbound→7070", "virtualInbound→8080", "virtualInbound→9090"}
 	everyOutbound := []string{"0.0.0.0_8000", "0.0.0.0_8080", "0.0.0.0_9090"}
+	everyInboundOfHBONE := slices.Concat([]string{mainInternal, mainInternal + "→7070", mainInternal + "→8080", mainInternal + "→9090"}, everyInbound)
 	for name, tc := range map[string]struct {
 		goldens []string
 		proxy   kindOfProxy
@@ -290,6 +303,15 @@ func TestIstiodPutsTheFilterWhereItBelongs(t *testing.T) {
 			[]string{"ports-inbound", "wasmplugin-ports-inbound", "trafficextension-ports-inbound"}, bindingPorts,
 			[]string{"10.0.0.1_8080→8080"},
 		},
+		"inbound, HBONE": {
+			[]string{"inbound-failreload", "position-first", "position-after", "wasmplugin-inbound", "trafficextension-inbound"}, behindHBONE,
+			everyInboundOfHBONE,
+		},
+		"all traffic, HBONE": {[]string{"any-failreload"}, behindHBONE, slices.Concat(everyOutbound, everyInboundOfHBONE)},
+		"inbound, in a pod from before the rollout": {
+			[]string{"selector-of-some-labels", "selector-without-labels", "wasmplugin-selector-of-some-labels", "trafficextension-selector-of-some-labels"}, beforeTheRollout, everyInbound,
+		},
+		"inbound, in a pod of another workload": {[]string{"inbound-failreload", "selector-of-some-labels", "selector-without-labels"}, ofAnotherWorkload, nil},
 		"inbound, by port, HBONE": {
 			[]string{"ports-inbound", "wasmplugin-ports-inbound", "trafficextension-ports-inbound"}, behindHBONE,
 			[]string{mainInternal + "→8080", mainInternal + "→9090", virtualInbound + "→8080", virtualInbound + "→9090"},
@@ -420,6 +442,45 @@ func TestPositionsAreThoseBesideTheirAnchors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// othersFilter is an EnvoyFilter of another team, which adds a filter.
+func othersFilter(name string) string {
+	return `
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: ` + name + `, namespace: bookinfo}
+spec:
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_INBOUND
+      listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}}}
+    patch: {operation: INSERT_BEFORE, value: {name: acme.limiter, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 1}}}
+`
+}
+
+// The names decide which of two EnvoyFilters of the same age is applied first.
+func TestAnAnchorMayComeFromAYoungerEnvoyFilter(t *testing.T) {
+	for file, anchor := range map[string]struct {
+		name     string
+		distance int
+	}{
+		"position-before": {"envoy.filters.http.ext_authz", -1},
+		"position-after":  {"envoy.filters.http.cors", 1},
+	} {
+		for _, name := range []string{"a", "z"} {
+			t.Run(file+"/"+name, func(t *testing.T) {
+				ours := strings.ReplaceAll(golden(t, file), anchor.name, "acme.limiter")
+				for _, c := range servingChains(t, ours, othersFilter(name)) {
+					theirs, at := slices.Index(c.filters, "acme.limiter"), slices.IndexFunc(c.filters, isOf(owner))
+					if theirs < 0 || at != theirs+anchor.distance {
+						t.Errorf("%s: %q", c.place, c.filters)
+					}
+				}
+			})
+		}
 	}
 }
 

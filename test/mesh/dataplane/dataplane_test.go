@@ -205,7 +205,7 @@ func (f *filter) render() (*networkingv1alpha3.EnvoyFilter, string) {
 	spec, err := render.EnvoyFilter(
 		render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: modules.URL},
 		f.owner, f.filter,
-		workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, PodLabels: w.Labels}, "",
+		workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, Selector: w.Labels}, "",
 	)
 	Expect(err).NotTo(HaveOccurred())
 	object := &networkingv1alpha3.EnvoyFilter{}
