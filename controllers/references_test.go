@@ -8,6 +8,7 @@ import (
 	. "github.com/onsi/gomega"
 	gomegatypes "github.com/onsi/gomega/types"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -176,6 +177,29 @@ var _ = Describe("A targetRef", func() {
 		Expect(w.ForPod(ctx, proxy)).To(wakes)
 	})
 
+	It("to a Service needs no right on all namespaces, so that a Role is enough", func(ctx context.Context) {
+		meta := metav1.ObjectMeta{Namespace: w.namespace, Name: "reader"}
+		Expect(user.Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{""}, Resources: []string{"namespaces"}, Verbs: []string{"get"}},
+		}})).To(Succeed())
+		Expect(user.Create(ctx, &rbacv1.RoleBinding{
+			ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: meta.Namespace, Name: meta.Name}},
+		})).To(Succeed())
+		Expect(user.Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta})).To(Succeed())
+		config, err := controlPlane.As(ctx, meta.Namespace, meta.Name)
+		Expect(err).NotTo(HaveOccurred())
+		reader, err := client.New(config, client.Options{Scheme: operatorScheme})
+		Expect(err).NotTo(HaveOccurred())
+		w.Reader = reader
+		w.service(ctx, "shop", nil)
+		fd := filter(ctx, referencing(wasmev1.OutputWasmPlugin, toShop))
+		Eventually(ctx, func() error { return w.settle(ctx, fd) }).WithTimeout(bound).Should(Succeed(), "once the API server knows the Role")
+		Expect(fd).To(beReady("1/1"))
+		var elsewhere corev1.Namespace
+		Expect(reader.Get(ctx, client.ObjectKey{Name: newNamespace(ctx)}, &elsewhere)).To(MatchError(apierrors.IsForbidden, "IsForbidden"))
+	})
+
 	Describe("whose pods are asked", func() {
 		var s *sidecars
 		BeforeEach(func() { s = w.startSidecars() })
@@ -212,7 +236,7 @@ var _ = Describe("A targetRef", func() {
 			edit(ctx, namespace, func(n *corev1.Namespace) { n.Labels[workload.UseWaypointLabel] = "edge" })
 			result, err := w.reconcile(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(result.RequeueAfter).To(BeNumerically("<=", 33*1e9), "a namespace is not watched")
+			Expect(result.RequeueAfter).To(BeNumerically("<=", configMapInterval*11/10), "a namespace is not watched")
 			s.becomes(ctx, fd, "1/2")
 			Expect(fd).To(haveCondition(wasmev1.ConditionLoaded, metav1.ConditionUnknown, wasmev1.ReasonLoading))
 		})
@@ -234,6 +258,28 @@ var _ = Describe("A targetRef", func() {
 			s.run(extension("service.shop-f"), pods...)
 			s.becomes(ctx, fd, "1/1")
 			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady))
+		})
+
+		It("does not look for a waypoint where the operator does not watch", func(ctx context.Context) {
+			elsewhere := s.in(newNamespace(ctx))
+			elsewhere.gateway(ctx, "edge")
+			w.service(ctx, "shop", map[string]string{workload.UseWaypointLabel: "edge", workload.UseWaypointNamespaceLabel: elsewhere.namespace})
+			prober := w.Prober
+			w.stop()
+			w.operator = startOperator(ctx, w.clock, w.store, watchNamespaces(w.namespace))
+			w.Prober = prober
+			fd := filter(ctx, referencing(wasmev1.OutputWasmPlugin, toShop))
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonUnproven,
+				"its waypoint "+elsewhere.namespace+"/edge is in a namespace that is not in --watch-namespaces"))
+		})
+
+		It("says which waypoint does not exist", func(ctx context.Context) {
+			w.service(ctx, "shop", map[string]string{workload.UseWaypointLabel: "edge"})
+			fd := filter(ctx, referencing(wasmev1.OutputWasmPlugin, toShop))
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonUnproven,
+				"its waypoint, Gateway "+w.namespace+"/edge, does not exist"))
 		})
 
 		It("is Unknown while nothing can show that the filter runs, unless that is not required", func(ctx context.Context) {

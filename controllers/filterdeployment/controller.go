@@ -2,7 +2,7 @@
 // FilterDeployments say.
 //
 // One pass (controller.go) reads, decides and writes. It reads the module
-// (module.go), the workloads with their pods (workloads.go), the revisions
+// (module.go), the workloads with their pods (workloads.go, references.go), the revisions
 // (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
 // output is to hold. The pass writes that, and then the status and the events
 // (status.go, events.go). It waits for nothing but the API server: what takes
