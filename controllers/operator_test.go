@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	testingclock "k8s.io/utils/clock/testing"
@@ -60,6 +61,8 @@ type operator struct {
 	mu sync.Mutex
 	// writes are the writes so far, such as `update EnvoyFilter details-v1-f`.
 	writes []string
+	// class that it looks after.
+	class string
 	// before is called before each write; its error is the write's.
 	before func(write string) error
 }
@@ -68,6 +71,9 @@ type operator struct {
 type operatorOptions struct {
 	deniedNetworks  []netip.Prefix
 	watchNamespaces []string
+	class           string
+	// blindCache does not tell the reconciler what comes in, as one that is behind.
+	blindCache bool
 }
 
 // operatorOption changes an operator before it starts.
@@ -75,6 +81,12 @@ type operatorOption func(*operatorOptions)
 
 func deniedNetworks(networks ...netip.Prefix) operatorOption {
 	return func(options *operatorOptions) { options.deniedNetworks = networks }
+}
+
+func blindCache(options *operatorOptions) { options.blindCache = true }
+
+func class(name string) operatorOption {
+	return func(options *operatorOptions) { options.class = name }
 }
 
 func watchNamespaces(namespaces ...string) operatorOption {
@@ -91,7 +103,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	}
 	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
-	o := &operator{woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
+	o := &operator{class: flags.class, woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())
 	running, stop := context.WithCancel(context.Background())
@@ -101,7 +113,8 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		resolvers.Wait()
 	}
 	DeferCleanup(o.stop)
-	cached := o.startCache(ctx, running, flags.watchNamespaces)
+	written := &filterdeployment.Written{}
+	cached := o.startCache(ctx, running, flags, written)
 	resolver := func(woken chan types.NamespacedName) *resolve.Resolver {
 		resolver := resolve.New(modules, puller, resolve.Options{
 			PollInterval: pollInterval,
@@ -120,6 +133,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		Finder:          source.Finder{Reader: reader, Modules: resolver(o.woken)},
 		Store:           modules,
 		Peers:           alone,
+		Written:         written,
 		Outputs:         outputkinds.New(nil),
 		Gateways:        outputkinds.NewGateways(nil),
 		WatchNamespaces: flags.watchNamespaces,
@@ -138,9 +152,12 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 
 // startCache starts a cache and returns a client that reads from it, and whose
 // writes are counted.
-func (o *operator) startCache(ctx, running context.Context, namespaces []string) client.Client {
+func (o *operator) startCache(ctx, running context.Context, flags operatorOptions, written *filterdeployment.Written) client.Client {
 	GinkgoHelper()
-	options := filterdeployment.CacheOptions(namespaces)
+	if flags.blindCache {
+		written = &filterdeployment.Written{}
+	}
+	options := filterdeployment.CacheOptions(flags.watchNamespaces, flags.class, written)
 	options.Scheme = operatorScheme
 	var err error
 	o.cache, err = cache.New(operatorConfig, options)
@@ -155,7 +172,7 @@ func (o *operator) startCache(ctx, running context.Context, namespaces []string)
 		Expect(err).NotTo(HaveOccurred())
 	}
 	Expect(o.cache.WaitForCacheSync(ctx)).To(BeTrue())
-	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: operatorScheme, Cache: &client.CacheOptions{Reader: o.cache}})
+	direct, err := client.NewWithWatch(operatorConfig, client.Options{Scheme: operatorScheme, Cache: &client.CacheOptions{Reader: o.cache}, FieldOwner: filterdeployment.FieldOwner})
 	Expect(err).NotTo(HaveOccurred())
 	return interceptor.NewClient(direct, interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
@@ -231,7 +248,7 @@ func (o *operator) settle(ctx context.Context, fd *wasmev1.FilterDeployment) err
 	for {
 		result, err := o.reconcile(ctx, fd)
 		switch {
-		case result.RequeueAfter == filterdeployment.MinBackoff:
+		case result.RequeueAfter > 0 && result.RequeueAfter < time.Second: // waits for the cache
 		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving:
 			o.awaitAnswer(ctx, fd)
 		default:
@@ -268,13 +285,18 @@ func (o *operator) awaitAnswer(ctx context.Context, fd *wasmev1.FilterDeployment
 func (o *operator) catchUp(ctx context.Context, namespace string) {
 	GinkgoHelper()
 	Eventually(ctx, func(g Gomega) {
-		g.Expect(versions(ctx, g, o.cache, namespace)).To(Equal(versions(ctx, g, live, namespace)))
+		g.Expect(versions(ctx, g, o.cache, namespace, o.class)).To(Equal(versions(ctx, g, live, namespace, o.class)))
 	}).WithTimeout(bound).Should(Succeed())
 }
 
-// versions are the versions of the objects in a namespace that the operator watches.
-func versions(ctx context.Context, g Gomega, reader client.Reader, namespace string) map[string]string {
-	made := client.MatchingLabels{ownership.ManagedByLabel: ownership.ManagedBy}
+// versions are the versions of the objects in a namespace that the operator of a class watches.
+func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, class string) map[string]string {
+	made := client.MatchingLabels{ownership.ManagedByLabel: ownership.ManagedBy(class)}
+	ofClass, err := labels.Parse("!" + wasmev1.ClassLabel)
+	if class != "" {
+		ofClass, err = labels.Parse(wasmev1.ClassLabel + "=" + class)
+	}
+	g.Expect(err).NotTo(HaveOccurred())
 	found := map[string]string{}
 	list := func(list client.ObjectList, options ...client.ListOption) {
 		g.Expect(reader.List(ctx, list, append(options, client.InNamespace(namespace))...)).To(Succeed())
@@ -285,7 +307,7 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace str
 			return err
 		})).To(Succeed())
 	}
-	list(&wasmev1.FilterDeploymentList{})
+	list(&wasmev1.FilterDeploymentList{}, client.MatchingLabelsSelector{Selector: ofClass})
 	list(&appsv1.DeploymentList{})
 	list(&appsv1.DaemonSetList{})
 	list(&appsv1.StatefulSetList{})

@@ -20,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -34,6 +35,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // patience is how long the whole operator may take for anything: it retries
@@ -48,10 +50,11 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 	for _, wrapper := range wrappers {
 		config.Wrap(wrapper)
 	}
+	written := &filterdeployment.Written{}
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:         operatorScheme,
 		MapperProvider: filterdeployment.NamespacedMapper(operatorScheme),
-		Cache:          filterdeployment.CacheOptions(nil),
+		Cache:          filterdeployment.CacheOptions(nil, "", written),
 		Metrics:        metricsserver.Options{BindAddress: "0"},
 		Controller:     ctrlconfig.Controller{SkipNameValidation: new(true)},
 	})
@@ -71,7 +74,8 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 	alone, err := peers.New(running, nil, modules, filterDeployments.Wake)
 	Expect(err).NotTo(HaveOccurred())
 	reconciler := &filterdeployment.Reconciler{
-		Client: manager.GetClient(), Reader: manager.GetAPIReader(),
+		Written: written,
+		Client:  manager.GetClient(), Reader: manager.GetAPIReader(),
 		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds), Gateways: outputkinds.NewGateways(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
@@ -191,9 +195,10 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 	It("sees what happens to workloads and to revisions", func(ctx context.Context) {
 		b := w.deployment(ctx, "b", nil)
 		eventually(ctx).Should(beReady("2/2"))
-		edit(ctx, b, func(d *appsv1.Deployment) { d.Spec.Template.Labels["version"] = "v2" })
-		Eventually(ctx, func() map[string]string { return w.output(ctx, "b-f").Spec.WorkloadSelector.Labels }).WithTimeout(patience).
-			Should(HaveKeyWithValue("version", "v2"))
+		edit(ctx, b, func(d *appsv1.Deployment) { d.Spec.Template.Labels[workload.GatewayLabel] = "b" })
+		eventually(ctx).Should(beReady("1/1"), "gateways have no inbound traffic")
+		edit(ctx, b, func(d *appsv1.Deployment) { delete(d.Spec.Template.Labels, workload.GatewayLabel) })
+		eventually(ctx).Should(beReady("2/2"))
 		Expect(user.Delete(ctx, b)).To(Succeed())
 		eventually(ctx).Should(beReady("1/1"))
 
@@ -220,9 +225,12 @@ var _ = Describe("The manager", Serial, Ordered, func() {
 		running := predecessorsDeployment(newNamespace(ctx))
 		Expect(user.Create(ctx, running)).To(Succeed())
 		DeferCleanup(func(ctx context.Context) { Expect(client.IgnoreNotFound(user.Delete(ctx, running))).To(Succeed()) })
-		eventually(ctx).Should(haveCondition(wasmev1.ConditionContested, metav1.ConditionTrue, wasmev1.ReasonPredecessorRunning))
+		Eventually(ctx, func() []string { return w.eventsAbout(ctx, running) }).WithTimeout(patience).Should(ConsistOf("Warning PredecessorRunning"))
+		predecessors := func() float64 { return gathered(metrics.Registry, "")["predecessor_deployments"] }
+		Expect(predecessors()).To(Equal(1.0))
+		eventually(ctx).Should(beReady("1/1"), "it is nobody else's matter")
 		edit(ctx, running, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) })
-		eventually(ctx).Should(beReady("1/1"))
+		Eventually(ctx, predecessors).WithTimeout(patience).Should(BeZero())
 
 		overwrite(ctx, fd)
 		eventually(ctx).Should(haveCondition(wasmev1.ConditionContested, metav1.ConditionTrue, wasmev1.ReasonStatusOverwritten))

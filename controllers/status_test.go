@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	. "github.com/onsi/ginkgo/v2"
@@ -21,11 +22,17 @@ import (
 // events are the events about a FilterDeployment, as type and reason, in no order.
 func (w *world) events(ctx context.Context, fd *wasmev1.FilterDeployment) []string {
 	GinkgoHelper()
+	return w.eventsAbout(ctx, fd)
+}
+
+// eventsAbout are the events about an object.
+func (w *world) eventsAbout(ctx context.Context, object client.Object) []string {
+	GinkgoHelper()
 	var list eventsv1.EventList
-	Expect(user.List(ctx, &list, client.InNamespace(fd.Namespace))).To(Succeed())
+	Expect(user.List(ctx, &list, client.InNamespace(object.GetNamespace()))).To(Succeed())
 	var found []string
 	for _, event := range list.Items {
-		if event.Regarding.UID == fd.UID {
+		if event.Regarding.UID == object.GetUID() {
 			found = append(found, event.Type+" "+event.Reason)
 		}
 	}
@@ -44,6 +51,7 @@ var _ = Describe("The status", func() {
 		for range 3 {
 			edit(ctx, w.output(ctx, "a-f"), func(f *networking.EnvoyFilter) { f.Spec.Priority = 9 })
 			Expect(w.settle(ctx, fd)).To(Succeed())
+			w.clock.Step(time.Minute)
 		}
 		edit(ctx, fd, config("goodbye"))
 		Expect(w.settle(ctx, fd)).To(Succeed())

@@ -107,6 +107,9 @@ const (
 	// ReasonOutputRefused: the API server refuses the outputs, because a policy of the
 	// cluster forbids them or its Istio does not know a field.
 	ReasonOutputRefused = "OutputRefused"
+	// ReasonOutputOverwritten: something else keeps changing an output, which is
+	// repaired less and less often (Programmed, Contested).
+	ReasonOutputOverwritten = "OutputOverwritten"
 	// ReasonWriteFailed: the API server refused a write, or did not answer it.
 	ReasonWriteFailed = "WriteFailed"
 	// ReasonWorkloadUnsupported: a workload cannot run the filter. The message names the
@@ -150,9 +153,6 @@ const (
 	// ReasonProgressingWithRetry: something failed, and the operator tries again (Reconciling).
 	ReasonProgressingWithRetry = "ProgressingWithRetry"
 
-	// ReasonPredecessorRunning: the operator of wasme is installed and has replicas.
-	// This does not change Ready (Contested).
-	ReasonPredecessorRunning = "PredecessorRunning"
 	// ReasonStatusOverwritten: within the last five minutes, something else overwrote
 	// the status of this operator with its own. Ready is False.
 	ReasonStatusOverwritten = "StatusOverwritten"

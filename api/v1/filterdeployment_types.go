@@ -140,7 +140,6 @@ type FilterSpec struct {
 	// `<workload>-<id>`. Default: `<name>.<namespace>` of the FilterDeployment.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="id becomes part of object names: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
 	ID string `json:"id,omitempty"`
 
 	// image is the OCI reference of the filter's image, by tag or by digest,
@@ -443,9 +442,13 @@ type TargetRef struct {
 	// name of the object.
 	// +required
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="this cannot be the name of an object: use lower case letters, digits, '-' and '.', and begin and end it with a letter or digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="this cannot be the name of an object: use lower case letters, digits, '-' and single dots, with a letter or digit at both ends and beside each dot"
 	Name string `json:"name"`
 }
+
+// ClassLabel is the label of a FilterDeployment with the class of the installation that
+// looks after it (--class). An installation without a class looks after those without it.
+const ClassLabel = "wasme.io/class"
 
 // FilterDeployment runs a Wasm filter on workloads of an Istio mesh.
 //

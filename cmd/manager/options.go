@@ -9,11 +9,13 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
 )
 
 // options are the flags of the manager.
@@ -28,6 +30,7 @@ type options struct {
 	moduleStore             string
 	moduleStoreBytes        int64
 	watchNamespaces         stringList
+	class                   string
 	rootNamespace           string
 	allowRootNamespace      bool
 	clusterID               string
@@ -69,6 +72,7 @@ func bindServing(flags *flag.FlagSet, opts *options) {
 func bindMesh(flags *flag.FlagSet, opts *options) {
 	flags.StringVar(&opts.moduleServerURL, "module-server-url", "http://wasme-modules.wasme-system.svc.cluster.local", "URL at which sidecars reach the module server; it goes into EnvoyFilters")
 	flags.Var(&opts.watchNamespaces, "watch-namespaces", "comma-separated namespaces to look after; default: all")
+	flags.StringVar(&opts.class, "class", "", "look after the FilterDeployments whose label wasme.io/class has this value; default: those without the label")
 	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
 	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
 	flags.BoolVar(&opts.verifyPods, "verify-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
@@ -95,6 +99,9 @@ func (o options) validate() error {
 	}
 	if o.pollInterval <= 0 {
 		return errors.New("--image-poll-interval must be positive")
+	}
+	if problems := validation.IsValidLabelValue(ownership.ManagedBy(o.class)); len(problems) > 0 {
+		return fmt.Errorf("--class %q cannot be part of a label: %s", o.class, strings.Join(problems, "; "))
 	}
 	if o.workers < 1 {
 		return errors.New("--max-concurrent-reconciles must be at least 1")

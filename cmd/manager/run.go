@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -35,6 +36,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
@@ -60,8 +62,10 @@ const (
 	retryPeriod   = 2 * time.Second
 )
 
-// leaseName is the name of the lease that replicas hold in turn.
-const leaseName = "wasme-operator"
+// leaseOf returns the name of the lease that the replicas of an installation hold in turn.
+func leaseOf(class string) string {
+	return ownership.ManagedBy(class)
+}
 
 // run runs the operator until the context ends.
 func run(ctx context.Context, opts options) error {
@@ -82,14 +86,15 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	manager, err := newManager(config, opts)
+	written := &filterdeployment.Written{}
+	manager, err := newManager(config, opts, written)
 	if err != nil {
 		return err
 	}
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, modules); err != nil {
+	if err := addControllers(ctx, manager, config, opts, modules, written); err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
@@ -105,19 +110,20 @@ func newScheme() *runtime.Scheme {
 	return scheme
 }
 
-func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
+func newManager(config *rest.Config, opts options, written *filterdeployment.Written) (ctrl.Manager, error) {
 	scheme := newScheme()
 	manager, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme,
+		Client: client.Options{FieldOwner: filterdeployment.FieldOwner},
 		// To ask which kinds are namespaced would keep a replica that restarts
 		// while the API server is away from serving modules.
 		MapperProvider:                filterdeployment.NamespacedMapper(scheme),
-		Cache:                         filterdeployment.CacheOptions(opts.watchNamespaces),
+		Cache:                         filterdeployment.CacheOptions(opts.watchNamespaces, opts.class, written),
 		Metrics:                       metricsserver.Options{BindAddress: opts.metricsAddress},
 		HealthProbeBindAddress:        opts.healthAddress,
 		Controller:                    ctrlconfig.Controller{CacheSyncTimeout: syncTimeout},
 		LeaderElection:                opts.leaderElect,
-		LeaderElectionID:              leaseName,
+		LeaderElectionID:              leaseOf(opts.class),
 		LeaderElectionNamespace:       opts.leaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 new(leaseDuration),
@@ -132,7 +138,7 @@ func newManager(config *rest.Config, opts options) (ctrl.Manager, error) {
 
 // addControllers gives each controller a resolver of its own, which wakes it.
 // Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store) error {
+func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store, written *filterdeployment.Written) error {
 	kinds, err := discovery.NewDiscoveryClientForConfig(config)
 	if err != nil {
 		return fmt.Errorf("setting up discovery: %w", err)
@@ -156,6 +162,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Finder:             finder(filterDeployments),
 		Store:              modules,
 		Peers:              replicas,
+		Written:            written,
 		Outputs:            outputkinds.New(kinds),
 		Gateways:           outputkinds.NewGateways(kinds),
 		Recorder:           manager.GetEventRecorder("wasme-operator"),

@@ -10,6 +10,8 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,15 +28,22 @@ import (
 // watched fails instead of starting a watch. No namespaces means all.
 //
 // What holds for outputs are the defaults: a kind that is named here must be
-// served when the operator starts, and those of outputs may come later.
-func CacheOptions(namespaces []string) cache.Options {
-	made := labels.SelectorFromSet(labels.Set{ownership.ManagedByLabel: ownership.ManagedBy})
+// served when the operator starts, and those of outputs may come later. The written
+// outputs are told of what comes in.
+//
+// Of FilterDeployments, and of what was made for them, the cache has those of the class
+// only, so the operator knows of no others.
+func CacheOptions(namespaces []string, class string, written *Written) cache.Options {
+	made := labels.SelectorFromSet(labels.Set{ownership.ManagedByLabel: ownership.ManagedBy(class)})
 	options := cache.Options{
 		ReaderFailOnMissingInformer: true,
 		DefaultLabelSelector:        made,
-		DefaultTransform:            istio.Trim,
+		DefaultTransform: func(item any) (any, error) {
+			written.Seen(item)
+			return istio.Trim(item)
+		},
 		ByObject: map[client.Object]cache.ByObject{
-			&wasmev1.FilterDeployment{}:  {Label: labels.Everything(), Transform: cache.TransformStripManagedFields()},
+			&wasmev1.FilterDeployment{}:  {Label: classSelector(class), Transform: cache.TransformStripManagedFields()},
 			&corev1.Pod{}:                {Label: labels.Everything(), Transform: workload.TrimPod},
 			&corev1.Service{}:            {Label: labels.Everything(), Transform: workload.TrimReference},
 			workload.NewGateway():        {Label: labels.Everything(), Transform: workload.TrimReference},
@@ -42,7 +51,7 @@ func CacheOptions(namespaces []string) cache.Options {
 		},
 	}
 	for _, kind := range workload.Kinds {
-		options.ByObject[kind.New()] = cache.ByObject{Label: labels.Everything(), Transform: workload.Trim}
+		options.ByObject[kind.New()] = cache.ByObject{Label: labels.Everything(), Transform: legacy.Transform(workload.Trim)}
 	}
 	for _, namespace := range namespaces {
 		if options.DefaultNamespaces == nil {
@@ -51,6 +60,16 @@ func CacheOptions(namespaces []string) cache.Options {
 		options.DefaultNamespaces[namespace] = cache.Config{}
 	}
 	return options
+}
+
+func classSelector(class string) labels.Selector {
+	operator, values := selection.Equals, []string{class}
+	if class == "" {
+		operator, values = selection.DoesNotExist, nil
+	}
+	requirement, err := labels.NewRequirement(wasmev1.ClassLabel, operator, values)
+	utilruntime.Must(err) // the flag was checked
+	return labels.NewSelector().Add(*requirement)
 }
 
 // NamespacedMapper maps the kinds that the operator reads and writes, without
@@ -84,7 +103,7 @@ func IndexCache(ctx context.Context, indexer client.FieldIndexer) error {
 	if err != nil {
 		return fmt.Errorf("indexing pods: %w", err)
 	}
-	return legacy.Index(ctx, indexer)
+	return nil
 }
 
 func ownerKey(owner workload.Target) string { return owner.Kind + "/" + owner.Name }

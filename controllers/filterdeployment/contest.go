@@ -1,7 +1,6 @@
 package filterdeployment
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,8 +52,8 @@ type contest struct {
 }
 
 // contested looks for others that act on the FilterDeployment or its outputs.
-func (r *Reconciler) contested(ctx context.Context, fd *wasmev1.FilterDeployment, existing outputs) contest {
-	predecessor, labelled := legacy.Find(ctx, r.Client), existing.withControlPlaneLabel()
+func (r *Reconciler) contested(fd *wasmev1.FilterDeployment, existing outputs) contest {
+	labelled := existing.withControlPlaneLabel()
 	overwritten, repaired := r.statuses.look(fd)
 	since := r.Clock.Since(repaired)
 	found := contest{overwritten: overwritten, reported: since < contestMemory, postponed: overwritten && since < repairInterval}
@@ -66,11 +65,9 @@ func (r *Reconciler) contested(ctx context.Context, fd *wasmev1.FilterDeployment
 	}
 	switch {
 	case found.overwritten || found.reported:
-		found.Verdict = condition.False(wasmev1.ReasonStatusOverwritten, "something else overwrites the status, which is written again once a minute at most: find out what with kubectl get -o yaml --show-managed-fields; if it is wasme, run %s", predecessor.StopCommand())
+		found.Verdict = condition.False(wasmev1.ReasonStatusOverwritten, "something else overwrites the status, which is written again once a minute at most: find out what with kubectl get -o yaml --show-managed-fields; if it is wasme, run %s", legacy.StopCommand)
 	case len(labelled) > 0:
 		found.Verdict = existing.controlPlaneVerdict(labelled)
-	case predecessor != nil:
-		found.Verdict = condition.True(wasmev1.ReasonPredecessorRunning, "the operator of wasme is still running: stop it with %s", predecessor.StopCommand())
 	}
 	return found
 }

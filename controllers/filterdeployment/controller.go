@@ -62,6 +62,8 @@ type Reconciler struct {
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
 	Prober *dataplane.Prober
+	// Written are the outputs that the cache does not show yet.
+	Written *Written
 	// Outputs are the kinds of outputs that the API server serves.
 	Outputs outputkinds.Kinds
 	// Gateways is the kind of the Gateways in targetRefs.
@@ -81,6 +83,12 @@ type Reconciler struct {
 
 	statuses statusMemory
 	reported reportedMemory
+	// conflicts are the waits after writes that were based on a cache that is behind.
+	conflicts backoffs[types.NamespacedName]
+	repairs   backoffs[repairKey]
+	// refusals are what the API server refused, and refusalWaits until when that waits.
+	refusals     refusalMemory
+	refusalWaits backoffs[types.NamespacedName]
 }
 
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
@@ -119,9 +127,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err == nil {
 		err = r.writeStatus(ctx, &fd, found.contest, found.SetStatus)
 	}
-	if apierrors.IsConflict(err) {
-		return ctrl.Result{RequeueAfter: MinBackoff}, nil // the cache is behind
+	if apierrors.IsConflict(err) { // the cache is behind
+		return ctrl.Result{RequeueAfter: r.conflicts.extend(request.NamespacedName, conflictWaits, r.Clock.Now())}, nil
 	}
+	r.conflicts.end(request.NamespacedName)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -134,6 +143,10 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 	r.Finder.Modules.Forget(name)
 	r.statuses.forget(name)
 	r.reported.forget(name)
+	r.Written.forget(name)
+	r.conflicts.end(name)
+	r.repairs.endAll(func(key repairKey) bool { return key.name == name })
+	r.forgetRefusals(name)
 	if r.Prober != nil {
 		r.Prober.Expect(name, nil)
 	}
@@ -143,6 +156,8 @@ func (r *Reconciler) forget(name types.NamespacedName) {
 type pass struct {
 	rollout.Report
 	contest contest
+	// behind is when to look again at a cache that did not show all outputs; 0 when it did.
+	behind time.Duration
 }
 
 // pass makes the steps in their order. A step that fails leaves the later ones
@@ -163,14 +178,17 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 	if err != nil {
 		return nil, err
 	}
-	existing, err := r.prepareOutputs(ctx, fd, &state, p.Selection)
+	existing, err := r.prepareOutputs(ctx, fd, &state, p)
 	if err != nil {
 		return nil, err
 	}
-	p.contest = r.contested(ctx, fd, existing)
+	p.contest = r.contested(fd, existing)
 	p.Contested = p.contest.Verdict
 	if p.Plan, err = r.rollOut(ctx, fd, &state, existing); err != nil {
 		return nil, err
+	}
+	if contested := overwritten(&p.Plan); p.Contested.Reason == "" {
+		p.Contested, p.contest.Verdict = contested, contested
 	}
 	p.Overlapping, err = r.findOverlaps(ctx, fd, &p.Plan)
 	return p, err
@@ -178,11 +196,11 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 
 // prepareOutputs keeps the revision that the spec asks for, before any output
 // holds it, and reads the outputs. It notes in the state why none can be written.
-func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, selection condition.Verdict) (outputs, error) {
+func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, p *pass) (outputs, error) {
 	kind := outputKind(fd)
 	switch {
 	case state.Targets == nil:
-		state.Blocked = condition.False(selection.Reason, "outputs stay as they are: %s", selection.Message)
+		state.Blocked = condition.False(p.Selection.Reason, "outputs stay as they are: %s", p.Selection.Message)
 		return nil, nil
 	case r.Outputs.State(kind) == outputkinds.Missing:
 		state.Blocked = condition.False(wasmev1.ReasonOutputKindMissing, "%v", r.Outputs[kind].MissingError())
@@ -202,6 +220,9 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 	if err != nil {
 		return nil, err
 	}
+	if r.Written.addTo(existing, fd, state.Now) {
+		p.behind = writtenMemory
+	}
 	state.Outputs = existing.describe()
 	if state.Deleted, err = r.readDeleted(ctx, fd.Namespace, state.Targets, state.Outputs); err != nil {
 		return nil, err
@@ -214,15 +235,19 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 // workload needs any more, and tells the prober what pods are to run.
 func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (rollout.Plan, error) {
 	plan := rollout.Decide(*state)
+	tried := false
 	for due := plan.Due(*state); len(due) > 0; due = plan.Due(*state) {
+		due = r.holdRefused(state, &plan, due)
+		tried = tried || len(due) > 0
 		r.writeOutputs(ctx, fd, state, &plan, due, existing)
 		if err := errors.Join(ctx.Err(), conflict(state.Targets)); err != nil {
 			return plan, err
 		}
 		plan = rollout.Decide(*state)
 	}
+	r.noteRefusals(state, &plan, tried)
 	if state.Blocked.Reason == "" {
-		err := errors.Join(r.pruneOutputs(ctx, &plan, existing), r.pruneRevisions(ctx, state.History, existing))
+		err := errors.Join(r.pruneOutputs(ctx, state.Owner, &plan, existing), r.pruneRevisions(ctx, state.History, existing))
 		if apierrors.IsConflict(err) {
 			return plan, err
 		}
@@ -250,7 +275,12 @@ func conflict(targets []rollout.Target) error {
 // next says when to come again: after a failure with the queue's backoff, else
 // when it is time to check again.
 func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, error) {
-	if err := errors.Join(p.Module.Err, p.Selection.Err, p.Plan.Programmed.Err); err != nil {
+	heldBack := r.heldBackFor(client.ObjectKeyFromObject(fd), &p.Plan)
+	failure := p.Plan.Programmed.Err
+	if heldBack > 0 {
+		failure = nil
+	}
+	if err := errors.Join(p.Module.Err, p.Selection.Err, failure); err != nil {
 		return ctrl.Result{}, err
 	}
 	interval := r.RecheckInterval
@@ -258,7 +288,7 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)
-	for _, sooner := range []time.Duration{p.contest.again, p.Plan.Again} {
+	for _, sooner := range []time.Duration{p.contest.again, p.Plan.Again, p.behind, heldBack} {
 		if sooner > 0 {
 			again = min(again, sooner)
 		}

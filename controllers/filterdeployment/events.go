@@ -47,6 +47,9 @@ func (r *Reconciler) recordTransition(fd *wasmev1.FilterDeployment, before []met
 // recordContest records that a contest began.
 func (r *Reconciler) recordContest(fd *wasmev1.FilterDeployment, before []metav1.Condition, found contest) {
 	old := apimeta.FindStatusCondition(before, wasmev1.ConditionContested)
+	if found.Reason == wasmev1.ReasonOutputOverwritten {
+		return // the transition of Ready says so
+	}
 	if found.Reason == "" || found.reported || old != nil && old.Reason == found.Reason {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -108,6 +109,8 @@ func writeFailure(key rollout.OutputKey, err error) (string, error) {
 		return "", nil
 	case errors.Is(err, errForeign), errors.Is(err, legacy.ErrMadeByWasme), errors.Is(err, errNameTaken):
 		return wasmev1.ReasonConflict, fmt.Errorf("%s: %w", key, err)
+	case errors.Is(err, errOverwritten):
+		return wasmev1.ReasonOutputOverwritten, fmt.Errorf("%s: %w", key, err)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err):
 		return wasmev1.ReasonOutputRefused, fmt.Errorf("the API server refuses %s, because a policy of the cluster forbids it or this Istio is too old for a field: %w", key, err)
 	default:
@@ -131,6 +134,9 @@ func (r *Reconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployme
 	ownership.Claim(object, fd, notes)
 	object.Content().Raw = spec
 	err := r.Client.Create(ctx, object, strict)
+	if err == nil {
+		r.Written.keep(fd, key, "", object, r.Clock.Now())
+	}
 	if !apierrors.IsAlreadyExists(err) {
 		return countWrite(key.Kind, opCreate, err)
 	}
@@ -141,8 +147,7 @@ func (r *Reconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployme
 // output: the cache may be behind, the object may have lost its labels, or
 // belong to someone else.
 func (r *Reconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, notes map[string]string, spec []byte) error {
-	kind := istio.Kinds[key.Kind]
-	live := kind.New()
+	live := istio.Kinds[key.Kind].New()
 	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: fd.Namespace, Name: key.Name}, live); err != nil {
 		return err
 	}
@@ -157,14 +162,14 @@ func (r *Reconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment,
 	}
 	if !ownership.Claim(live, fd, map[string]string{}) {
 		// What carries all our marks is in a cache that is not behind.
-		resource := kind.GroupVersion().WithResource(kind.Resource).GroupResource()
-		return apierrors.NewConflict(resource, key.Name, errors.New("the cache has not seen it yet"))
+		return outdated(key, errors.New("the cache has not seen it yet"))
 	}
 	ownership.Claim(live, fd, notes)
 	live.Content().Raw = spec
 	if err := r.Client.Update(ctx, live, strict); err != nil {
 		return err
 	}
+	r.Written.keep(fd, key, "", live, r.Clock.Now())
 	if madeByWasme {
 		r.record(fd, live, corev1.EventTypeNormal, eventReplaced, key.String()+" "+legacy.Replaced)
 	}
@@ -178,15 +183,38 @@ func (r *Reconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeploym
 	if changed := ownership.Claim(object, fd, notes); !changed && hash == istio.SpecHash(spec) {
 		return nil
 	}
+	change := changeOf(cached, notes)
+	if change == opRepair {
+		if err := r.heldBack(ctx, fd, key); err != nil {
+			return err
+		}
+	}
 	object.Content().Raw = spec
-	return countWrite(key.Kind, changeOf(cached, notes), r.Client.Update(ctx, object, strict))
+	err := r.Client.Update(ctx, object, strict)
+	switch {
+	case err == nil:
+		r.Written.keep(fd, key, cached.GetResourceVersion(), object, r.Clock.Now())
+		if change == opRepair {
+			r.repairs.extend(repairKey{client.ObjectKeyFromObject(fd), key}, repairWaits, r.Clock.Now())
+		}
+	case apierrors.IsNotFound(err):
+		err = outdated(key, errors.New("it was deleted"))
+	}
+	return countWrite(key.Kind, change, err)
+}
+
+// outdated returns the error of a write that was based on a cache that is behind.
+func outdated(key rollout.OutputKey, err error) error {
+	kind := istio.Kinds[key.Kind]
+	return apierrors.NewConflict(kind.GroupVersion().WithResource(kind.Resource).GroupResource(), key.Name, err)
 }
 
 // pruneOutputs deletes the outputs that no workload needs any more.
-func (r *Reconciler) pruneOutputs(ctx context.Context, plan *rollout.Plan, existing outputs) error {
+func (r *Reconciler) pruneOutputs(ctx context.Context, name types.NamespacedName, plan *rollout.Plan, existing outputs) error {
 	var failures []error
 	for _, key := range plan.Obsolete(existing.describe()) {
 		failures = append(failures, r.deleteOutput(ctx, key, existing[key]))
+		r.Written.forget(name, key)
 	}
 	return errors.Join(failures...)
 }

@@ -36,8 +36,8 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, statusLost()))).
 		// A pod that becomes Ready is to run the filter.
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ForPod), builder.WithPredicates(podChanged())).
-		// The predecessor's operator starts or stops.
-		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(r.ForAll), builder.WithPredicates(legacy.StartsOrStops())).
+		// The predecessor's operator is reported; it wakes nothing.
+		Watches(&appsv1.Deployment{}, legacy.NewHandler(r.Recorder)).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
 		// A Service in targetRefs comes, goes, or gets another waypoint.
@@ -90,12 +90,6 @@ func logged(ctx context.Context, requests []reconcile.Request, err error) []reco
 		log.FromContext(ctx).Error(err, "Looking for FilterDeployments to reconcile")
 	}
 	return requests
-}
-
-// ForAll returns every FilterDeployment.
-func (r *Reconciler) ForAll(ctx context.Context, _ client.Object) []reconcile.Request {
-	requests, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
-	return logged(ctx, requests, err)
 }
 
 // ForWorkload returns the FilterDeployments whose filter a workload's pods may

@@ -77,6 +77,10 @@ func completeSpec(spec map[string]any) error {
 	if err != nil {
 		return err
 	}
+	id, err := property(filter, "properties", "id")
+	if err != nil {
+		return err
+	}
 	istio, err := property(spec, "properties", "deployment", "properties", "istio")
 	if err != nil {
 		return err
@@ -88,7 +92,7 @@ func completeSpec(spec map[string]any) error {
 	setConfig(config)
 	filter["not"] = map[string]any{"required": []any{"config", "configFrom"}}
 	return errors.Join(
-		addRules(spec, specLevel), addRules(filter, filterLevel), addRules(istio, istioLevel),
+		addRules(spec, specLevel), addRules(filter, filterLevel), addRules(id, idLevel), addRules(istio, istioLevel),
 		boundSelector(selector),
 	)
 }

@@ -18,6 +18,9 @@ const (
 	// served holds when proxies do not pull the image.
 	served = `(!has(self.deployment) || !has(self.deployment.istio) || !has(self.deployment.istio.distribution) || self.deployment.istio.distribution == 'Served')`
 
+	// subdomain is the pattern of an object's name (RFC 1123).
+	subdomain = `[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*`
+
 	gateway   = `(has(self.filter.patchContext) && self.filter.patchContext == 'gateway')`
 	noPorts   = `(!has(self.filter.ports) || size(self.filter.ports) == 0)`
 	hasPlace  = `has(self.filter.position)`
@@ -36,11 +39,13 @@ type levelRule struct {
 const (
 	specLevel   = "spec"
 	filterLevel = "spec.filter"
+	idLevel     = "spec.filter.id"
 	istioLevel  = "spec.deployment.istio"
 )
 
 // levelRules are the rules that internal/render checks, too.
 var levelRules = []levelRule{
+	{idLevel, rules.InvalidID, `self == '' || self.matches('^` + subdomain + `$')`},
 	{filterLevel, rules.NotOneSource, `[has(self.image), has(self.url), has(self.configMap)].exists_one(given, given)`},
 	{filterLevel, rules.URLWithoutDigest, `!has(self.url) || has(self.sha256)`},
 	{filterLevel, rules.PortsOfAllTraffic, `!has(self.ports) || size(self.ports) == 0 || !has(self.patchContext) || self.patchContext != 'any'`},

@@ -33,7 +33,7 @@ type names struct {
 // foreignWords are names of Kubernetes, Istio and other programs.
 var foreignWords = strings.Fields(`
 	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions
-	appProtocol dependsOn emptyDir dockerconfigjson honorLabels matchLabels userVolume userVolumeMount args`)
+	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args`)
 
 func readNames(t *testing.T) names {
 	t.Helper()

@@ -105,6 +105,18 @@ var Kinds = map[wasmev1.Output]Kind{
 	wasmev1.OutputTrafficExtension: kindOf[trafficExtension](extensions, wasmev1.OutputTrafficExtension, "trafficextensions"),
 }
 
+// KindOf returns the kind of an object.
+func KindOf(object Output) wasmev1.Output {
+	switch object.(type) {
+	case *WasmPlugin:
+		return wasmev1.OutputWasmPlugin
+	case *TrafficExtension:
+		return wasmev1.OutputTrafficExtension
+	default:
+		return wasmev1.OutputEnvoyFilter
+	}
+}
+
 func kindOf[K any](version schema.GroupVersion, name wasmev1.Output, resource string) Kind {
 	return Kind{
 		GroupVersionKind: version.WithKind(string(name)),

@@ -9,31 +9,47 @@
 package legacy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
+	"sync"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/prometheus/client_golang/prometheus"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/flowcontrol"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
+// What makes a Deployment that of wasme's operator, in wasme's manifests and in its Helm
+// chart: a container of the image quay.io/solo-io/wasme, or a copy of it elsewhere, that
+// is told to be the operator.
 const (
-	// operatorName is the name of the Deployment, and the value of the label app
-	// of its pods, in wasme's manifests and in its Helm chart.
-	operatorName = "wasme-operator"
-	// operatorNamespace is that of wasme's manifests.
-	operatorNamespace = "wasme"
-	// indexField finds, by the value running, the Deployments of wasme's operator
-	// that ask for pods.
-	indexField = "predecessor"
-	running    = "runs"
+	imageName        = "wasme"
+	operatorArgument = "operator"
 )
+
+// StopCommand stops wasme's operator where its manifests put it.
+const StopCommand = "kubectl -n wasme scale deployment wasme-operator --replicas=0"
+
+// markAnnotation is on Deployments of wasme's operator in the cache, which has no containers.
+const markAnnotation = "wasme.io/predecessor"
 
 // ErrMadeByWasme is the error for an output whose name belongs to an EnvoyFilter
 // that wasme made for no FilterDeployment.
@@ -43,62 +59,108 @@ var ErrMadeByWasme = errors.New("was made by wasme itself, for names of Envoy fi
 // holds a filter of ours now.
 const Replaced = "was made by wasme's operator, for names of Envoy filters that no current proxy has; it holds this filter now"
 
-// Operator is a Deployment of wasme's operator.
-type Operator client.ObjectKey
-
-// StopCommand returns the command that stops it, or the operator of wasme's
-// manifests where none is known.
-func (o *Operator) StopCommand() string {
-	if o == nil {
-		o = &Operator{Namespace: operatorNamespace, Name: operatorName}
-	}
-	return fmt.Sprintf("kubectl -n %s scale deployment %s --replicas=0", o.Namespace, o.Name)
-}
-
-// Find returns a Deployment of wasme's operator that asks for pods, among those
-// that reader, an indexed cache, has; nil for none. Nothing else depends on the
-// answer, so an error is logged and counts as none.
-func Find(ctx context.Context, reader client.Reader) *Operator {
-	var list appsv1.DeploymentList
-	if err := reader.List(ctx, &list, client.MatchingFields{indexField: running}, client.UnsafeDisableDeepCopy); err != nil {
-		log.FromContext(ctx).Error(err, "Looking for the operator of wasme")
-		return nil
-	}
-	if len(list.Items) == 0 {
-		return nil
-	}
-	first := slices.MinFunc(list.Items, func(a, b appsv1.Deployment) int { return cmp.Compare(a.Namespace, b.Namespace) })
-	return &Operator{Namespace: first.Namespace, Name: first.Name}
-}
-
-// Index lets Find look Deployments up in a cache.
-func Index(ctx context.Context, indexer client.FieldIndexer) error {
-	err := indexer.IndexField(ctx, &appsv1.Deployment{}, indexField, func(object client.Object) []string {
-		if isRunning(object) {
-			return []string{running}
+// Transform returns a cache transform that marks the Deployments of wasme's operator and
+// then trims as the given one does.
+func Transform(trim toolscache.TransformFunc) toolscache.TransformFunc {
+	return func(item any) (any, error) {
+		marked := isOperator(item)
+		trimmed, err := trim(item)
+		if deployment, ok := trimmed.(*appsv1.Deployment); ok && marked {
+			metav1.SetMetaDataAnnotation(&deployment.ObjectMeta, markAnnotation, operatorArgument)
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("indexing Deployments: %w", err)
+		return trimmed, err
 	}
-	return nil
 }
 
+func isOperator(item any) bool {
+	deployment, ok := item.(*appsv1.Deployment)
+	if !ok {
+		return false
+	}
+	return deployment.Annotations[markAnnotation] == operatorArgument ||
+		slices.ContainsFunc(deployment.Spec.Template.Spec.Containers, func(c corev1.Container) bool {
+			reference, err := name.ParseReference(c.Image)
+			return err == nil && path.Base(reference.Context().RepositoryStr()) == imageName &&
+				(slices.Contains(c.Args, operatorArgument) || slices.Contains(c.Command, operatorArgument))
+		})
+}
+
+// isRunning reports whether an object is a Deployment of wasme's operator that asks for pods.
 func isRunning(object client.Object) bool {
 	deployment, ok := object.(*appsv1.Deployment)
-	return ok && deployment.Name == operatorName && deployment.Spec.Template.Labels["app"] == operatorName &&
-		(deployment.Spec.Replicas == nil || *deployment.Spec.Replicas > 0)
+	return ok && isOperator(deployment) && ptr.Deref(deployment.Spec.Replicas, 1) > 0
 }
 
-// StartsOrStops lets through what starts or stops wasme's operator.
-func StartsOrStops() predicate.Predicate {
-	return predicate.Funcs{
-		CreateFunc:  func(e event.CreateEvent) bool { return isRunning(e.Object) },
-		UpdateFunc:  func(e event.UpdateEvent) bool { return isRunning(e.ObjectOld) != isRunning(e.ObjectNew) },
-		DeleteFunc:  func(e event.DeleteEvent) bool { return isRunning(e.Object) },
-		GenericFunc: func(event.GenericEvent) bool { return false },
+// deployments counts the Deployments of wasme's operator that ask for pods.
+var deployments = prometheus.NewGauge(prometheus.GaugeOpts{
+	Name: "wasme_predecessor_deployments",
+	Help: "Deployments of wasme's operator that ask for pods. It changes the FilterDeployments of this operator.",
+})
+
+func init() { metrics.Registry.MustRegister(deployments) }
+
+// eventRunning is the reason of the event about a Deployment of wasme's operator.
+const eventRunning = "PredecessorRunning"
+
+// Whoever may create Deployments can have these events made.
+const (
+	eventBurst      = 10
+	eventsPerSecond = 1.0 / 60
+)
+
+// NewHandler returns a handler of Deployments that reports those of wasme's operator: in
+// the log, by an event about the Deployment, and as a metric. It wakes no controller.
+func NewHandler(recorder events.EventRecorder) handler.EventHandler {
+	return newOperators(recorder).handler()
+}
+
+func newOperators(recorder events.EventRecorder) *operators {
+	return &operators{
+		recorder: recorder, running: sets.New[types.NamespacedName](),
+		limiter: flowcontrol.NewTokenBucketPassiveRateLimiter(eventsPerSecond, eventBurst),
 	}
+}
+
+func (o *operators) handler() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, _ queue) { o.see(ctx, e.Object, isRunning(e.Object)) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, _ queue) {
+			o.see(ctx, e.ObjectNew, isRunning(e.ObjectNew))
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, _ queue) { o.see(ctx, e.Object, false) },
+	}
+}
+
+// operators are the Deployments of wasme's operator that ask for pods.
+type operators struct {
+	recorder events.EventRecorder
+	limiter  flowcontrol.PassiveRateLimiter
+
+	mu      sync.Mutex
+	running sets.Set[types.NamespacedName]
+}
+
+// see takes over what a Deployment is now, and reports it when it begins to run.
+func (o *operators) see(ctx context.Context, object client.Object, running bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := client.ObjectKeyFromObject(object)
+	if o.running.Has(key) == running {
+		return
+	}
+	if !running {
+		o.running.Delete(key)
+	} else {
+		o.running.Insert(key)
+	}
+	deployments.Set(float64(o.running.Len()))
+	if !running || !o.limiter.TryAccept() {
+		return
+	}
+	note := fmt.Sprintf("this is the operator of wasme, which changes the same FilterDeployments: stop it with kubectl -n %s scale deployment %s --replicas=0", key.Namespace, key.Name)
+	log.FromContext(ctx).Info("The operator of wasme is running", "Deployment", key, "note", note)
+	o.recorder.Eventf(object, nil, corev1.EventTypeWarning, eventRunning, "Report", "%s", note)
 }
 
 // MadeEnvoyFilter reports whether wasme made an EnvoyFilter with this spec, in

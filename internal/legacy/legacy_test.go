@@ -1,8 +1,7 @@
 package legacy
 
 import (
-	"context"
-	"errors"
+	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -10,9 +9,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/yaml"
 
@@ -23,10 +21,13 @@ import (
 func deploymentIn(namespace string) *appsv1.Deployment {
 	pods := map[string]string{"app": "wasme-operator"}
 	return &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "wasme-operator", Labels: map[string]string{"app": "wasme-operator"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "wasme-operator", UID: types.UID(namespace), Labels: map[string]string{"app": "wasme-operator"}},
 		Spec: appsv1.DeploymentSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: pods},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: pods}},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: pods},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "wasme-operator", Image: "quay.io/solo-io/wasme:0.0.33", Args: []string{"operator", "--log-level=debug"}}}},
+			},
 		},
 	}
 }
@@ -39,30 +40,33 @@ func TestOperatorIsToldFromOtherDeploymentsAnd(t *testing.T) {
 	}{
 		{"runs by default", true, func(*appsv1.Deployment) {}},
 		{"runs with a replica", true, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(1)) }},
-		{"runs elsewhere, installed by Helm", true, func(d *appsv1.Deployment) { d.Namespace = "elsewhere" }},
-		{"does not without replicas", false, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) }},
-		{"is not of another name", false, func(d *appsv1.Deployment) { d.Name = "other" }},
-		{"is not this operator", false, func(d *appsv1.Deployment) {
-			d.Spec.Template.Labels = map[string]string{"app.kubernetes.io/name": "wasme-operator"}
+		{"runs elsewhere, under another name, from a mirror", true, func(d *appsv1.Deployment) {
+			d.Namespace, d.Name, d.Spec.Template.Labels = "elsewhere", "filters", nil
+			d.Spec.Template.Spec.Containers[0].Image = "mirror.example.com:5000/copies/wasme@sha256:" + strings.Repeat("0", 64)
 		}},
+		{"runs with the argument in its command", true, func(d *appsv1.Deployment) {
+			c := &d.Spec.Template.Spec.Containers[0]
+			c.Command, c.Args = append([]string{"/usr/local/bin/wasme"}, c.Args...), nil
+		}},
+		{"does not without replicas", false, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(0)) }},
+		{"is not its cache", false, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Args = []string{"cache"} }},
+		{"is not this operator, whatever its name", false, func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Image = "ghcr.io/acme/wasme-operator:v1"
+		}},
+		{"is not an image that cannot be read", false, func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "wasme:???" }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
 			object := deploymentIn("wasme")
 			row.change(object)
-			trimmed, err := workload.Trim(object)
-			g.Expect(err).NotTo(HaveOccurred())
-			g.Expect(isRunning(trimmed.(client.Object))).To(Equal(row.runs))
-
-			stopped := object.DeepCopy()
-			stopped.Spec.Replicas = new(int32(0))
-			filter := StartsOrStops()
-			g.Expect(filter.Create(event.CreateEvent{Object: object})).To(Equal(row.runs))
-			g.Expect(filter.Delete(event.DeleteEvent{Object: object})).To(Equal(row.runs))
-			g.Expect(filter.Update(event.UpdateEvent{ObjectOld: object, ObjectNew: stopped})).To(Equal(row.runs))
-			g.Expect(filter.Update(event.UpdateEvent{ObjectOld: stopped, ObjectNew: object})).To(Equal(row.runs))
-			g.Expect(filter.Update(event.UpdateEvent{ObjectOld: object, ObjectNew: object})).To(BeFalse())
-			g.Expect(filter.Generic(event.GenericEvent{Object: object})).To(BeFalse())
+			g.Expect(isRunning(object)).To(Equal(row.runs))
+			for range 2 { // a transform may be given its own result
+				trimmed, err := Transform(workload.Trim)(object)
+				g.Expect(err).NotTo(HaveOccurred())
+				object = trimmed.(*appsv1.Deployment)
+				g.Expect(object.Spec.Template.Spec.Containers).To(BeEmpty())
+				g.Expect(isRunning(object)).To(Equal(row.runs))
+			}
 		})
 	}
 	t.Run("is no StatefulSet", func(t *testing.T) {
@@ -71,6 +75,38 @@ func TestOperatorIsToldFromOtherDeploymentsAnd(t *testing.T) {
 			t.Error("it is taken for it")
 		}
 	})
+}
+
+func TestOperatorIsReportedOnceForEachTimeThatItStarts(t *testing.T) {
+	g := NewWithT(t)
+	recorder := events.NewFakeRecorder(100)
+	operators := newOperators(recorder)
+	h := operators.handler()
+	reported := func(count, running int) {
+		t.Helper()
+		g.Expect(operators.running).To(HaveLen(running))
+		for range count {
+			g.Expect(recorder.Events).To(Receive(And(HavePrefix("Warning PredecessorRunning"), ContainSubstring("kubectl -n wasme scale deployment wasme-operator --replicas=0"))))
+		}
+		g.Expect(recorder.Events).NotTo(Receive())
+	}
+	running, stopped := deploymentIn("wasme"), deploymentIn("wasme")
+	stopped.Spec.Replicas = new(int32(0))
+	h.Create(t.Context(), event.CreateEvent{Object: stopped}, nil)
+	reported(0, 0)
+	h.Update(t.Context(), event.UpdateEvent{ObjectOld: stopped, ObjectNew: running}, nil)
+	h.Update(t.Context(), event.UpdateEvent{ObjectOld: running, ObjectNew: running}, nil)
+	reported(1, 1)
+	h.Create(t.Context(), event.CreateEvent{Object: deploymentIn("other")}, nil)
+	g.Expect(recorder.Events).To(Receive(ContainSubstring("kubectl -n other scale")))
+	h.Delete(t.Context(), event.DeleteEvent{Object: deploymentIn("other")}, nil)
+	h.Update(t.Context(), event.UpdateEvent{ObjectOld: running, ObjectNew: stopped}, nil)
+	reported(0, 0)
+	for range 50 {
+		h.Update(t.Context(), event.UpdateEvent{ObjectOld: stopped, ObjectNew: running}, nil)
+		h.Update(t.Context(), event.UpdateEvent{ObjectOld: running, ObjectNew: stopped}, nil)
+	}
+	reported(eventBurst-2, 0)
 }
 
 // madeByWasme is an EnvoyFilter of wasme 0.0.33.
@@ -144,58 +180,4 @@ func TestEnvoyFilterIsWasmes(t *testing.T) {
 			t.Error("it is taken for one")
 		}
 	})
-}
-
-// indexes notes what is indexed.
-type indexes struct {
-	field   string
-	extract client.IndexerFunc
-	err     error
-}
-
-func (i *indexes) IndexField(_ context.Context, _ client.Object, field string, extract client.IndexerFunc) error {
-	i.field, i.extract = field, extract
-	return i.err
-}
-
-func TestFind(t *testing.T) {
-	stopped := deploymentIn("a")
-	stopped.Spec.Replicas = new(int32(0))
-	var index indexes
-	if err := Index(t.Context(), &index); err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range []struct {
-		name    string
-		objects []client.Object
-		want    *Operator
-	}{
-		{"finds none", nil, nil},
-		{"finds none that is stopped", []client.Object{stopped}, nil},
-		{"finds one that runs", []client.Object{stopped, deploymentIn("b")}, &Operator{Namespace: "b", Name: "wasme-operator"}},
-		{"finds the first of two", []client.Object{deploymentIn("c"), deploymentIn("b"), deploymentIn("d")}, &Operator{Namespace: "b", Name: "wasme-operator"}},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			reader := fake.NewClientBuilder().WithObjects(row.objects...).WithIndex(&appsv1.Deployment{}, index.field, index.extract).Build()
-			NewWithT(t).Expect(Find(t.Context(), reader)).To(Equal(row.want))
-		})
-	}
-	t.Run("takes an error for none", func(t *testing.T) {
-		reader := interceptor.NewClient(fake.NewClientBuilder().Build(), interceptor.Funcs{
-			List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error {
-				return errors.New("injected")
-			},
-		})
-		NewWithT(t).Expect(Find(t.Context(), reader)).To(BeNil())
-	})
-}
-
-func TestIndexReportsAnError(t *testing.T) {
-	NewWithT(t).Expect(Index(t.Context(), &indexes{err: errors.New("injected")})).To(MatchError("indexing Deployments: injected"))
-}
-
-func TestStopCommand(t *testing.T) {
-	g := NewWithT(t)
-	g.Expect((&Operator{Namespace: "elsewhere", Name: "its-name"}).StopCommand()).To(Equal("kubectl -n elsewhere scale deployment its-name --replicas=0"))
-	g.Expect((*Operator)(nil).StopCommand()).To(Equal("kubectl -n wasme scale deployment wasme-operator --replicas=0"))
 }

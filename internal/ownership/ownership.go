@@ -22,10 +22,10 @@ import (
 // may contain "istio.io" by accident: istiod pushes to proxies when such
 // metadata of an output changes.
 const (
-	// ManagedByLabel has the value ManagedBy on every object that the operator makes.
+	// ManagedByLabel is on every object that the operator makes, with the value of ManagedBy.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
-	// ManagedBy is the value of ManagedByLabel.
-	ManagedBy = "wasme-operator"
+	// managedBy is the value of ManagedByLabel for an installation without a class.
+	managedBy = "wasme-operator"
 
 	// OwnerLabel holds a hash of the FilterDeployment's name, which may be longer
 	// than a label value can be.
@@ -34,9 +34,18 @@ const (
 	OwnerAnnotation = "wasme.io/filterdeployment"
 )
 
+// ManagedBy returns the value of ManagedByLabel on every object that an installation
+// with a class makes; without a class, it is empty.
+func ManagedBy(class string) string {
+	if class == "" {
+		return managedBy
+	}
+	return managedBy + "." + class
+}
+
 // Labels returns the labels by which the objects made for a FilterDeployment are found.
 func Labels(fd *wasmev1.FilterDeployment) map[string]string {
-	return map[string]string{ManagedByLabel: ManagedBy, OwnerLabel: render.LabelHash(fd.Name)}
+	return map[string]string{ManagedByLabel: ManagedBy(fd.Labels[wasmev1.ClassLabel]), OwnerLabel: render.LabelHash(fd.Name)}
 }
 
 // Owner says whose an object is, as seen from a FilterDeployment.

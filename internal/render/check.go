@@ -42,6 +42,9 @@ func Check(spec wasmev1.FilterDeploymentSpec) error {
 }
 
 func checkSource(spec wasmev1.FilterSpec) error {
+	if spec.ID != "" && len(validation.IsDNS1123Subdomain(spec.ID)) > 0 {
+		return rules.InvalidID
+	}
 	given := 0
 	for _, set := range []bool{spec.Image != "", spec.URL != "", spec.ConfigMap != nil} {
 		if set {

@@ -65,6 +65,8 @@ var refusedByRule = map[string]struct {
 	filter, istio string
 	rule          *rules.Rule
 }{
+	"id with two dots":       {"id: a..b", "", rules.InvalidID},
+	"id in capitals":         {"id: MyFilter", "", rules.InvalidID},
 	"no source":              {"image: ''", "", rules.NotOneSource},
 	"two sources":            {"image: i, configMap: {name: c, key: k}", "", rules.NotOneSource},
 	"three sources":          {"image: i, url: 'http://h/m', configMap: {name: c, key: k}", "", rules.NotOneSource},
@@ -168,6 +170,7 @@ func schemaMessages(t *testing.T) map[string]bool {
 	for path, schema := range map[string]apiextensionsv1.JSONSchemaProps{
 		"spec":                  spec,
 		"spec.filter":           spec.Properties["filter"],
+		"spec.filter.id":        spec.Properties["filter"].Properties["id"],
 		"spec.deployment.istio": spec.Properties["deployment"].Properties["istio"],
 	} {
 		for _, rule := range schema.XValidations {
@@ -183,7 +186,7 @@ func TestRenderingRefusesWhatTheOutputCannotCarry(t *testing.T) {
 	for name, tc := range refusedByRule {
 		cases[name] = struct{ filter, istio, want string }{tc.filter, tc.istio, tc.rule.Error()}
 	}
-	for _, onlyChecked := range []string{"no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
+	for _, onlyChecked := range []string{"id with two dots", "id in capitals", "no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
 		delete(cases, onlyChecked)
 	}
 	for name, tc := range cases {

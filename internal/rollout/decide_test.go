@@ -535,7 +535,7 @@ func TestWhatContestsTheStatusIsAProblemToo(t *testing.T) {
 	if got := report.ready().Reason; got != wasmev1.ReasonStatusOverwritten {
 		t.Error(got)
 	}
-	report.Contested = condition.True(wasmev1.ReasonPredecessorRunning, "runs")
+	report.Contested = condition.True(wasmev1.ReasonRevisionLabel, "runs")
 	if got := report.ready(); got.Reason != wasmev1.ReasonReady || got.Message != "fine; fine" {
 		t.Errorf("%+v", got)
 	}

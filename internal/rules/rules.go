@@ -44,6 +44,11 @@ const (
 
 // The rules, by what breaks them.
 var (
+	InvalidID = newRule(
+		"spec.filter.id",
+		"id becomes part of object names",
+		"use lower case letters, digits, '-' and single dots, with a letter or digit at both ends and beside each dot",
+	)
 	NotOneSource = newRule(
 		filter,
 		"the module must come from exactly one of image, url and configMap",

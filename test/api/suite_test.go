@@ -23,8 +23,9 @@ import (
 )
 
 var (
-	config *rest.Config
-	k8s    client.Client
+	controlPlane *mesh.ControlPlane
+	config       *rest.Config
+	k8s          client.Client
 )
 
 func TestAPI(t *testing.T) {
@@ -34,7 +35,8 @@ func TestAPI(t *testing.T) {
 }
 
 var _ = BeforeSuite(func(ctx context.Context) {
-	controlPlane, err := mesh.StartControlPlane(ctx, mesh.Options{})
+	var err error
+	controlPlane, err = mesh.StartControlPlane(ctx, mesh.Options{})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(controlPlane.Stop)
 	config = controlPlane.Admin()
@@ -43,14 +45,14 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	k8s, err = mesh.NewClient(config)
 	Expect(err).NotTo(HaveOccurred())
 
-	installOverPredecessor(ctx, controlPlane)
+	installOverPredecessor(ctx)
 })
 
 // installOverPredecessor installs the CRD where the predecessor's was, with
 // an object that its operator has handled: every test here runs after such an
 // upgrade. It applies on the server's side, as GitOps tools do; the other suites
 // that install do not.
-func installOverPredecessor(ctx context.Context, controlPlane *mesh.ControlPlane) {
+func installOverPredecessor(ctx context.Context) {
 	GinkgoHelper()
 	Expect(controlPlane.StorePredecessorsCRD(ctx)).To(Succeed())
 	crd := apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "filterdeployments.wasme.io"}}

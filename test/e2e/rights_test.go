@@ -18,14 +18,19 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
 const roleName = "wasme-operator-manager"
+
+// guard is what the API server says when config/policy/guard refuses a write.
+const guard = "ValidatingAdmissionPolicy 'wasme-operator'"
 
 // checkedOnAdmission is a right that is never asked for by a request: the API
 // server looks for it when an owner reference blocks its owner's deletion.
@@ -42,8 +47,13 @@ func makeRightsFolder(SpecContext) []byte {
 	return []byte(folder)
 }
 
-// askedFor are rights that operators asked for.
-type askedFor struct{ Used, Forbidden sets.Set[string] }
+// askedFor are rights that operators asked for, and the writes that the guard
+// (config/policy) refused them.
+type askedFor struct{ Used, Forbidden, Guarded sets.Set[string] }
+
+func newAskedFor() askedFor {
+	return askedFor{sets.New[string](), sets.New[string](), sets.New[string]()}
+}
 
 var _ = SynchronizedAfterSuite(leaveRights, checkRights)
 
@@ -63,6 +73,7 @@ func leaveRights() {
 // they may: nothing was forbidden, and nothing may be done that no spec needs.
 func checkRights(ctx SpecContext) {
 	asked := leftRights()
+	Expect(sets.List(asked.Guarded)).To(BeEmpty(), "the guard is in the operator's way")
 	if suite, _ := GinkgoConfiguration(); len(suite.FocusStrings)+len(suite.SkipStrings) > 0 || operator == nil {
 		return // some specs alone need less
 	}
@@ -89,7 +100,7 @@ func withLists(used sets.Set[string]) sets.Set[string] {
 // leftRights are those that all processes left, taken together. It removes the folder.
 func leftRights() askedFor {
 	GinkgoHelper()
-	all := askedFor{sets.New[string](), sets.New[string]()}
+	all := newAskedFor()
 	files, err := filepath.Glob(filepath.Join(rightsFolder, "*"))
 	Expect(err).NotTo(HaveOccurred())
 	for _, file := range files {
@@ -97,7 +108,7 @@ func leftRights() askedFor {
 		Expect(err).NotTo(HaveOccurred())
 		var one askedFor
 		Expect(json.Unmarshal(text, &one)).To(Succeed())
-		all.Used, all.Forbidden = all.Used.Union(one.Used), all.Forbidden.Union(one.Forbidden)
+		all.Used, all.Forbidden, all.Guarded = all.Used.Union(one.Used), all.Forbidden.Union(one.Forbidden), all.Guarded.Union(one.Guarded)
 	}
 	Expect(os.RemoveAll(rightsFolder)).To(Succeed())
 	all.Used = withLists(all.Used)
@@ -146,9 +157,12 @@ func (e auditEvent) right() string {
 
 func requested(path string) askedFor {
 	GinkgoHelper()
-	all := askedFor{sets.New[string](), sets.New[string]()}
+	all := newAskedFor()
 	for event := range audited(path) {
 		if event.ResponseStatus != nil && event.ResponseStatus.Code == http.StatusForbidden {
+			if strings.Contains(event.ResponseStatus.Message, guard) {
+				all.Guarded.Insert(event.right() + ": " + event.ResponseStatus.Message)
+			}
 			all.Forbidden.Insert(event.right())
 			continue
 		}
@@ -245,5 +259,23 @@ var _ = Describe("Rights that are seldom needed", func() {
 			Expect(admin.Get(ctx, client.ObjectKeyFromObject(&revision), &revision)).To(Succeed())
 			return revision.Labels
 		}).ShouldNot(BeEmpty())
+	})
+})
+
+var _ = Describe("The rights of the operator's account", func() {
+	It("end at what others made", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		foreign := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "foreign"}}
+		Expect(admin.Create(ctx, foreign)).To(Succeed())
+		// Impersonated, it is no request of the operator's to checkRights.
+		config := theMesh.Admin()
+		config.Impersonate = rest.ImpersonationConfig{UserName: mesh.OperatorUser}
+		account, err := client.New(config, client.Options{Scheme: admin.Scheme()})
+		Expect(err).NotTo(HaveOccurred())
+		refused := MatchError(ContainSubstring(guard))
+		Eventually(func() error { return account.Delete(ctx, foreign, client.DryRunAll) }).Should(refused)
+		Expect(account.Update(ctx, foreign.DeepCopy(), client.DryRunAll)).To(refused)
+		another := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "another"}}
+		Expect(account.Create(ctx, another, client.DryRunAll)).To(refused)
 	})
 })

@@ -65,6 +65,9 @@ type Workload struct {
 	ObjectLabels map[string]string
 	// Port at which the pod serves HTTP.
 	Port int
+	// AppPort is the loopback port of an app that runs already, which answers GET /
+	// with 200; 0: one of the mesh's own.
+	AppPort int
 	// Service that selects the pods by their label app; empty: none.
 	Service string
 	// ServicePort of the Service; 0: Port.
@@ -140,9 +143,11 @@ func (m *Mesh) place(workload Workload) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	appPort, err := m.ports.Port()
-	if err != nil {
-		return nil, err
+	appPort := workload.AppPort
+	if appPort == 0 {
+		if appPort, err = m.ports.Port(); err != nil {
+			return nil, err
+		}
 	}
 	adminPort, err := m.ports.Port()
 	if err != nil {
@@ -217,7 +222,7 @@ func (r *Running) processName(part string) string {
 }
 
 func (r *Running) startApp(ctx context.Context) error {
-	if r.Workload.Gateway {
+	if r.Workload.Gateway || r.Workload.AppPort != 0 {
 		return nil
 	}
 	app, err := r.mesh.startApp(ctx, r.processName("app"), r.Workload.Name, r.appPort)
