@@ -4,20 +4,27 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"net/http"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 // made are the outputs of all kinds in the namespace: `<kind> <name>`.
@@ -283,6 +290,72 @@ var _ = It("A URL gives the module whose digest the spec names, and no other", f
 	Expect(w.held(ctx)).To(HaveLen(1))
 })
 
+var _ = It("A URL shows its query nowhere, however long it is", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	content := wasmModule("from a presigned URL")
+	sum := sha256.Sum256(content)
+	address := w.registry.PutFile("/"+strings.Repeat("long/", 250)+"filter.wasm", content)
+	fd := w.filterDeployment(ctx, "f", "", filterID("f"), func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter = wasmev1.FilterSpec{ID: "f", URL: address + "?X-Signature=" + strings.Repeat("hush", 150), SHA256: hex.EncodeToString(sum[:]), RootID: rootID}
+	})
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+	Expect(fd.Status.Module.Reference).To(Equal(address))
+	revisions := w.revisions(ctx, fd)
+	Expect(revisions).To(HaveLen(1))
+
+	edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.URL = address + "?X-Signature=hush" })
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+	Expect(w.revisions(ctx, fd)).To(Equal(revisions), "another signature is no other revision")
+	w.registry.Down()
+	edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.URL = address + ".moved?X-Signature=hush" })
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonRegistryUnavailable))
+
+	for _, list := range []client.ObjectList{&appsv1.ControllerRevisionList{}, &networking.EnvoyFilterList{}, &eventsv1.EventList{}} {
+		Expect(user.List(ctx, list, client.InNamespace(w.namespace))).To(Succeed())
+		Expect(json.Marshal(list)).NotTo(ContainSubstring("hush"), "%T", list)
+	}
+	Expect(json.Marshal(fd.Status)).NotTo(ContainSubstring("hush"))
+})
+
+var _ = It("An image that was withdrawn stays in use, and its configuration can change", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+	before := fd.Status.Revision
+	w.registry.Inject(registry.Status(http.StatusNotFound))
+	w.clock.Step(2 * pollInterval)
+	edit(ctx, fd, config("changed"))
+	Expect(w.answer(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonImageNotFound, "hello:v1", "stays in use"))
+	Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionTrue, wasmev1.ReasonProgrammed))
+	Expect(fd.Status.Revision).NotTo(Equal(before))
+	Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": fd.Status.Revision}))
+
+	w.registry.Heal()
+	w.clock.Step(2 * pollInterval)
+	Expect(w.answer(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+})
+
+var _ = It("A source that the operator does not allow is refused", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	w.Finder.Allowed = source.Sources{"image"}
+	fd := w.filterDeployment(ctx, "f", "", filterID("f"), func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter = wasmev1.FilterSpec{ID: "f", ConfigMap: &wasmev1.ConfigMapKey{Name: "module", Key: "filter.wasm"}, RootID: rootID}
+	})
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonSourceForbidden, "spec.filter.configMap", "--allowed-sources", "use image"))
+	Expect(fd).To(haveCondition(wasmev1.ConditionStalled, metav1.ConditionTrue, wasmev1.ReasonSourceForbidden))
+	Expect(w.outputs(ctx)).To(BeEmpty())
+})
+
 var _ = It("A module that is not the one of spec.filter.sha256 is refused", func(ctx context.Context) {
 	w := newWorld(ctx)
 	w.deployments(ctx, "a")
@@ -301,11 +374,11 @@ var _ = Describe("A FilterDeployment that is suspended", func() {
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		held := w.held(ctx)
-		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true; config("other")(fd) })
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true })
 		w.deployments(ctx, "b")
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(And(
-			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended, "spec.suspend"),
+			haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended, "Ready stays as it was"),
 			WithTransform(func(fd *wasmev1.FilterDeployment) bool { return *fd.Status.ObservedGeneration == fd.Generation }, BeTrue()),
 		))
 		Expect(w.held(ctx)).To(Equal(held))
@@ -318,6 +391,42 @@ var _ = Describe("A FilterDeployment that is suspended", func() {
 		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false })
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("is not Ready for a spec that was not applied", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a", "b")
+		onlyA := func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": "a"}}
+		}
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), onlyA, config("first"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		held := w.held(ctx)
+		for what, change := range map[string]func(*wasmev1.FilterDeployment){
+			"another configuration": config("other"),
+			"other workloads":       func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Labels["app"] = "b" },
+		} {
+			edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true; change(fd) })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSuspended, "the operator has not applied this spec"), what)
+			Expect(w.held(ctx)).To(Equal(held), what)
+
+			By("putting back the former one while it is suspended")
+			edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { config("first")(fd); onlyA(fd) })
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended), what)
+		}
+
+		By("restarting the operator, which says what it said before")
+		w.restart(ctx)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonSuspended))
+		Expect(w.written()).To(BeEmpty())
+
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false; config("other")(fd) })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
 	})
 
 	It("stays not Ready when it was failing", func(ctx context.Context) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"time"
 
@@ -85,6 +86,30 @@ var _ = Describe("The module keeper", func() {
 		var logged strings.Builder
 		kept(log.IntoContext(ctx, funcr.New(func(_, line string) { logged.WriteString(line) }, funcr.Options{})))
 		Expect(logged.String()).To(And(ContainSubstring("A module is missing"), ContainSubstring(hex.EncodeToString(sum[:])), Not(ContainSubstring("hush"))))
+	})
+
+	It("fetches a module from its URL with the key that only the spec has", func(ctx context.Context) {
+		content := wasmModule("behind a key")
+		sum := sha256.Sum256(content)
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("key") != "hush" {
+				http.Error(w, "no", http.StatusForbidden)
+				return
+			}
+			_, _ = w.Write(content)
+		}))
+		DeferCleanup(server.Close)
+		behind := w.filterDeployment(ctx, "g", "", func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Filter = wasmev1.FilterSpec{URL: server.URL + "/f.wasm?key=hush", SHA256: hex.EncodeToString(sum[:]), RootID: rootID}
+		})
+		Expect(w.settle(ctx, behind)).To(Succeed())
+		object := w.revisions(ctx, behind)[0]
+		Expect(string(object.Data.Raw)).To(And(ContainSubstring(server.URL+"/f.wasm"), Not(ContainSubstring("hush"))))
+		key.Name = object.Name
+		kept(ctx)
+		await(ctx)
+		kept(ctx)
+		Expect(replica.Store.Has(hex.EncodeToString(sum[:]))).To(BeTrue())
 	})
 
 	It("pulls a module that is missing, by its digest even when the tag has moved", func(ctx context.Context) {

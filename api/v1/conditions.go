@@ -43,6 +43,9 @@ const (
 	ReasonUnauthorized = "Unauthorized"
 	// ReasonRegistryUnavailable: the registry did not answer, or its answer was not that of a registry.
 	ReasonRegistryUnavailable = "RegistryUnavailable"
+	// ReasonSourceForbidden: the operator does not take modules from such a source
+	// (--allowed-sources).
+	ReasonSourceForbidden = "SourceForbidden"
 	// ReasonRegistryForbidden: the operator is not allowed to connect there
 	// (--denied-networks, --allowed-registries, or plain HTTP without plainHttp).
 	ReasonRegistryForbidden = "RegistryForbidden"
@@ -116,23 +119,29 @@ const (
 	// workload.
 	ReasonWorkloadUnsupported = "WorkloadUnsupported"
 
-	// ReasonLoaded: every pod that counts runs the revision (Loaded).
+	// ReasonLoaded: every pod that counts runs the revision, apart from the few that
+	// do not answer (Loaded).
 	ReasonLoaded = "Loaded"
 	// ReasonLoading: pods are loading the revision.
 	ReasonLoading = "Loading"
 	// ReasonNoPods: the workloads have no pods that count. New pods get the filter.
 	ReasonNoPods = "NoPods"
 	// ReasonUnproven: it is not known what the pods run, because they are not asked
-	// (--verify-pods=false), or because the proxies of a targetRef are not known. With
+	// (--verify-pods=false, --unverified-namespaces, or the annotation
+	// wasme.io/verify-pods), or because the proxies of a targetRef are not known. With
 	// spec.deployment.istio.verification NotRequired, the latter counts as True, too.
 	ReasonUnproven = "Unproven"
-	// ReasonNoSidecar: the pods have no sidecar that could run the filter.
+	// ReasonNoSidecar: no pod of a workload has a sidecar that could run the filter.
 	ReasonNoSidecar = "NoSidecar"
 	// ReasonFetchFailed: proxies could not fetch the module.
 	ReasonFetchFailed = "FetchFailed"
 	// ReasonRefused: proxies refused the filter, because of its module, its root id or
 	// its configuration.
 	ReasonRefused = "Refused"
+	// ReasonNotLoaded: proxies do not run the filter, and their agents do not answer why.
+	ReasonNotLoaded = "NotLoaded"
+	// ReasonListenerRefused: proxies run the revision, but refused their newest listeners.
+	ReasonListenerRefused = "ListenerRefused"
 	// ReasonNoListener: proxies have no HTTP listener that could run the filter.
 	ReasonNoListener = "NoListener"
 	// ReasonAnchorMissing: proxies have no HTTP filter with the name in spec.filter.position.
@@ -141,12 +150,14 @@ const (
 	ReasonOlderRevision = "OlderRevision"
 	// ReasonCrashing: the module crashes on requests. Proxies show this with FailReload only.
 	ReasonCrashing = "Crashing"
-	// ReasonUnreachable: the proxies of the pods do not answer the operator.
+	// ReasonUnreachable: the proxies of several pods do not answer the operator, or
+	// those of all.
 	ReasonUnreachable = "Unreachable"
 
 	// ReasonReady: everything the spec asks for is in place (Ready).
 	ReasonReady = "Ready"
-	// ReasonSuspended: spec.suspend is set, and Ready keeps its status (Ready).
+	// ReasonSuspended: spec.suspend is set. Ready keeps its status, but is Unknown for a
+	// spec that was not applied (Ready).
 	ReasonSuspended = "Suspended"
 	// ReasonProgressing: the operator is working on it (Reconciling).
 	ReasonProgressing = "Progressing"

@@ -52,10 +52,10 @@ type FilterDeploymentStatus struct {
 
 // ModuleStatus is a resolved module.
 type ModuleStatus struct {
-	// reference is what was resolved: the image reference, the URL, or
+	// reference is what was resolved: the image reference, the URL without its query, or
 	// `configmap/<name>/<key>`.
 	// +required
-	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:MaxLength=2048
 	Reference string `json:"reference"`
 
 	// manifestDigest is the digest of the image's manifest. If the reference is that

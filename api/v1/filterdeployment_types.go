@@ -113,6 +113,10 @@ const (
 // +kubebuilder:validation:MaxLength=63
 type LabelValue string
 
+// VerifyPodsAnnotation on a FilterDeployment with the value false says that its pods
+// are not asked what they run, because the operator cannot reach them.
+const VerifyPodsAnnotation = "wasme.io/verify-pods"
+
 // FilterDeploymentSpec says which filter runs on which workloads. The rules over
 // filter and deployment together are in hack/crdschema.
 type FilterDeploymentSpec struct {
@@ -125,7 +129,8 @@ type FilterDeploymentSpec struct {
 	Deployment DeploymentSpec `json:"deployment,omitempty"`
 
 	// suspend keeps everything as it is: the operator looks up no new image, and
-	// writes, repairs and deletes nothing.
+	// writes, repairs and deletes nothing. Ready is Unknown for what was changed in the
+	// spec at the same time or later, and not applied.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 }

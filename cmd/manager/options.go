@@ -13,6 +13,7 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
+	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
@@ -35,9 +36,11 @@ type options struct {
 	allowRootNamespace      bool
 	clusterID               string
 	verifyPods              bool
+	unverifiedNamespaces    stringList
 	pollInterval            time.Duration
 	deniedNetworks          networkList
 	allowedRegistries       stringList
+	allowedSources          stringList
 	legacyPullSecrets       bool
 	limits                  module.Limits
 	workers                 int
@@ -76,6 +79,7 @@ func bindMesh(flags *flag.FlagSet, opts *options) {
 	flags.StringVar(&opts.rootNamespace, "istio-root-namespace", "istio-system", "the mesh's root namespace, whose objects reach every namespace")
 	flags.BoolVar(&opts.allowRootNamespace, "allow-root-namespace", false, "allow filters in the root namespace other than those of selected gateways")
 	flags.BoolVar(&opts.verifyPods, "verify-pods", true, "ask the sidecars of pods, at their metrics port, what they run; false where the operator cannot reach them")
+	flags.Var(&opts.unverifiedNamespaces, "unverified-namespaces", "comma-separated namespaces whose FilterDeployments are not verified, because the operator cannot reach their pods; default: none")
 	flags.StringVar(&opts.clusterID, "cluster-id", "Kubernetes", "the cluster's name in the mesh, as its proxies report it in CLUSTER_ID")
 }
 
@@ -85,6 +89,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.DurationVar(&opts.pollInterval, "image-poll-interval", 5*time.Minute, "how often an image is asked for, to notice a tag that moved")
 	flags.Var(&opts.deniedNetworks, "denied-networks", "comma-separated networks (CIDR) in which no registry may be")
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
+	flags.Var(&opts.allowedSources, "allowed-sources", "comma-separated sources that modules may come from (image, url, configMap); default: all")
 	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
@@ -99,6 +104,9 @@ func (o options) validate() error {
 	}
 	if o.pollInterval <= 0 {
 		return errors.New("--image-poll-interval must be positive")
+	}
+	if _, err := source.ParseSources(o.allowedSources); err != nil {
+		return fmt.Errorf("--allowed-sources: %w", err)
 	}
 	if problems := validation.IsValidLabelValue(ownership.ManagedBy(o.class)); len(problems) > 0 {
 		return fmt.Errorf("--class %q cannot be part of a label: %s", o.class, strings.Join(problems, "; "))

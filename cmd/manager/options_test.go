@@ -23,6 +23,9 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 		"module server URL without host":   {"--module-server-url=http:///modules", "with a host"},
 		"no poll interval":                 {"--image-poll-interval=0s", "--image-poll-interval must be positive"},
 		"no workers":                       {"--max-concurrent-reconciles=0", "must be at least 1"},
+		"unknown source":                   {"--allowed-sources=image,git", "--allowed-sources: \"git\" is no source of modules: use image, url, configMap"},
+		"class that is no label":           {"--class=a b", "--class \"a b\" cannot be part of a label"},
+		"class that is too long":           {"--class=" + strings.Repeat("a", 50), "cannot be part of a label"},
 		"address as network":               {"--denied-networks=10.0.0.1", "write it as 10.0.0.0/8"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -34,12 +37,15 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 }
 
 func TestOptionsReadLists(t *testing.T) {
-	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io")
+	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io", "--unverified-namespaces=c, d")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fc00::/7")}; !slices.Equal(opts.deniedNetworks, want) {
 		t.Errorf("denied networks: %v", opts.deniedNetworks)
+	}
+	if !slices.Equal(opts.unverifiedNamespaces, []string{"c", "d"}) {
+		t.Errorf("unverified namespaces %v", opts.unverifiedNamespaces)
 	}
 	if !slices.Equal(opts.watchNamespaces, []string{"a", "b"}) || !slices.Equal(opts.allowedRegistries, []string{"ghcr.io"}) {
 		t.Errorf("namespaces %v, registries %v", opts.watchNamespaces, opts.allowedRegistries)

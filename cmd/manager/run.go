@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -154,23 +155,24 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		return fmt.Errorf("setting up the peers (--peers): %w", err)
 	}
 	finder := func(wakes *waker.Waker) source.Finder {
-		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), LegacyPullSecrets: opts.legacyPullSecrets}
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), Allowed: source.Sources(opts.allowedSources), LegacyPullSecrets: opts.legacyPullSecrets}
 	}
 	reconciler := &filterdeployment.Reconciler{
-		Client:             manager.GetClient(),
-		Reader:             manager.GetAPIReader(),
-		Finder:             finder(filterDeployments),
-		Store:              modules,
-		Peers:              replicas,
-		Written:            written,
-		Outputs:            outputkinds.New(kinds),
-		Gateways:           outputkinds.NewGateways(kinds),
-		Recorder:           manager.GetEventRecorder("wasme-operator"),
-		Mesh:               render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
-		AllowRootNamespace: opts.allowRootNamespace,
-		WatchNamespaces:    opts.watchNamespaces,
-		RecheckInterval:    min(opts.pollInterval, recheckInterval),
-		Clock:              clock.RealClock{},
+		Client:               manager.GetClient(),
+		Reader:               manager.GetAPIReader(),
+		Finder:               finder(filterDeployments),
+		Store:                modules,
+		Peers:                replicas,
+		Written:              written,
+		Outputs:              outputkinds.New(kinds),
+		Gateways:             outputkinds.NewGateways(kinds),
+		Recorder:             manager.GetEventRecorder("wasme-operator"),
+		Mesh:                 render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
+		AllowRootNamespace:   opts.allowRootNamespace,
+		WatchNamespaces:      opts.watchNamespaces,
+		UnverifiedNamespaces: sets.New(opts.unverifiedNamespaces...),
+		RecheckInterval:      min(opts.pollInterval, recheckInterval),
+		Clock:                clock.RealClock{},
 	}
 	if opts.verifyPods {
 		reconciler.Prober = dataplane.New(filterDeployments.WakeSoon)

@@ -47,6 +47,23 @@ func TestControllerWakesForAStatus(t *testing.T) {
 	}
 }
 
+func TestControllerWakesForTheAnnotationThatTurnsVerificationOff(t *testing.T) {
+	g := NewWithT(t)
+	with := func(annotations map[string]string) *wasmev1.FilterDeployment {
+		return &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Annotations: annotations}}
+	}
+	none, off, other := with(nil), with(map[string]string{wasmev1.VerifyPodsAnnotation: "false"}), with(map[string]string{"other": "false"})
+	wakes := func(before, after *wasmev1.FilterDeployment) bool {
+		return verificationChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after})
+	}
+	g.Expect(wakes(none, off)).To(BeTrue())
+	g.Expect(wakes(off, none)).To(BeTrue())
+	g.Expect(wakes(none, other)).To(BeFalse())
+	g.Expect(verificationChanged().Create(event.CreateEvent{Object: off})).To(BeFalse())
+	g.Expect(verificationChanged().Delete(event.DeleteEvent{Object: off})).To(BeFalse())
+	g.Expect(verificationChanged().Generic(event.GenericEvent{Object: off})).To(BeFalse())
+}
+
 func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 	scheme := runtime.NewScheme()
 	if err := wasmev1.AddToScheme(scheme); err != nil {
@@ -68,14 +85,17 @@ func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 			g := NewWithT(t)
 			r := &Reconciler{
 				Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(row.left...).Build(),
-				Finder: source.Finder{Modules: &resolve.Resolver{}},
+				Finder: source.Finder{Modules: &resolve.Resolver{}}, Written: &Written{},
 			}
 			for _, fd := range []*wasmev1.FilterDeployment{named("f"), named("other")} {
 				r.statuses.keep(fd, false, time.Unix(0, 0))
 				r.reported.of(fd)
+				fd.Status.Conditions = []metav1.Condition{{Type: wasmev1.ConditionReady}}
+				r.applied.keep(fd)
 			}
 			g.Expect(r.statuses.known).To(HaveLen(2))
 			g.Expect(r.reported.known).To(HaveLen(2))
+			g.Expect(r.applied.known).To(HaveLen(2))
 
 			result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "n", Name: "f"}})
 			g.Expect(err).NotTo(HaveOccurred())
@@ -83,6 +103,7 @@ func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 			other := types.NamespacedName{Namespace: "n", Name: "other"}
 			g.Expect(r.statuses.known).To(And(HaveLen(1), HaveKey(other)))
 			g.Expect(r.reported.known).To(And(HaveLen(1), HaveKey(other)))
+			g.Expect(r.applied.known).To(And(HaveLen(1), HaveKey(other)))
 		})
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -62,6 +63,8 @@ type Reconciler struct {
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
 	Prober *dataplane.Prober
+	// UnverifiedNamespaces are those whose pods cannot be reached.
+	UnverifiedNamespaces sets.Set[string]
 	// Written are the outputs that the cache does not show yet.
 	Written *Written
 	// Outputs are the kinds of outputs that the API server serves.
@@ -83,6 +86,7 @@ type Reconciler struct {
 
 	statuses statusMemory
 	reported reportedMemory
+	applied  appliedMemory
 	// conflicts are the waits after writes that were based on a cache that is behind.
 	conflicts backoffs[types.NamespacedName]
 	repairs   backoffs[repairKey]
@@ -105,19 +109,18 @@ type Reconciler struct {
 // garbage collector, through the owner references of all that was made for it.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var fd wasmev1.FilterDeployment
-	if err := r.Client.Get(ctx, request.NamespacedName, &fd); err != nil {
-		if apierrors.IsNotFound(err) {
-			r.forget(request.NamespacedName)
-		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	if !fd.DeletionTimestamp.IsZero() {
-		r.forget(request.NamespacedName)
+	err := r.Client.Get(ctx, request.NamespacedName, &fd)
+	if apierrors.IsNotFound(err) || err == nil && !fd.DeletionTimestamp.IsZero() {
+		r.rest(request.NamespacedName)
+		r.applied.forget(request.NamespacedName)
 		return ctrl.Result{}, nil
 	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
 	if fd.Spec.Suspend {
-		r.forget(request.NamespacedName)
-		return ctrl.Result{}, r.writeStatus(ctx, &fd, contest{}, rollout.SetSuspended)
+		r.rest(request.NamespacedName)
+		return ctrl.Result{}, r.writeStatus(ctx, &fd, contest{}, r.suspended(&fd))
 	}
 	if !r.Outputs.Known() || len(workload.IstioSpec(&fd).TargetRefs) > 0 && r.Gateways.State() == outputkinds.Unknown {
 		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
@@ -134,12 +137,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.applied.keep(&fd)
 	r.recordWorkloads(&fd, reported, &found.Plan)
 	return r.next(&fd, found)
 }
 
-// forget ends what goes on for a FilterDeployment beside its passes.
-func (r *Reconciler) forget(name types.NamespacedName) {
+// rest ends what goes on for a FilterDeployment beside its passes.
+func (r *Reconciler) rest(name types.NamespacedName) {
 	r.Finder.Modules.Forget(name)
 	r.statuses.forget(name)
 	r.reported.forget(name)
@@ -166,7 +170,7 @@ type pass struct {
 func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*pass, error) {
 	state := rollout.State{
 		Owner: client.ObjectKeyFromObject(fd), Generation: fd.Generation, Status: fd.Status,
-		VerifyPods: r.Prober != nil, Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
+		Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
 	}
 	p := &pass{}
 	var err error

@@ -69,7 +69,10 @@ func (r *reporter) plan(verifyPods bool, pods []*dataplane.Verdict) *rollout.Pla
 			Revision:   r.inForce.Hash,
 			Conditions: []metav1.Condition{{Type: wasmev1.ConditionLoaded, Status: metav1.ConditionFalse}},
 		},
-		VerifyPods: verifyPods, Now: r.clock.Now(),
+		Now: r.clock.Now(),
+	}
+	if !verifyPods {
+		state.Unverified = "the operator runs with --verify-pods=false"
 	}
 	for i, verdict := range pods {
 		target := workload.Target{Kind: "Deployment", Namespace: owner.Namespace, Name: fmt.Sprintf("w%d", i)}

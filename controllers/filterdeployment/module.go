@@ -37,7 +37,11 @@ func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeploy
 		return asked(fd, filter, moduleStatus(*result.Module))
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {
-		return asked(fd, filter, known.Module)
+		found, verdict := asked(fd, filter, known.Module)
+		if found != nil && result.Err != nil && result.Err.Reason == wasmev1.ReasonImageNotFound {
+			verdict = condition.False(result.Err.Reason, "%s; the module that it had, sha256:%s, stays in use", result.Err.Message, known.Module.SHA256)
+		}
+		return found, verdict
 	}
 	if result.Err != nil {
 		return nil, unresolved(fd, result.Err)
@@ -76,9 +80,11 @@ func asked(fd *wasmev1.FilterDeployment, filter wasmev1.FilterSpec, resolved was
 
 // resolvedBefore returns the newest revision of this very source. It holds while
 // the look-up is under way or the registry is away, so that a restarted operator
-// neither flaps nor forgets.
+// neither flaps nor forgets, and when the image was withdrawn, so that its
+// configuration can still change. It does not hold when access is denied: nobody goes
+// on with a module that they may not read any more.
 func (r *Reconciler) resolvedBefore(fd *wasmev1.FilterDeployment, history []revision.Revision, failure *module.Error) *revision.Revision {
-	if failure != nil && failure.Reason != wasmev1.ReasonRegistryUnavailable {
+	if failure != nil && failure.Reason != wasmev1.ReasonRegistryUnavailable && failure.Reason != wasmev1.ReasonImageNotFound {
 		return nil
 	}
 	return revision.ResolvedBefore(history, fd.Spec.Filter, workload.IstioSpec(fd).Distribution, func(known wasmev1.ModuleStatus) bool {

@@ -33,7 +33,7 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 	}
 	watch := ctrl.NewControllerManagedBy(manager).
 		Named("filterdeployment").
-		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, statusLost()))).
+		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, verificationChanged(), statusLost()))).
 		// A pod that becomes Ready is to run the filter.
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ForPod), builder.WithPredicates(podChanged())).
 		// The predecessor's operator is reported; it wakes nothing.
@@ -167,6 +167,19 @@ func deletions() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc:  func(event.CreateEvent) bool { return false },
 		UpdateFunc:  func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// verificationChanged lets through updates of the annotation by which the pods of a
+// FilterDeployment are not verified.
+func verificationChanged() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			return e.ObjectOld.GetAnnotations()[wasmev1.VerifyPodsAnnotation] != e.ObjectNew.GetAnnotations()[wasmev1.VerifyPodsAnnotation]
+		},
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
 }

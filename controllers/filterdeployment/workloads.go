@@ -139,6 +139,21 @@ func (r *Reconciler) describePods(fd client.ObjectKey, list []*corev1.Pod) []rol
 	return pods
 }
 
+// unverified says why the pods of a FilterDeployment are not asked what they run;
+// empty when they are.
+func (r *Reconciler) unverified(fd *wasmev1.FilterDeployment) string {
+	switch {
+	case r.Prober == nil:
+		return "the operator runs with --verify-pods=false"
+	case r.UnverifiedNamespaces.Has(fd.Namespace):
+		return "the operator's flag --unverified-namespaces has this namespace"
+	case fd.Annotations[wasmev1.VerifyPodsAnnotation] == "false":
+		return "this FilterDeployment has the annotation " + wasmev1.VerifyPodsAnnotation + "=false"
+	default:
+		return ""
+	}
+}
+
 // readDeleted returns the workloads of outputs that no longer exist, and have pods that
 // may still serve, in the order of their kinds and names. A workload that exists and is
 // not selected any more is not one of them.

@@ -17,9 +17,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
@@ -77,7 +79,7 @@ func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revi
 		r.Finder.Modules.Forget(request.NamespacedName)
 		return nil
 	}
-	result, err := r.Finder.FindRevision(ctx, request.NamespacedName, known)
+	result, err := r.Finder.FindRevision(ctx, request.NamespacedName, known, r.specOf(ctx, known))
 	if err != nil {
 		return err
 	}
@@ -85,6 +87,17 @@ func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revi
 		log.FromContext(ctx).Info("A module is missing and could not be fetched yet", "sha256", known.Module.SHA256, "reason", result.Err.Reason, "message", result.Err.Message)
 	}
 	return nil
+}
+
+// specOf returns spec.filter of the FilterDeployment that a revision belongs to, as the
+// cache has it; an empty one when it is gone.
+func (r *Reconciler) specOf(ctx context.Context, known revision.Revision) wasmev1.FilterSpec {
+	var fd wasmev1.FilterDeployment
+	name, made := ownership.FilterDeploymentOf(known.Object)
+	if !made || r.Client.Get(ctx, name, &fd) != nil {
+		return wasmev1.FilterSpec{}
+	}
+	return fd.Spec.Filter
 }
 
 // Complete reports whether the store holds every module that a revision names.

@@ -35,6 +35,8 @@ type Finder struct {
 	Reader client.Reader
 	// Modules resolves images and URLs, and wakes the owner.
 	Modules *resolve.Resolver
+	// Allowed are the sources that modules may come from.
+	Allowed Sources
 	// LegacyPullSecrets allows pull Secrets with username and password that do not
 	// name their registry.
 	LegacyPullSecrets bool
@@ -43,6 +45,9 @@ type Finder struct {
 // Find returns what is known of the module that a filter's source has now. The
 // error is that of a Secret or ConfigMap.
 func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec) (resolve.Result, error) {
+	if err := f.Allowed.check(filter); err != nil {
+		return resolve.Result{}, err
+	}
 	switch {
 	case filter.ConfigMap != nil:
 		content, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.configMap", *filter.ConfigMap)
@@ -58,9 +63,13 @@ func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wa
 }
 
 // FindRevision returns what is known of the very module that a revision was made
-// of: its source may have another one by now.
-func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, known revision.Revision) (resolve.Result, error) {
+// of: its source may have another one by now. A revision has its URL without the query,
+// which the spec of its FilterDeployment has while it is the same URL.
+func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, known revision.Revision, current wasmev1.FilterSpec) (resolve.Result, error) {
 	filter := known.Filter
+	if revision.Source(current) == revision.Source(filter) {
+		filter.URL = current.URL
+	}
 	switch {
 	case filter.ConfigMap != nil:
 		return f.findInConfigMap(ctx, owner, known)

@@ -235,7 +235,9 @@ func (p page) followLink(target, anchor string) error {
 func TestPagesHaveShortLines(t *testing.T) {
 	for _, p := range allPages(t) {
 		for i, line := range strings.Split(string(p.source), "\n") {
-			if len([]rune(line)) > longest {
+			// The defaults of some flags are lists without a space.
+			generated := strings.HasPrefix(line, "Default: `")
+			if len([]rune(line)) > longest && !generated {
 				t.Errorf("%s:%d: the line has more than %d characters", p.path, i+1, longest)
 			}
 		}

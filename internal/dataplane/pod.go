@@ -34,8 +34,10 @@ type pod struct {
 	due     time.Time
 	// attempts counts the probes since something changed.
 	attempts int
-	// tried says that its Envoy has received a plugin, of any owner, at some time.
-	tried bool
+	// viaAgent says that its pilot-agent answers for its Envoy, which does not answer.
+	viaAgent bool
+	// listeners are those of its Envoy.
+	listeners listeners
 }
 
 // watch is what one owner wants to know of a pod.
@@ -69,6 +71,8 @@ type sight struct {
 	page
 	// agent is nil unless pilot-agent was asked and answered.
 	agent *agentCounts
+	// viaAgent says that it answered for Envoy, too.
+	viaAgent bool
 	// took is how long the answer took.
 	took time.Duration
 }
@@ -107,7 +111,7 @@ func (p *pod) moveTo(place Pod) bool {
 		return false
 	}
 	p.Pod = place
-	p.failures, p.failure, p.slow, p.tried = 0, "", false, false
+	p.failures, p.failure, p.slow, p.viaAgent, p.listeners = 0, "", false, false, listeners{}
 	for _, w := range p.watches {
 		w.looked, w.rows, w.fetch = false, nil, fetches{}
 	}
@@ -141,7 +145,7 @@ func (p *pod) unexplained() []string {
 // settled reports whether there is nothing more to find out.
 func (p *pod) settled() bool {
 	return p.failures == 0 && !slices.ContainsFunc(p.watches, func(w *watch) bool {
-		return w.verdict.State != StateLoaded
+		return w.verdict.State != StateLoaded || w.verdict.StaleListeners
 	})
 }
 
@@ -151,7 +155,8 @@ func (p *pod) see(s sight, now time.Time) {
 		p.failures++
 		return
 	}
-	p.failures, p.tried = 0, s.tried
+	p.failures, p.viaAgent = 0, s.viaAgent
+	p.listeners.see(s.listeners)
 	for _, w := range p.watches {
 		w.see(s.plugins, now)
 		w.fetch.see(s.agent)
@@ -181,10 +186,12 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 		return w.verdict
 	}
 	verdict := Verdict{State: classify(w.plugin, w.rows), Crashing: crashing(w.plugin, w.rows, now)}
-	if !verdict.Proven() {
-		verdict.Fetch = w.fetch.verdict()
-		verdict.Untried = verdict.State == StateNotLoaded && !p.tried
+	if verdict.Proven() {
+		verdict.StaleListeners = p.listeners.stale
+		return verdict
 	}
+	verdict.Fetch = w.fetch.verdict()
+	verdict.Untried = verdict.State == StateNotLoaded && w.fetch.asked && w.fetch.none && p.listeners.refused == 0
 	return verdict
 }
 

@@ -15,7 +15,7 @@ const otherFilter = "wasm_filter.bookinfo/details-v1/other@14643ae8"
 
 // answer is what a pod shows, each plugin with the number of its reloads.
 func answer(plugins map[string]uint64) sight {
-	s := sight{page: page{plugins: map[string]reloads{}, tried: true}}
+	s := sight{page: page{plugins: map[string]reloads{}}}
 	for name, count := range plugins {
 		s.plugins[name] = reloads{success: count}
 	}
@@ -37,9 +37,14 @@ func TestVerdictsOnAPod(t *testing.T) {
 	both := map[string]uint64{greeting: 0, greetingOld: 0}
 	failed := sight{failure: FailureTimeout}
 	empty := answer(nil)
-	untried := sight{page: page{plugins: map[string]reloads{}}}
+	untried := answer(nil)
+	untried.agent = &agentCounts{}
 	explained := answer(nil)
-	explained.agent = &agentCounts{}
+	explained.agent = &agentCounts{plugins: 1}
+	refused := answer(nil)
+	refused.agent, refused.listeners = &agentCounts{}, listenerCounts{shown: true, accepted: 1, refused: 1}
+	untriedHere := answer(map[string]uint64{greetingOld: 0})
+	untriedHere.agent = &agentCounts{}
 	explainedLoaded := answer(map[string]uint64{greeting: 0})
 	explainedLoaded.agent = &agentCounts{}
 	for name, c := range map[string]struct {
@@ -53,7 +58,10 @@ func TestVerdictsOnAPod(t *testing.T) {
 		"a plugin that comes":          {[]sight{empty, answer(both)}, Verdict{State: StateNotLoaded}},
 		"an old revision that comes":   {[]sight{answer(map[string]uint64{greeting: 0}), answer(map[string]uint64{greeting: 0}), answer(both)}, Verdict{State: StateDraining}},
 		"a plugin that goes":           {[]sight{answer(both), answer(both), empty}, Verdict{State: StateNotLoaded}},
-		"an Envoy that got no plugin":  {[]sight{untried}, Verdict{State: StateNotLoaded, Untried: true}},
+		"an Envoy that got no plugin":  {[]sight{untried}, Verdict{State: StateNotLoaded, Fetch: FetchClean, Untried: true}},
+		"an Envoy that then got one":   {[]sight{untried, explained}, Verdict{State: StateNotLoaded, Fetch: FetchClean}},
+		"an Envoy without a listener":  {[]sight{refused}, Verdict{State: StateNotLoaded, Fetch: FetchClean}},
+		"an older revision, and none":  {slices.Repeat([]sight{untriedHere}, 2), Verdict{State: StateOtherRevision, Fetch: FetchClean}},
 		"an agent without failures":    {[]sight{explained}, Verdict{State: StateNotLoaded, Fetch: FetchClean}},
 		"an agent of what is loaded":   {[]sight{explainedLoaded, explainedLoaded}, Verdict{State: StateLoaded}},
 		"a crash":                      {[]sight{answer(map[string]uint64{greeting: 1}), answer(map[string]uint64{greeting: 2})}, Verdict{State: StateLoaded, Crashing: true}},
@@ -137,7 +145,7 @@ func TestAnExplanationThatIsNoLongerAskedForIsNoNews(t *testing.T) {
 func TestNothingIsKnownOfAPodThatMoved(t *testing.T) {
 	w := &watch{plugin: greeting}
 	loaded := answer(map[string]uint64{greeting: 0})
-	loaded.agent = &agentCounts{}
+	loaded.agent, loaded.viaAgent, loaded.listeners = &agentCounts{}, true, listenerCounts{shown: true, accepted: 1}
 	p := asked(w, loaded, loaded, sight{failure: FailureTimeout})
 	p.slow = true
 	if p.moveTo(p.Pod) || !w.looked {
@@ -148,7 +156,7 @@ func TestNothingIsKnownOfAPodThatMoved(t *testing.T) {
 		t.Error("a pod that moved is not noticed")
 	}
 	want := pod{Pod: place, watches: []*watch{{plugin: greeting, verdict: w.verdict}}}
-	options := cmp.Options{cmp.AllowUnexported(pod{}, watch{}, row{}, fetches{}), cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
+	options := cmp.Options{cmp.AllowUnexported(pod{}, watch{}, row{}, fetches{}, listeners{}, listenerCounts{}), cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
 	if diff := cmp.Diff(want, *p, options); diff != "" {
 		t.Error(diff)
 	}

@@ -103,6 +103,8 @@ type lane struct {
 	// has for an answer.
 	workers  int
 	patience time.Duration
+	// asksAgents says that pilot-agents are asked for Envoys that do not answer.
+	asksAgents bool
 }
 
 // New returns a Prober that asks no pod before it is started. It calls wake with an
@@ -113,7 +115,7 @@ func New(wake func(owner types.NamespacedName)) *Prober {
 		wake:    wake,
 		scraper: newScraper(),
 		quick:   &lane{queue: workqueue.NewTypedDelayingQueue[types.UID](), workers: quickWorkers, patience: quickTime},
-		patient: &lane{queue: workqueue.NewTypedDelayingQueue[types.UID](), workers: patientWorkers, patience: patientTime},
+		patient: &lane{queue: workqueue.NewTypedDelayingQueue[types.UID](), workers: patientWorkers, patience: patientTime, asksAgents: true},
 		seed:    maphash.MakeSeed(),
 		pods:    map[types.UID]*pod{},
 		owners:  map[types.NamespacedName][]types.UID{},
@@ -263,6 +265,8 @@ type job struct {
 	at Pod
 	// explain holds the plugins whose absence pilot-agent can explain.
 	explain []string
+	// viaAgent says that its pilot-agent answered for its Envoy before.
+	viaAgent bool
 }
 
 // begin returns nil when nobody expects anything of the pod any more, when it is being
@@ -282,7 +286,7 @@ func (p *Prober) begin(uid types.UID, l *lane) *job {
 		return nil
 	}
 	known.running = true
-	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained()}
+	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained(), viaAgent: known.viaAgent}
 }
 
 // end records what a worker saw and wakes the owners for whom it changes something.
@@ -308,7 +312,7 @@ func (p *Prober) record(j *job, s sight) sets.Set[types.NamespacedName] {
 		p.plan(known, retryDelay(0))
 		return nil
 	}
-	known.slow = s.failure == FailureTimeout || s.took > quickTime
+	known.slow = s.failure != "" || s.took > quickTime
 	now := time.Now()
 	known.see(s, now)
 	woken := known.judge(now)

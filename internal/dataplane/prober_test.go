@@ -299,6 +299,25 @@ func TestACrashingFilterIsSeen(t *testing.T) {
 	})
 }
 
+func TestRefusedListenersAreSeenUntilNewOnesAreAccepted(t *testing.T) {
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		shows := func(accepted, refused int) http.HandlerFunc {
+			return text(rows(reloads{}, greeting) + listenerRows(accepted, refused))
+		}
+		target := Expectation{Pod: s.pod(1, shows(1, 7)), Plugin: greeting}
+		f.becomes(owner("greeting"), target, loaded)
+		s.pod(1, shows(1, 8))
+		f.becomes(owner("greeting"), target, Verdict{State: StateLoaded, StaleListeners: true})
+		f.woken()
+		s.pod(1, shows(2, 8))
+		pass(2 * maxRetry)
+		if got, want := f.woken(), []types.NamespacedName{owner("greeting")}; !slices.Equal(got, want) {
+			f.Errorf("it is not asked again soon: woken %v", got)
+		}
+		f.becomes(owner("greeting"), target, loaded)
+	})
+}
+
 func TestANewRevisionIsNotBlamedForTheOldOne(t *testing.T) {
 	inBubble(t, func(s *sidecars, f *proberTest) {
 		target := Expectation{Pod: s.pod(1, plugins(greetingOld)), Plugin: greetingOld}
@@ -341,6 +360,35 @@ func TestPilotAgentIsAskedOnlyForWhatIsMissingAndToBeExplained(t *testing.T) {
 		if got := agents.requests(agent) - before; got > 0 {
 			f.Errorf("%d requests for an explanation of what is there", got)
 		}
+	})
+}
+
+func TestPilotAgentIsAskedForAnEnvoyThatDoesNotAnswer(t *testing.T) {
+	agents := startSidecars(t)
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		agent := agents.pod(1, text(recorded(f, "agent-loaded")+envoyPage(greeting)))
+		target := Expectation{Pod: s.pod(1, hijacked("", "")), Plugin: greeting, Explain: true}
+		target.Pod.AgentPort = agent.AgentPort
+		f.becomes(owner("greeting"), target, loaded)
+		for _, moment := range []string{"right after", "later"} {
+			pass(2 * minPeriod)
+			if got := f.Expect(owner("greeting"), []Expectation{target})[0]; got != loaded {
+				f.Errorf("%s: %+v", moment, got)
+			}
+		}
+		before := s.requests(target.Pod)
+		pass(10 * minPeriod)
+		if got := s.requests(target.Pod) - before; got > 0 {
+			f.Errorf("%d requests to what does not answer, while its pilot-agent does", got)
+		}
+
+		agents.pod(1, text(recorded(f, "agent-failed")+envoyPage()))
+		f.becomes(owner("greeting"), target, Verdict{State: StateNotLoaded, Fetch: FetchFailed})
+
+		agents.pod(1, text(recorded(f, "agent-failed")))
+		f.becomes(owner("greeting"), target, Verdict{State: StateUnreachable, Failure: FailureConnection})
+		s.pod(1, plugins(greeting))
+		f.becomes(owner("greeting"), target, loaded)
 	})
 }
 

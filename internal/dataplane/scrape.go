@@ -39,9 +39,9 @@ const (
 
 const (
 	statsPath = "/stats/prometheus"
-	// statsQuery limits Envoy's answer to the rows of plugins, which takes 2 ms and a few
-	// hundred bytes instead of about 40 KB. pilot-agent passes it on to Envoy.
-	statsQuery = "filter=wasm.*vm_(reload|count)"
+	// statsQuery limits Envoy's answer to the rows of plugins, and two of listeners, which
+	// takes 2 ms and a few hundred bytes instead of about 40 KB. pilot-agent passes it on.
+	statsQuery = "filter=wasm.*vm_reload|listener_manager.lds.update_(success|rejected)"
 	// maxHeaderBytes is the longest header of an answer.
 	maxHeaderBytes = 16 << 10
 	// appScrapeSeconds is how long pilot-agent can wait for the metrics of the app, which
@@ -73,10 +73,32 @@ func newScraper() *scraper {
 	}}
 }
 
-// look asks a pod what it runs, and also its pilot-agent if that can explain why a plugin
-// is not there. Each of the two has the time that the lane gives.
+// look asks a pod what it runs. Where Envoy's port is shut, pilot-agent is asked, which
+// merges Envoy's answer into its own; and wherever that can explain why a plugin is not
+// there. Each of the two has the time that the lane gives.
 func (s *scraper) look(ctx context.Context, j *job) sight {
-	var seen sight
+	if j.viaAgent {
+		if seen := s.askAgent(ctx, j); seen.viaAgent {
+			return seen
+		}
+	}
+	seen := s.askEnvoy(ctx, j)
+	switch seen.failure {
+	case "":
+		if slices.ContainsFunc(j.explain, seen.lacks) {
+			seen.agent = s.askAgent(ctx, j).agent
+		}
+	case FailureTimeout, FailureRefused, FailureConnection:
+		if j.lane.asksAgents && !j.viaAgent {
+			if merged := s.askAgent(ctx, j); merged.viaAgent {
+				return merged
+			}
+		}
+	}
+	return seen
+}
+
+func (s *scraper) askEnvoy(ctx context.Context, j *job) (seen sight) {
 	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
 		seen.page, err = parsePage(body)
 		return err
@@ -85,15 +107,23 @@ func (s *scraper) look(ctx context.Context, j *job) sight {
 		log.FromContext(ctx).V(1).Info("Asking a sidecar what it runs failed", "endpoint", j.at.statsEndpoint(), "reason", err.Error())
 		return sight{failure: failureOf(err), took: took}
 	}
-	if !slices.ContainsFunc(j.explain, seen.lacks) {
-		return seen
-	}
-	_, err = s.get(ctx, agentProbes, j.at.agentEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
-		seen.agent, err = parseAgent(body)
+	return seen
+}
+
+// askAgent returns nothing but the time that it took where pilot-agent does not answer.
+func (s *scraper) askAgent(ctx context.Context, j *job) (seen sight) {
+	var answer *agentPage
+	took, err := s.get(ctx, agentProbes, j.at.agentEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
+		answer, err = parseAgent(body)
 		return err
 	})
-	if err != nil {
-		log.FromContext(ctx).V(1).Info("Asking a pilot-agent about its fetches failed", "endpoint", j.at.agentEndpoint(), "reason", err.Error())
+	if seen.took = took; err != nil {
+		log.FromContext(ctx).V(1).Info("Asking a pilot-agent failed", "endpoint", j.at.agentEndpoint(), "reason", err.Error())
+		return seen
+	}
+	seen.agent = &answer.agentCounts
+	if seen.viaAgent = answer.listeners.shown; seen.viaAgent {
+		seen.page = answer.page
 	}
 	return seen
 }

@@ -69,7 +69,16 @@ func startOn(tb testing.TB, address string, answer http.HandlerFunc) netip.AddrP
 
 // plugins answers as Envoy does when it has loaded these, or none any more.
 func plugins(names ...string) http.HandlerFunc {
-	return text(rows(reloads{}, names...) + "# TYPE envoy_wasm_wasm_vm_count gauge\nenvoy_wasm_wasm_vm_count{} 3\n")
+	return text(envoyPage(names...))
+}
+
+func envoyPage(names ...string) string {
+	return rows(reloads{}, names...) + listenerRows(1, 0)
+}
+
+// listenerRows are what every Envoy shows.
+func listenerRows(accepted, refused int) string {
+	return fmt.Sprintf("# TYPE %s counter\n%[1]s{} %[2]d\n# TYPE %[3]s counter\n%[3]s{} %[4]d\n", refusedListeners, refused, acceptedListeners, accepted)
 }
 
 func rows(counts reloads, names ...string) string {

@@ -47,13 +47,29 @@ func (r reloads) roseFrom(before reloads) bool {
 type page struct {
 	// plugins holds those that it has loaded, and those that it refused just now.
 	plugins map[string]reloads
-	// tried says that it has received a plugin at some time.
-	tried bool
+	// listeners counts its updates of listeners. Every Envoy shows them.
+	listeners listenerCounts
 }
 
-// vmCount is the metric of the number of VMs. Envoy shows it, even at 0, once it has
-// received a plugin.
-const vmCount = "envoy_wasm_wasm_vm_count"
+// listenerCounts counts the updates of an Envoy's listeners since it started.
+type listenerCounts struct {
+	// shown says that the page has them.
+	shown             bool
+	accepted, refused uint64
+}
+
+// Prefixes of what pages show.
+const (
+	pluginPrefix = "envoy_wasm_"
+	// Istio's bootstrap never leaves out the metrics of the listener manager, because
+	// pilot-agent's readiness depends on them.
+	listenersPrefix   = "envoy_listener_manager_lds_update_"
+	acceptedListeners = listenersPrefix + "success"
+	refusedListeners  = listenersPrefix + "rejected"
+	// agentPrefix begins pilot-agent's own metrics.
+	agentPrefix = "istio_agent_"
+	conversions = "istio_agent_wasm_config_conversion_count{"
+)
 
 // parsePage reads Envoy's answer to statsQuery. It is in Prometheus' text format 0.0.4
 // and has four counters for each plugin:
@@ -78,14 +94,24 @@ func parsePage(body io.Reader) (page, error) {
 		if err != nil {
 			return page{}, err
 		}
-		found.tried = found.tried || s.metric == vmCount
-		if name, counter := pluginOf(s); name != "" {
-			counts := found.plugins[name]
-			counts.set(counter, s.value)
-			found.plugins[name] = counts
-		}
+		found.add(s)
 	}
 	return found, lines.err()
+}
+
+// add takes over a sample of Envoy.
+func (p *page) add(s sample) {
+	switch s.metric {
+	case acceptedListeners:
+		p.listeners.shown, p.listeners.accepted = true, s.value
+	case refusedListeners:
+		p.listeners.refused = s.value
+	}
+	if name, counter := pluginOf(s); name != "" {
+		counts := p.plugins[name]
+		counts.set(counter, s.value)
+		p.plugins[name] = counts
+	}
 }
 
 func (r *reloads) set(counter string, value uint64) {
@@ -101,7 +127,7 @@ func (r *reloads) set(counter string, value uint64) {
 
 // pluginOf returns which plugin a sample is about, and which of its counters it is.
 func pluginOf(s sample) (name, counter string) {
-	rest, found := strings.CutPrefix(s.metric, "envoy_wasm_")
+	rest, found := strings.CutPrefix(s.metric, pluginPrefix)
 	if !found {
 		return "", ""
 	}
@@ -129,37 +155,56 @@ type agentCounts struct {
 	// failedFetches counts the plugins whose module could not be fetched. Each was
 	// replaced by one that allows or denies everything.
 	failedFetches uint64
+	// plugins counts those that it passed on to Envoy, replaced or not.
+	plugins uint64
 }
 
-// parseAgent reads pilot-agent's answer. Its own metrics come first. Those of Envoy and
-// of the app follow, and can have any form and length.
-func parseAgent(body io.Reader) (*agentCounts, error) {
-	const conversions = "istio_agent_wasm_config_conversion_count{"
-	var counts agentCounts
+// agentPage is what pilot-agent says: its own counts and, where it could ask Envoy
+// and Istio is not set up otherwise, what that says.
+type agentPage struct {
+	agentCounts
+	page
+}
+
+// parseAgent reads pilot-agent's answer. Its own metrics come first. Those of Envoy,
+// filtered by statsQuery, and of the app follow, of which the latter can have any form
+// and length. What comes after the bounds of a page is the app's.
+func parseAgent(body io.Reader) (*agentPage, error) {
+	found := agentPage{page: page{plugins: map[string]reloads{}}}
 	var parser sampleParser
 	answered := false
 	lines := newLines(body)
 	for lines.Scan() {
 		line := lines.Text()
-		answered = answered || strings.HasPrefix(line, "istio_agent_")
-		if !strings.HasPrefix(line, conversions) {
+		answered = answered || strings.HasPrefix(line, agentPrefix)
+		isConversion := strings.HasPrefix(line, conversions)
+		if !isConversion && !strings.HasPrefix(line, pluginPrefix) && !strings.HasPrefix(line, listenersPrefix) {
 			continue
 		}
 		s, err := parser.parse(line)
 		if err != nil {
 			return nil, err
 		}
-		if s.labels["result"] == "fetch_failure" {
-			counts.failedFetches = s.value
+		if isConversion {
+			found.count(s)
+			continue
 		}
+		found.add(s)
 	}
 	if answered {
-		return &counts, nil
+		return &found, nil
 	}
 	if err := lines.err(); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w of pilot-agent", errMalformed)
+}
+
+// count takes over a sample of pilot-agent's conversions.
+func (c *agentCounts) count(s sample) {
+	if c.plugins += s.value; s.labels["result"] == "fetch_failure" {
+		c.failedFetches = s.value
+	}
 }
 
 // lines is a Scanner that stops at the bounds of a page.

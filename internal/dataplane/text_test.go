@@ -169,19 +169,48 @@ func TestACrashIsARiseOfACounter(t *testing.T) {
 	}
 }
 
-func TestAnEnvoyTellsWhetherItWasBroughtAPlugin(t *testing.T) {
-	for text, want := range map[string]bool{
-		recorded(t, "envoy-empty"):    false,
-		recorded(t, "envoy-refusing"): true,
-		recorded(t, "envoy-refused"):  true,
-		"up 1\n":                      false,
-		vmCount + " 0\nup 1\n":        true,
-		"up 1\n" + vmCount + " 0\n":   true,
+func TestAnEnvoyShowsItsUpdatesOfListeners(t *testing.T) {
+	for text, want := range map[string]listenerCounts{
+		recorded(t, "envoy-loaded"):              {},
+		"up 1\n":                                 {},
+		listenerRows(2, 1):                       {shown: true, accepted: 2, refused: 1},
+		"up 1\n" + listenerRows(3, 0) + "up 1\n": {shown: true, accepted: 3},
 	} {
 		got, err := parsePage(strings.NewReader(text))
-		if err != nil || got.tried != want {
-			t.Errorf("%.100q: got %v, %v", text, got.tried, err)
+		if err != nil || got.listeners != want {
+			t.Errorf("%.100q: got %+v, %v", text, got.listeners, err)
 		}
+	}
+}
+
+func TestAnAgentMayAnswerForItsEnvoy(t *testing.T) {
+	agents, envoys := recorded(t, "agent-failed"), recorded(t, "envoy-loaded")+listenerRows(1, 0)
+	app := "# EOF\nrequests{} 1e-3 # {trace=\"x\"} 0.1\n" + strings.Repeat("x", 2*maxLine) + "\n"
+	for name, c := range map[string]struct {
+		text    string
+		envoy   bool
+		plugins int
+	}{
+		"it does":                      {agents + envoys, true, 1},
+		"it does, before the app":      {agents + envoys + app, true, 1},
+		"it does, before a large app":  {agents + envoys + strings.Repeat("requests{} 1\n", maxLines), true, 1},
+		"it cannot ask it":             {agents + app, false, 0},
+		"its Envoy has no plugin":      {agents + listenerRows(1, 0), true, 0},
+		"the app is another proxy":     {agents + "envoy_cluster_upstream_cx_total{} 1\n", false, 0},
+		"what it says of it is broken": {agents + recorded(t, "envoy-loaded"), false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseAgent(strings.NewReader(c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.listeners.shown != c.envoy || len(got.page.plugins) != c.plugins {
+				t.Errorf("Envoy's page: %v, with %d plugins", got.listeners.shown, len(got.page.plugins))
+			}
+			if want := (agentCounts{failedFetches: 1, plugins: 15}); got.agentCounts != want {
+				t.Errorf("pilot-agent's: %+v", got.agentCounts)
+			}
+		})
 	}
 }
 

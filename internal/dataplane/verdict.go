@@ -54,10 +54,16 @@ type Verdict struct {
 	Failure Failure
 	// Fetch is set for a target with Explain whose plugin is not loaded.
 	Fetch Fetch
-	// Untried says that the plugin is not loaded, and that this Envoy never received any
-	// plugin. So it has no HTTP listener for the plugin, or istiod has not sent it the
-	// plugin. If it had refused the plugin, it would have received it.
+	// Untried says that the plugin is not loaded, and that pilot-agent has passed no
+	// plugin on since it started, nor has Envoy refused any listener. So this Envoy has
+	// no HTTP listener for the plugin, or istiod has not sent it the plugin. If it had
+	// refused the plugin, it would have received it. It is set for a target with Explain
+	// only.
 	Untried bool
+	// StaleListeners says that the plugin is loaded, and that Envoy has refused its
+	// newest listeners while it was watched: their former ones may have filters that
+	// were deleted. istiod does not send the new ones again before the next change.
+	StaleListeners bool
 }
 
 // Proven reports whether the pod runs the plugin.
@@ -149,6 +155,8 @@ func sanitised(name string) string {
 type fetches struct {
 	asked       bool
 	first, last uint64
+	// none says that no plugin was fetched or passed on.
+	none bool
 }
 
 func (f *fetches) see(agent *agentCounts) {
@@ -161,7 +169,7 @@ func (f *fetches) see(agent *agentCounts) {
 		// pilot-agent has restarted and counts from zero.
 		f.first = 0
 	}
-	f.asked, f.last = true, agent.failedFetches
+	f.asked, f.last, f.none = true, agent.failedFetches, agent.plugins == 0
 }
 
 func (f *fetches) verdict() Fetch {
@@ -174,4 +182,26 @@ func (f *fetches) verdict() Fetch {
 		return FetchFailed
 	}
 	return FetchFailedBefore
+}
+
+// listeners follows an Envoy's updates of listeners.
+type listeners struct {
+	listenerCounts
+	// stale says that the last update was refused.
+	stale bool
+}
+
+// see takes over what a page shows. Of updates between two looks, some accepted and
+// some refused, the order is not known, nor of those before the first.
+func (l *listeners) see(now listenerCounts) {
+	if !now.shown {
+		return
+	}
+	switch before := l.listenerCounts; {
+	case !before.shown, now.accepted != before.accepted, now.refused < before.refused:
+		l.stale = false
+	case now.refused > before.refused:
+		l.stale = true
+	}
+	l.listenerCounts = now
 }

@@ -145,3 +145,33 @@ func TestWhatFailedFetchesMean(t *testing.T) {
 		})
 	}
 }
+
+func TestWhenListenersAreStale(t *testing.T) {
+	none := listenerCounts{}
+	counts := func(accepted, refused uint64) listenerCounts { return listenerCounts{true, accepted, refused} }
+	for name, c := range map[string]struct {
+		seen []listenerCounts
+		want bool
+	}{
+		"not shown":                          {[]listenerCounts{none}, false},
+		"none was refused":                   {[]listenerCounts{counts(1, 0), counts(2, 0)}, false},
+		"one was refused":                    {[]listenerCounts{counts(1, 0), counts(1, 1)}, true},
+		"one was refused a while ago":        {[]listenerCounts{counts(1, 0), counts(1, 1), none, counts(1, 1)}, true},
+		"another was refused":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 2)}, true},
+		"one was refused, then one accepted": {[]listenerCounts{counts(1, 0), counts(1, 1), counts(2, 1)}, false},
+		"both, in an order that is not seen": {[]listenerCounts{counts(1, 0), counts(2, 1)}, false},
+		"before the first look":              {[]listenerCounts{counts(1, 3), counts(1, 3)}, false},
+		"Envoy started again":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 0)}, false},
+		"Envoy started again, and refused":   {[]listenerCounts{counts(5, 3), counts(1, 1)}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l listeners
+			for _, seen := range c.seen {
+				l.see(seen)
+			}
+			if l.stale != c.want {
+				t.Errorf("got %v", l.stale)
+			}
+		})
+	}
+}

@@ -18,11 +18,13 @@
 //	   store ◀── Inspect ◀── unpack, bounded ◀── pull ◀── unknown ◀─╯
 package module
 
+import "strings"
+
 // Module is a Wasm module that the operator has checked. It is written into
 // ControllerRevisions, so its JSON form is stable.
 type Module struct {
-	// Reference is the image reference or the URL that was resolved, as it was
-	// given, or the name of the object that the bytes came from.
+	// Reference is the image reference that was resolved, as it was given, the URL
+	// without its query, or the name of the object that the bytes came from.
 	Reference string `json:"reference"`
 	// ManifestDigest is the digest of the image's manifest, such as
 	// sha256:<64 hex>: that of the child where the reference names an index.
@@ -41,4 +43,13 @@ type Module struct {
 	// out of the image by itself, as a part of a sentence about the image: "it
 	// is …". It is empty when pilot-agent would, and when there is no image.
 	AgentRefuses string `json:"agentRefuses,omitempty"`
+}
+
+// URLWithoutQuery returns a URL without its query and fragment. A query may hold a
+// key, such as the signature of a presigned URL, so no status or log shows it.
+func URLWithoutQuery(text string) string {
+	if end := strings.IndexAny(text, "?#"); end >= 0 {
+		return text[:end]
+	}
+	return text
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
@@ -39,7 +40,7 @@ const (
 // Content is what a ControllerRevision keeps: enough to write, extend and serve
 // a revision while the spec asks for another one.
 type Content struct {
-	// Filter is spec.filter as it was.
+	// Filter is spec.filter as it was, with its URL without the query, which may hold a key.
 	Filter wasmev1.FilterSpec `json:"filter"`
 	// Module is what its source resolved to.
 	Module wasmev1.ModuleStatus `json:"module"`
@@ -67,6 +68,7 @@ type Revision struct {
 // New returns the revision of a FilterDeployment with that content. The error
 // names the field of the spec that is wrong (render.NewFilter).
 func New(owner types.NamespacedName, content Content) (Revision, error) {
+	content.Filter.URL = module.URLWithoutQuery(content.Filter.URL)
 	filter, err := render.NewFilter(owner, content.Filter, content.Distribution, content.Module)
 	if err != nil {
 		return Revision{}, err
@@ -163,13 +165,13 @@ func Obsolete(history []Revision, held sets.Set[string]) []Revision {
 	return obsolete
 }
 
-// Source returns what a module comes from: the image, the URL, or
+// Source returns what a module comes from: the image, the URL without its query, or
 // `configmap/<name>/<key>`.
 func Source(filter wasmev1.FilterSpec) string {
 	if filter.ConfigMap != nil {
 		return "configmap/" + filter.ConfigMap.Name + "/" + filter.ConfigMap.Key
 	}
-	return cmp.Or(filter.Image, filter.URL)
+	return cmp.Or(filter.Image, module.URLWithoutQuery(filter.URL))
 }
 
 // ResolvedBefore returns the newest revision of a history that has the filter's

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ type story struct {
 func newStory(t *testing.T, targets ...Target) *story {
 	t.Helper()
 	s := &story{T: t, state: State{
-		Owner: types.NamespacedName{Namespace: "ns", Name: "hello"}, Generation: 1, Distributed: true, VerifyPods: true,
+		Owner: types.NamespacedName{Namespace: "ns", Name: "hello"}, Generation: 1, Distributed: true,
 		Outputs: Outputs{}, Targets: targets, Now: noon,
 	}}
 	return s
@@ -501,7 +502,7 @@ func TestDecide(t *testing.T) {
 		},
 		"pods are not verified": func(s *story) {
 			s.state.Targets = []Target{target("a", 1)}
-			s.state.VerifyPods = false
+			s.state.Unverified = "the operator runs with --verify-pods=false"
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
 		},
@@ -516,17 +517,33 @@ func TestDecide(t *testing.T) {
 
 func TestASuspendedStatusKeepsWhatWasSaid(t *testing.T) {
 	var status wasmev1.FilterDeploymentStatus
-	SetSuspended(&status, 3, noon)
-	ready := status.Conditions[0]
-	if ready.Type != wasmev1.ConditionReady || ready.Status != metav1.ConditionUnknown || ready.Reason != wasmev1.ReasonSuspended || *status.ObservedGeneration != 3 {
-		t.Errorf("%+v", status)
+	holds := func(what string, generation int64, ready metav1.ConditionStatus, reason string, others ...string) {
+		t.Helper()
+		var kinds []string
+		for _, c := range status.Conditions {
+			if kinds = append(kinds, c.Type); c.Type == wasmev1.ConditionReady && (c.Status != ready || c.Reason != wasmev1.ReasonSuspended || c.ObservedGeneration != generation) {
+				t.Errorf("%s: %+v", what, c)
+			}
+		}
+		if want := append([]string{wasmev1.ConditionReady}, others...); !slices.Equal(kinds, want) || *status.ObservedGeneration != generation || status.Reason != reason {
+			t.Errorf("%s: %v, %+v", what, kinds, status)
+		}
 	}
-	condition.Set(&status.Conditions, wasmev1.ConditionReady, condition.False("Refused", "refused"), 3, noon)
-	condition.Set(&status.Conditions, wasmev1.ConditionReconciling, condition.True("Progressing", "m"), 3, noon)
-	SetSuspended(&status, 4, noon)
-	if len(status.Conditions) != 1 || status.Conditions[0].Status != metav1.ConditionFalse || status.Conditions[0].Reason != wasmev1.ReasonSuspended || *status.ObservedGeneration != 4 {
-		t.Errorf("%+v", status)
-	}
+	SetSuspended(&status, 3, noon, "")
+	holds("from the start", 3, metav1.ConditionUnknown, "")
+
+	condition.Set(&status.Conditions, wasmev1.ConditionReady, condition.False("Refused", "refused"), 4, noon)
+	condition.Set(&status.Conditions, wasmev1.ConditionReconciling, condition.True("Progressing", "m"), 4, noon)
+	condition.Set(&status.Conditions, wasmev1.ConditionStalled, condition.True("Refused", "m"), 4, noon)
+	status.Reason = "refused"
+	SetSuspended(&status, 5, noon, metav1.ConditionFalse)
+	holds("a spec that was applied", 5, metav1.ConditionFalse, "refused", wasmev1.ConditionStalled)
+	SetSuspended(&status, 5, noon, "")
+	holds("after a restart", 5, metav1.ConditionFalse, "refused", wasmev1.ConditionStalled)
+	SetSuspended(&status, 6, noon, "")
+	holds("a spec that was not", 6, metav1.ConditionUnknown, "")
+	SetSuspended(&status, 7, noon, metav1.ConditionTrue)
+	holds("the former spec again", 7, metav1.ConditionTrue, "")
 }
 
 func TestWhatContestsTheStatusIsAProblemToo(t *testing.T) {
@@ -637,7 +654,7 @@ func TestPodsAreExpectedToRunWhatTheirOutputHolds(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, not %v", got, want)
 	}
-	s.state.VerifyPods = false
+	s.state.Unverified = "the operator runs with --verify-pods=false"
 	plan := Decide(s.state)
 	if got := plan.Expectations(); len(got) > 0 {
 		t.Errorf("%v is expected although pods are not verified", got)

@@ -69,9 +69,9 @@ type State struct {
 	// Blocked, unless it has no reason, says why no output can be written.
 	Blocked condition.Verdict
 
-	// VerifyPods says that pods are asked what they run, and Verification what follows
-	// where nobody answers.
-	VerifyPods   bool
+	// Unverified says why pods are not asked what they run; empty when they are.
+	Unverified string
+	// Verification says what follows where pods cannot be asked, or do not answer.
 	Verification wasmev1.Verification
 	// Now is the time of the decision.
 	Now time.Time
@@ -183,11 +183,13 @@ type Plan struct {
 	Unanswered bool
 
 	verifyPods bool
+	// notRequired says that Loaded does not wait for what nothing shows.
+	notRequired bool
 }
 
 // Decide plans.
 func Decide(s State) Plan {
-	p := Plan{verifyPods: s.VerifyPods, Deleted: s.Deleted}
+	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted}
 	p.InForce, p.Standing = s.inForce()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {

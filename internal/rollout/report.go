@@ -81,11 +81,25 @@ func (r *Report) ready() condition.Verdict {
 }
 
 // SetSuspended keeps the status of the last pass, and says that there is none now.
-func SetSuspended(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time) {
+// Applied is the status of Ready that the last pass over this spec found; empty
+// when there was none: then nothing is known of what the spec asks for. What was
+// said of a generation before a restart stays.
+func SetSuspended(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time, applied metav1.ConditionStatus) {
+	last := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionReady)
+	if last != nil && last.Reason == wasmev1.ReasonSuspended && last.ObservedGeneration == generation {
+		return
+	}
 	status.ObservedGeneration = new(generation)
-	ready := condition.Unknown(wasmev1.ReasonSuspended, "spec.suspend is set: everything stays as it is, unwatched, and Ready stays as it was")
-	if last := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionReady); last != nil {
-		ready.Status = last.Status
+	ready := condition.Verdict{
+		Status: applied, Reason: wasmev1.ReasonSuspended,
+		Message: "spec.suspend is set: everything stays as it is, unwatched, and Ready stays as it was",
+	}
+	if applied == "" {
+		ready = condition.Unknown(wasmev1.ReasonSuspended, "spec.suspend is set, and the operator has not applied this spec, or has restarted since: everything stays as it is, unwatched, until suspend is false")
+		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionStalled)
+	}
+	if ready.Status != metav1.ConditionFalse {
+		status.Reason = ""
 	}
 	condition.Set(&status.Conditions, wasmev1.ConditionReady, ready, generation, now)
 	apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionReconciling)

@@ -20,8 +20,8 @@ import (
 
 // The states of a pod that was Ready for long, and of one without a sidecar.
 var (
-	bare          = Proof{age: time.Hour}
-	unknown       = Proof{age: time.Hour, sidecar: true}
+	bare          = Proof{age: time.Hour, workload: "w"}
+	unknown       = Proof{age: time.Hour, workload: "w", sidecar: true}
 	loaded        = shows(dataplane.Verdict{State: dataplane.StateLoaded})
 	draining      = shows(dataplane.Verdict{State: dataplane.StateDraining})
 	crashes       = shows(dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true})
@@ -29,6 +29,8 @@ var (
 	olderCrashing = shows(dataplane.Verdict{State: dataplane.StateOtherRevision, Crashing: true})
 	missing       = shows(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean})
 	untried       = shows(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+	stale         = shows(dataplane.Verdict{State: dataplane.StateLoaded, StaleListeners: true})
+	unexplained   = withFetch(missing, dataplane.FetchUnknown)
 	fetchFailed   = withFetch(missing, dataplane.FetchFailed)
 	unreachable   = shows(dataplane.Verdict{State: dataplane.StateUnreachable})
 )
@@ -36,8 +38,19 @@ var (
 func proofs(of ...Proof) []Proof { return of }
 
 func shows(verdict dataplane.Verdict) Proof {
-	return Proof{age: time.Hour, sidecar: true, verdict: verdict}
+	return Proof{age: time.Hour, workload: "w", sidecar: true, verdict: verdict}
 }
+
+// in returns the pods as those of one workload.
+func in(workload string, pods ...Proof) []Proof {
+	for i := range pods {
+		pods[i].workload = workload
+	}
+	return pods
+}
+
+// all returns the pods of several workloads.
+func all(workloads ...[]Proof) []Proof { return slices.Concat(workloads...) }
 
 func young(of Proof) Proof {
 	of.young = true
@@ -91,8 +104,15 @@ func TestLoadedIsTheTableInItsComment(t *testing.T) {
 		text   string
 	}{
 		{"no Ready pod", proofs(), time.Duration(0), metav1.ConditionTrue, wasmev1.ReasonNoPods, "no Ready pods"},
-		{"no sidecar", proofs(bare, bare), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, "none of 2 Ready pods has a sidecar"},
-		{"only young pods", proofs(bare, young(missing)), LoadTimeout, metav1.ConditionTrue, wasmev1.ReasonNoPods, "all pods have just started"},
+		{"no sidecar", proofs(bare, bare), 0, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, "none of 2 Ready pods has a sidecar"},
+		{"no sidecar in one of three workloads", all(in("a", loaded, loaded), in("b", bare, bare), in("c", loaded)), 0, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, "1 of 3 workloads have no Ready pod with a sidecar that could run the filter (b): "},
+		{"no sidecar in one workload, and young pods in another", all(in("a", young(missing)), in("b", bare)), 0, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, "1 of 2 workloads"},
+		{"no sidecar in one workload, and a crash in another", all(in("a", crashes), in("b", bare)), 0, metav1.ConditionFalse, wasmev1.ReasonCrashing, ""},
+		{"no sidecar in one workload while another loads", all(in("a", missing), in("b", bare)), LoadTimeout - 1, metav1.ConditionUnknown, wasmev1.ReasonLoading, "0 of 1 pods"},
+		{"no sidecar in one workload, and another refuses it", all(in("a", missing), in("b", bare)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, ""},
+		{"no sidecar in one workload, and another does not answer", all(in("a", unreachable), in("b", bare)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonNoSidecar, ""},
+		{"no sidecar in some pods", all(in("a", loaded, bare, bare), in("b", loaded), in("c", bare, loaded)), 0, metav1.ConditionTrue, wasmev1.ReasonLoaded, "3 of 3 pods run the filter in this revision; Ready pods without a sidecar run nothing (a: 2 of 3, c: 1 of 2)"},
+		{"only young pods", proofs(bare, young(missing)), LoadTimeout, metav1.ConditionTrue, wasmev1.ReasonNoPods, "all pods have just started, and get the filter; Ready pods without a sidecar run nothing (w: 1 of 2)"},
 		{"young pods that run it", proofs(young(loaded), young(missing)), LoadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "1 of 1 pods"},
 		{"all run it", proofs(loaded, loaded, bare), LoadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods run the filter in this revision"},
 		{"one drains an older revision", proofs(loaded, draining), LoadTimeout, metav1.ConditionTrue, wasmev1.ReasonLoaded, "2 of 2 pods"},
@@ -106,14 +126,26 @@ func TestLoadedIsTheTableInItsComment(t *testing.T) {
 		{"one failed a fetch long ago and has an older one", proofs(withFetch(older, dataplane.FetchFailedBefore)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
 		{"one failed a fetch long ago and has none", proofs(withFetch(missing, dataplane.FetchFailedBefore)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""},
 		{"one was never brought a module", proofs(loaded, untried), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonNoListener, "1 of them (p1) have no HTTP listener"},
-		{"one was never brought a module, nor can be asked why", proofs(withFetch(untried, dataplane.FetchUnknown)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, ""},
+		{"one does not run it, and its agent does not say why", proofs(loaded, unexplained), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonNotLoaded, "1 of them (p1) do not run the filter, and their pilot-agents do not answer why: let the operator reach port 15020"},
+		{"one keeps running an older one, and its agent does not say why", proofs(withFetch(older, dataplane.FetchUnknown)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
 		{"one could not fetch its first module", proofs(withFetch(untried, dataplane.FetchFailed)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, ""},
 		{"one has no place for it", proofs(isAnchored(untried), isAnchored(loaded)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonAnchorMissing, "spec.filter.position"},
 		{"one refuses it at its place", proofs(isAnchored(missing)), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, ""},
 		{"the most frequent cause", proofs(missing, fetchFailed, fetchFailed, fetchFailed, fetchFailed, fetchFailed), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonFetchFailed, "6 of 6 pods do not run the revision; 5 of them (p1, p2, p3, and 2 more)"},
 		{"a cause beside pods that do not answer", proofs(unreachable, unreachable, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "3 of 3 pods do not run the revision; 1 of them (p2)"},
-		{"one does not answer", proofs(loaded, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 2 pods do not answer at their sidecar's metrics port (p1)"},
+		{"none answers", proofs(unreachable, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "2 of 2 pods do not answer at their sidecar's metrics port (p0, p1): let the operator reach it, or turn verification off (--unverified-namespaces, or the annotation wasme.io/verify-pods=false)"},
+		{"the only one does not answer", proofs(bare, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"},
+		{"one of several does not answer", proofs(loaded, unreachable), 0, metav1.ConditionTrue, wasmev1.ReasonLoaded, "1 of 2 pods run the filter in this revision; 1 (p1) gave no answer at their sidecar's metrics port, which is tolerated for so few"},
+		{"two of several do not answer", proofs(loaded, unreachable, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "2 of 3 pods do not answer"},
+		{"one of several does not answer, and others load", proofs(loaded, unreachable, missing), 0, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 3 pods run the revision"},
+		{"one of several does not answer, and another refuses it", proofs(loaded, unreachable, missing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "1 of 3 pods do not run the revision; 1 of them (p2)"},
+		{"a percent does not answer", append(slices.Repeat(proofs(loaded), 297), unreachable, unreachable, unreachable), 0, metav1.ConditionTrue, wasmev1.ReasonLoaded, "297 of 300 pods run the filter in this revision; 3 (p297, p298, p299) gave no answer"},
+		{"more than a percent does not answer", append(slices.Repeat(proofs(loaded), 296), unreachable, unreachable, unreachable, unreachable), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "4 of 300 pods do not answer"},
 		{"one was never asked", proofs(unknown), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonUnreachable, "1 of 1 pods"},
+		{"one keeps former listeners", proofs(loaded, stale), LoadTimeout - 1, metav1.ConditionUnknown, wasmev1.ReasonLoading, "1 of 2 pods run the revision"},
+		{"one keeps former listeners, and no new ones are accepted", proofs(loaded, stale), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonListenerRefused, "1 of 2 pods run the revision, but Envoy refused their newest listeners and keeps former ones (p1)"},
+		{"one keeps former listeners, and another refuses the filter", proofs(missing, stale), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonRefused, "2 of 2 pods do not run the revision; 1 of them (p0)"},
+		{"one keeps former listeners, and others do not answer", proofs(unreachable, unreachable, stale), LoadTimeout, metav1.ConditionUnknown, wasmev1.ReasonListenerRefused, "1 of 3 pods"},
 		{"one keeps running an older one that crashes", proofs(loaded, olderCrashing), LoadTimeout, metav1.ConditionFalse, wasmev1.ReasonOlderRevision, ""},
 		{"one crashes", proofs(loaded, crashes, missing), time.Duration(0), metav1.ConditionFalse, wasmev1.ReasonCrashing, "crashes on requests in 1 of 3 pods (p1)"},
 	} {
@@ -146,6 +178,7 @@ func TestOnlyAChangeHelpsWhatWasRenewedInVain(t *testing.T) {
 		{"pods that go on with an older one after each renewal", proofs(isSpent(older)), true},
 		{"not those that a renewal may help", proofs(isSpent(older), older), false},
 		{"not those that could not fetch it", proofs(isSpent(fetchFailed)), false},
+		{"not those that may not have fetched it", proofs(isSpent(unexplained)), false},
 		{"not those that have no place for it", proofs(isSpent(untried)), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -171,6 +204,9 @@ func TestARenewalHelpsStuckPods(t *testing.T) {
 		{"not pods without a place for it", proofs(untried, isAnchored(untried)), 0, false},
 		{"a fetch that failed", proofs(loaded, fetchFailed), 0, true},
 		{"a fetch that failed, forever", proofs(fetchFailed), 1_000, true},
+		{"listeners that were refused, some times", proofs(stale), maxRefused - 1, true},
+		{"listeners that were refused, not forever", proofs(stale), maxRefused, false},
+		{"what may be a fetch that failed, forever", proofs(unexplained), 1_000, true},
 		{"an older revision, some times", proofs(older), maxRefused - 1, true},
 		{"an older revision, not forever", proofs(older), maxRefused, false},
 		{"what seems refused, some times", proofs(missing), maxRefused - 1, true},
@@ -337,9 +373,12 @@ func TestPodsThatDoNotAnswerNeedNot(t *testing.T) {
 		s.happens("a first apply")
 		s.see("a", 1, dataplane.Verdict{State: dataplane.StateUnreachable})
 		s.later(2 * LoadTimeout)
-		s.happens("nobody answers in time")
-		if v := s.plan.Loaded; v.Reason != want || (v.Status == metav1.ConditionTrue) != (want == wasmev1.ReasonUnproven) {
-			t.Errorf("%s: %s %s: %s", verification, v.Status, v.Reason, v.Message)
+		for range 3 {
+			s.happens("nobody answers in time")
+			if v := s.plan.Loaded; v.Reason != want || (v.Status == metav1.ConditionTrue) != (want == wasmev1.ReasonUnproven) {
+				t.Errorf("%s: %s %s: %s", verification, v.Status, v.Reason, v.Message)
+			}
+			s.later(LoadTimeout)
 		}
 	}
 }

@@ -59,7 +59,7 @@ func describeFailures(failures []Workload, all int) error {
 
 // proveAll says of each pod what is known of the revision that it is to run.
 func (p *Plan) proveAll(s *State) {
-	if !s.VerifyPods {
+	if s.Unverified != "" {
 		return
 	}
 	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
@@ -67,7 +67,7 @@ func (p *Plan) proveAll(s *State) {
 	anchored := position.Before != "" || position.After != ""
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		if s.Verification != wasmev1.VerificationNotRequired {
+		if !p.notRequired {
 			w.Unproven = w.unproven()
 		}
 		own := w.Fetch.waited(p.InForce.Hash, waited, s.Now)
@@ -79,7 +79,7 @@ func (p *Plan) proveAll(s *State) {
 		for j, pod := range w.pods {
 			age := s.Now.Sub(pod.ReadySince)
 			proof := Proof{
-				name: pod.Name, sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
+				name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
 				waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
 			}
 			if pod.Sidecar && plugin != "" {
@@ -139,8 +139,8 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 // judgePods derives Loaded, and when to look at pods again.
 func (p *Plan) judgePods(s *State) {
 	switch {
-	case !s.VerifyPods:
-		p.Loaded = unverified("the operator runs with --verify-pods=false")
+	case s.Unverified != "":
+		p.Loaded = unverified(s.Unverified)
 		return
 	case p.InForce == nil:
 		p.Loaded = condition.Unknown(wasmev1.ReasonUnproven, "there is no revision to run yet")
@@ -151,15 +151,15 @@ func (p *Plan) judgePods(s *State) {
 	}
 	_, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
 	p.Loaded = p.podsVerdict(settled && apimeta.IsStatusConditionTrue(s.Status.Conditions, wasmev1.ConditionLoaded))
-	if s.Verification == wasmev1.VerificationNotRequired && p.Loaded.Reason == wasmev1.ReasonUnreachable {
-		p.Loaded = condition.True(wasmev1.ReasonUnproven, "spec.deployment.istio.verification is NotRequired: %s", p.Loaded.Message)
-	}
 	observed := ptr.Deref(s.Status.ObservedGeneration, 0) == s.Generation
 	proofs := p.proofs()
 	if p.Unanswered = settled && observed && slices.ContainsFunc(proofs, Proof.unanswered); p.Unanswered {
 		p.Loaded = formerLoaded(&s.Status)
 	}
 	for _, proof := range proofs {
+		if proof.silent() && p.Loaded.Status == metav1.ConditionTrue {
+			continue // it is tolerated for as long as it is silent
+		}
 		p.Again = soonest(p.Again, proof.deadline())
 	}
 }
@@ -182,6 +182,13 @@ func unverified(why string) condition.Verdict {
 // just started are no reason for what was not loaded before to be loaded.
 func (p *Plan) podsVerdict(wasLoaded bool) condition.Verdict {
 	pods := p.proofs()
+	if p.notRequired {
+		answering := filtered(pods, func(p Proof) bool { return !p.silent() })
+		if len(answering) == 0 && len(pods) > 0 {
+			return condition.True(wasmev1.ReasonUnproven, "none of %d pods answers, and spec.deployment.istio.verification is NotRequired", len(pods))
+		}
+		pods = answering
+	}
 	v := loadedVerdict(pods, p.InForce.OutputKind())
 	unproven := filtered(p.Workloads, func(w Workload) bool { return w.Unproven != "" })
 	switch {

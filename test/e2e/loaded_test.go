@@ -124,6 +124,7 @@ var _ = Describe("Proof from the pods", func() {
 	It("names the one pod whose Envoy refuses the listener that is to hold the filter", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		healthy := workload(namespace, "app", map[string]string{"app": "app"})
+		healthy.AgentMetrics = true // it tells what it passed on to Envoy
 		broken := healthy
 		broken.Replica, broken.Metadata = 1, map[string]string{"BROKEN": "yes"}
 		pods := []*mesh.Running{run(ctx, healthy), run(ctx, broken)}

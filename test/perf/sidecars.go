@@ -14,8 +14,11 @@ import (
 
 const (
 	metricsPath = "/stats/prometheus"
-	// rowsQuery has Envoy answer with the rows of plugins only.
-	rowsQuery = "filter=wasm.*vm_(reload|count)"
+	// rowsQuery has Envoy answer with the rows of plugins, and two of listeners.
+	rowsQuery = "filter=wasm.*vm_reload|listener_manager.lds.update_(success|rejected)"
+	// listenerRows are the latter.
+	listenerRows = "# TYPE envoy_listener_manager_lds_update_rejected counter\nenvoy_listener_manager_lds_update_rejected{} 0\n" +
+		"# TYPE envoy_listener_manager_lds_update_success counter\nenvoy_listener_manager_lds_update_success{} 3\n"
 	// wholePage is the size of Envoy's page without a query, as measured.
 	wholePage = 41 << 10
 	// recordedPlugin is the one in Envoy's page of one plugin.
@@ -45,6 +48,7 @@ func (s *sidecars) start() (err error) {
 	if s.others, err = sidecar.Recorded("envoy-two"); err != nil {
 		return err
 	}
+	s.others = listenerRows + s.others
 	s.Server, err = sidecar.Start(s.answer)
 	return err
 }

@@ -24,13 +24,18 @@ type Options struct {
 	Limits module.Limits
 }
 
-// DefaultDeniedNetworks is the default of --denied-networks: loopback and
-// link-local addresses, where nodes and clouds keep what is not for tenants.
+// DefaultDeniedNetworks is the default of --denied-networks: loopback and link-local
+// addresses, and those of the clouds' metadata services that are neither. Nodes and
+// clouds keep there what is not for tenants.
 var DefaultDeniedNetworks = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("::1/128"),
 	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("fd00:ec2::254/128"),  // AWS
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud
 }
 
 // userAgent is the operator's User-Agent.

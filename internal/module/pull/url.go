@@ -2,7 +2,9 @@ package pull
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -39,8 +41,15 @@ func (c *Client) OpenURL(req Request) (*URL, error) {
 	return &URL{client: c, req: req, host: urlHost(at)}, nil
 }
 
-// Key returns the name under which the module is remembered.
-func (u *URL) Key() string { return u.req.URL + "@sha256:" + u.req.SHA256 }
+// Key returns the name under which the module is remembered. A query may hold a key,
+// so only its hash is part of the name.
+func (u *URL) Key() string {
+	public := module.URLWithoutQuery(u.req.URL)
+	if public == u.req.URL {
+		return public + "@sha256:" + u.req.SHA256
+	}
+	return fmt.Sprintf("%s?%x@sha256:%s", public, sha256.Sum256([]byte(u.req.URL)), u.req.SHA256)
+}
 
 // Pull reads the module into the store, if it has the request's digest. The
 // error is a *module.Error.
@@ -57,7 +66,7 @@ func (u *URL) Pull(ctx context.Context, into *store.Store) (module.Module, error
 		return module.Module{}, u.mismatch(file)
 	}
 	m, err := file.Keep()
-	m.Reference = u.req.URL
+	m.Reference = module.URLWithoutQuery(u.req.URL)
 	return m, err
 }
 

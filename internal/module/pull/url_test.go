@@ -30,10 +30,26 @@ func TestFetchesAModule(t *testing.T) {
 			if m.SHA256 != req.SHA256 || m.SizeBytes != int64(len(wasm)) || !slices.Equal(m.ABIVersions, []string{"0.2.1"}) {
 				t.Errorf("%+v", m)
 			}
-			if m.Reference != req.URL || m.ManifestDigest != "" || m.RootIDs != nil || m.AgentRefuses != "" {
+			if m.Reference != r.URL()+"/a/filter.wasm" || m.ManifestDigest != "" || m.RootIDs != nil || m.AgentRefuses != "" {
 				t.Errorf("%+v", m)
 			}
 		})
+	}
+}
+
+func TestKeyOfAURLShowsNoQuery(t *testing.T) {
+	keyOf := func(text string) string {
+		t.Helper()
+		u, err := NewClient(Options{Limits: module.DefaultLimits}).OpenURL(Request{URL: text, SHA256: strings.Repeat("a", 64)})
+		moduletest.Must(t, err)
+		return u.Key()
+	}
+	plain, one, other := keyOf("https://h/m.wasm"), keyOf("https://h/m.wasm?key=hush"), keyOf("https://h/m.wasm?key=else")
+	if plain != "https://h/m.wasm@sha256:"+strings.Repeat("a", 64) {
+		t.Errorf("without a query: %s", plain)
+	}
+	if one == other || one == plain || strings.Contains(one, "hush") || !strings.HasPrefix(one, "https://h/m.wasm?") {
+		t.Errorf("with one query %s, with another %s", one, other)
 	}
 }
 

@@ -6,8 +6,12 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
-	"net/netip"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"testing"
 	"time"
 
@@ -64,7 +68,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		_, first := greeting.render()
 		greeting.expect(first)
 		Eventually(woken).Should(Receive(Equal(greeting.owner)))
-		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+		Expect(greeting.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
 
 		greeting.apply(ctx)
 		Eventually(woken).Should(Receive(Equal(greeting.owner)))
@@ -93,17 +97,22 @@ var _ = Describe("What a sidecar is seen to run", func() {
 
 	It("is never what it refuses, and not even tried without a place", func(ctx SpecContext) {
 		app := run(ctx, "productpage-v1")
+		notLoaded := dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}
 		nowhere := hello(ctx, app, "nowhere")
 		nowhere.filter.Place.Position.Before = "envoy.filters.http.ext_authz"
+		nowhere.target.Explain = true
 		nowhere.expect(nowhere.apply(ctx))
-		Eventually(nowhere.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Untried: true}))
+		untried := notLoaded
+		untried.Untried = true
+		Eventually(nowhere.verdict).Should(Equal(untried))
 
 		refused := hello(ctx, app, "refused")
 		refused.filter.Configuration = []byte("refuse")
+		refused.target.Explain = true
 		refused.expect(refused.apply(ctx))
-		Eventually(refused.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(refused.verdict).Should(Equal(notLoaded))
 		meshtest.EventuallyIs(ctx, app, mesh.Answered(http.StatusForbidden))
-		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(notLoaded))
 
 		By("fixing it, and refusing another module")
 		refused.filter.Configuration = nil
@@ -111,8 +120,9 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		Eventually(refused.verdict).Should(Equal(loaded))
 		refused.filter.ModuleSHA256, refused.filter.Configuration = modules.Serve(meshtest.Build(ctx, filters.Trap)), []byte("refuse")
 		refused.expect(refused.apply(ctx))
-		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision}))
-		Expect(nowhere.verdict()).To(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded}))
+		Eventually(refused.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}))
+		Consistently(refused.verdict, 5*time.Second).Should(Equal(dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}))
+		Expect(nowhere.verdict()).To(Equal(notLoaded))
 	})
 
 	It("shows a filter that crashes, and a sidecar that is away", func(ctx SpecContext) {
@@ -132,6 +142,20 @@ var _ = Describe("What a sidecar is seen to run", func() {
 			Should(Equal(dataplane.Verdict{State: dataplane.StateUnreachable, Failure: dataplane.FailureRefused}))
 		Expect(app.StartSidecar(ctx)).To(Succeed())
 		Eventually(func() bool { return trap.verdict().Proven() }).Should(BeTrue())
+	})
+
+	It("is read from its agent where Envoy's own port is shut", func(ctx SpecContext) {
+		app := run(ctx, "details-v2")
+		forwardStats(ctx, app)
+		greeting := hello(ctx, app, "greeting")
+		greeting.target.Explain, greeting.target.Pod.StatsPort = true, 1 // where nothing listens
+		_, plugin := greeting.render()
+		greeting.expect(plugin)
+		Eventually(greeting.verdict).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true}))
+		greeting.apply(ctx)
+		Eventually(greeting.verdict).Should(Equal(loaded))
+		greeting.remove(ctx)
+		Eventually(greeting.verdict, drained).Should(Equal(dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}))
 	})
 
 	It("proves a WasmPlugin by its name", func(ctx SpecContext) {
@@ -157,8 +181,24 @@ var loaded = dataplane.Verdict{State: dataplane.StateLoaded}
 func run(ctx context.Context, name string) *mesh.Running {
 	GinkgoHelper()
 	return meshtest.Run(ctx, theMesh, mesh.Workload{
-		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080,
+		Namespace: "bookinfo", Name: name, Labels: map[string]string{"app": name}, Port: 9080, AgentMetrics: true,
 	})
+}
+
+// forwardStats leads from where pilot-agent asks its Envoy, which is localhost, to
+// where that is in the mesh: at the pod's own address.
+func forwardStats(ctx context.Context, app *mesh.Running) {
+	GinkgoHelper()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", dataplane.DefaultStatsPort))
+	Expect(err).NotTo(HaveOccurred())
+	target, err := url.Parse(app.StatsURL)
+	Expect(err).NotTo(HaveOccurred())
+	target.Path = ""
+	server := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(target))
+	Expect(server.Listener.Close()).To(Succeed())
+	server.Listener = listener
+	server.Start()
+	DeferCleanup(server.Close)
 }
 
 // filter is one on one workload, with the pod's address as the API server tells it.
@@ -173,12 +213,10 @@ func hello(ctx context.Context, app *mesh.Running, name string) *filter {
 	GinkgoHelper()
 	var pod corev1.Pod
 	Expect(theMesh.Client().Get(ctx, client.ObjectKey{Namespace: app.Workload.Namespace, Name: app.Pod}, &pod)).To(Succeed())
-	address, err := netip.ParseAddr(pod.Status.PodIP)
-	Expect(err).NotTo(HaveOccurred())
 	f := &filter{
 		owner:  types.NamespacedName{Namespace: app.Workload.Namespace, Name: name},
 		app:    app,
-		target: dataplane.Expectation{Pod: dataplane.Pod{UID: pod.UID, Address: address}},
+		target: dataplane.Expectation{Pod: workload.SidecarAddress(&pod)},
 		filter: render.Filter{
 			ID: name, ModuleSHA256: modules.Serve(meshtest.Build(ctx, filters.Hello)), RootID: filters.RootID, Configuration: []byte("world"),
 			PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
