@@ -180,6 +180,8 @@ var _ = Describe("What the filter runs on", func() {
 
 	It("can be Gateways and Services, beside a workload of the same name", func(ctx context.Context) {
 		w.deployments(ctx, "edge")
+		w.gateway(ctx, "edge")
+		w.service(ctx, "edge", nil)
 		w.filterDeployment(ctx, "other", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), objectConfig, func(fd *wasmev1.FilterDeployment) {
 			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: wasmev1.OutputWasmPlugin, TargetRefs: []wasmev1.TargetRef{

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +36,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 const (
@@ -133,6 +135,8 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		Peers:           alone,
 		Written:         written,
 		Outputs:         outputkinds.New(nil),
+		Gateways:        outputkinds.NewGateways(nil),
+		WatchNamespaces: flags.watchNamespaces,
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
 		RecheckInterval: pollInterval,
@@ -141,6 +145,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	for _, kind := range o.Outputs {
 		kind.Assume(outputkinds.Served)
 	}
+	o.Gateways.Assume(outputkinds.Served)
 	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
@@ -161,7 +166,7 @@ func (o *operator) startCache(ctx, running context.Context, flags operatorOption
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
 		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{},
-		&corev1.Pod{}, &istio.EnvoyFilter{}, &istio.WasmPlugin{}, &istio.TrafficExtension{},
+		&corev1.Pod{}, workload.NewService(), workload.NewGateway(), &istio.EnvoyFilter{}, &istio.WasmPlugin{}, &istio.TrafficExtension{},
 	} {
 		_, err := o.cache.GetInformer(ctx, watched, cache.BlockUntilSynced(false))
 		Expect(err).NotTo(HaveOccurred())
@@ -297,8 +302,9 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, cl
 		g.Expect(reader.List(ctx, list, append(options, client.InNamespace(namespace))...)).To(Succeed())
 		g.Expect(apimeta.EachListItem(list, func(item runtime.Object) error {
 			object := item.(client.Object)
-			found[fmt.Sprintf("%T %s", item, object.GetName())] = object.GetResourceVersion()
-			return nil
+			kind, err := apiutil.GVKForObject(item, operatorScheme)
+			found[kind.Kind+" "+object.GetName()] = object.GetResourceVersion()
+			return err
 		})).To(Succeed())
 	}
 	list(&wasmev1.FilterDeploymentList{}, client.MatchingLabelsSelector{Selector: ofClass})
@@ -306,10 +312,21 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, cl
 	list(&appsv1.DaemonSetList{})
 	list(&appsv1.StatefulSetList{})
 	list(&appsv1.ControllerRevisionList{}, made)
+	list(metadataList(workload.NewService()))
+	list(metadataList(workload.NewGateway()))
 	list(&istio.EnvoyFilterList{}, made)
 	list(&istio.WasmPluginList{}, made)
 	list(&istio.TrafficExtensionList{}, made)
 	return found
+}
+
+// metadataList is an empty list of the metadata of objects like this.
+func metadataList(like *metav1.PartialObjectMetadata) *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{}
+	kind := like.GroupVersionKind()
+	kind.Kind += "List"
+	list.SetGroupVersionKind(kind)
+	return list
 }
 
 // intercept calls before ahead of each write; nil ends that.

@@ -76,7 +76,7 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 	reconciler := &filterdeployment.Reconciler{
 		Written: written,
 		Client:  manager.GetClient(), Reader: manager.GetAPIReader(),
-		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds),
+		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds), Gateways: outputkinds.NewGateways(kinds),
 		Recorder:        manager.GetEventRecorder("wasme-operator"),
 		RecheckInterval: time.Hour,
 		Clock:           clock.RealClock{},

@@ -84,6 +84,9 @@ const (
 	ReasonNoWorkloads = "NoWorkloads"
 	// ReasonWorkloadsUnreadable: the workloads could not be listed.
 	ReasonWorkloadsUnreadable = "WorkloadsUnreadable"
+	// ReasonTargetNotFound: a Gateway or Service in targetRefs does not exist. Once it
+	// does, its proxies get the filter.
+	ReasonTargetNotFound = "TargetNotFound"
 	// ReasonRootNamespace: in the mesh's root namespace, only filters for gateways that
 	// are selected by labels are accepted.
 	ReasonRootNamespace = "RootNamespace"
@@ -125,7 +128,8 @@ const (
 	ReasonNoPods = "NoPods"
 	// ReasonUnproven: it is not known what the pods run, because they are not asked
 	// (--verify-pods=false, --unverified-namespaces, or the annotation
-	// wasme.io/verify-pods) or the output does not show a revision.
+	// wasme.io/verify-pods), or because the proxies of a targetRef are not known. With
+	// spec.deployment.istio.verification NotRequired, the latter counts as True, too.
 	ReasonUnproven = "Unproven"
 	// ReasonNoSidecar: no pod of a workload has a sidecar that could run the filter.
 	ReasonNoSidecar = "NoSidecar"

@@ -85,6 +85,20 @@ const (
 	DistributionRegistry Distribution = "Registry"
 )
 
+// Verification says whether Ready needs proof that pods run the filter.
+//
+// +kubebuilder:validation:Enum=Required;NotRequired
+// +kubebuilder:validation:MaxLength=16
+type Verification string
+
+// The verifications.
+const (
+	// VerificationRequired makes Ready Unknown while nothing shows whether the filter runs.
+	VerificationRequired Verification = "Required"
+	// VerificationNotRequired lets Ready be True then.
+	VerificationNotRequired Verification = "NotRequired"
+)
+
 // The kinds of objects that a targetRef can reference.
 const (
 	// TargetKindGateway is the Gateway of gateway.networking.k8s.io, which is a gateway
@@ -388,8 +402,8 @@ type IstioDeploymentSpec struct {
 	TargetRefs []TargetRef `json:"targetRefs,omitempty"`
 
 	// output is the kind of the Istio objects: EnvoyFilter (default), WasmPlugin or
-	// TrafficExtension. An EnvoyFilter can carry everything but a phase, and reaches
-	// no waypoint. The other two can carry a configuration only if it is an object.
+	// TrafficExtension. An EnvoyFilter can carry everything but a phase, and reaches a
+	// whole waypoint, but not one of its Services. The other two can carry a configuration only if it is an object.
 	// They cannot say what happens to requests until the module loads, nor shorten
 	// the wait after a crash.
 	// +optional
@@ -400,6 +414,13 @@ type IstioDeploymentSpec struct {
 	// its manifest, if the image has one of the forms that Istio's agent knows.
 	// +optional
 	Distribution Distribution `json:"distribution,omitempty"`
+
+	// verification says what Ready does while nothing shows whether the filter runs,
+	// because no proxy of a targetRef is known, or because pods do not answer.
+	// Required (default): it is Unknown. NotRequired: it does not wait for them. What
+	// proxies do show counts in both cases.
+	// +optional
+	Verification Verification `json:"verification,omitempty"`
 
 	// istioNamespace is the namespace of Istio's control plane. It is accepted for
 	// compatibility and has no effect: a flag of the operator sets the mesh's root

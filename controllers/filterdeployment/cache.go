@@ -45,6 +45,8 @@ func CacheOptions(namespaces []string, class string, written *Written) cache.Opt
 		ByObject: map[client.Object]cache.ByObject{
 			&wasmev1.FilterDeployment{}:  {Label: classSelector(class), Transform: cache.TransformStripManagedFields()},
 			&corev1.Pod{}:                {Label: labels.Everything(), Transform: workload.TrimPod},
+			&corev1.Service{}:            {Label: labels.Everything(), Transform: workload.TrimReference},
+			workload.NewGateway():        {Label: labels.Everything(), Transform: workload.TrimReference},
 			&appsv1.ControllerRevision{}: {Transform: cache.TransformStripManagedFields()},
 		},
 	}
@@ -71,14 +73,17 @@ func classSelector(class string) labels.Selector {
 }
 
 // NamespacedMapper maps the kinds that the operator reads and writes, without
-// asking the API server: all are namespaced, and their resources are named as
-// usual.
+// asking the API server: all but namespaces are namespaced, and all but Gateways
+// have resources that are named as usual.
 func NamespacedMapper(scheme *runtime.Scheme) func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
 	return func(*rest.Config, *http.Client) (apimeta.RESTMapper, error) {
 		mapper := apimeta.NewDefaultRESTMapper(nil)
 		for kind := range scheme.AllKnownTypes() {
 			mapper.Add(kind, apimeta.RESTScopeNamespace)
 		}
+		mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), apimeta.RESTScopeRoot)
+		gateways := workload.GatewayKind.GroupVersion()
+		mapper.AddSpecific(workload.GatewayKind, gateways.WithResource("gateways"), gateways.WithResource("gateway"), apimeta.RESTScopeNamespace)
 		return mapper, nil
 	}
 }

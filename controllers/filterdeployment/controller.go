@@ -2,7 +2,7 @@
 // FilterDeployments say.
 //
 // One pass (controller.go) reads, decides and writes. It reads the module
-// (module.go), the workloads with their pods (workloads.go), the revisions
+// (module.go), the workloads with their pods (workloads.go, references.go), the revisions
 // (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
 // output is to hold. The pass writes that, and then the status and the events
 // (status.go, events.go). It waits for nothing but the API server: what takes
@@ -45,9 +45,9 @@ const (
 
 	// recheckJitter spreads the re-checks of FilterDeployments over time.
 	recheckJitter = 0.1
-	// configMapInterval is how soon a change of a ConfigMap, which is not watched,
-	// is noticed.
-	configMapInterval = 30 * time.Second
+	// rereadInterval is how soon a change of a ConfigMap, or of the waypoint that a
+	// namespace chooses, is noticed: neither is watched.
+	rereadInterval = 30 * time.Second
 )
 
 // Reconciler makes the mesh what the FilterDeployments say.
@@ -69,12 +69,16 @@ type Reconciler struct {
 	Written *Written
 	// Outputs are the kinds of outputs that the API server serves.
 	Outputs outputkinds.Kinds
+	// Gateways is the kind of the Gateways in targetRefs.
+	Gateways *outputkinds.Kind
 	// Recorder records the transitions of Ready, and what changes at workloads.
 	Recorder events.EventRecorder
 	// Mesh is what rendering must know of the mesh.
 	Mesh render.Mesh
 	// AllowRootNamespace lets filters in the mesh's root namespace reach every namespace.
 	AllowRootNamespace bool
+	// WatchNamespaces are those that the cache has; empty for all.
+	WatchNamespaces []string
 	// RecheckInterval is the time between checks when nothing changes: tags move.
 	RecheckInterval time.Duration
 	// Clock is the one clock of all decisions.
@@ -118,7 +122,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		r.rest(request.NamespacedName)
 		return ctrl.Result{}, r.writeStatus(ctx, &fd, contest{}, r.suspended(&fd))
 	}
-	if !r.Outputs.Known() {
+	if !r.Outputs.Known() || len(workload.IstioSpec(&fd).TargetRefs) > 0 && r.Gateways.State() == outputkinds.Unknown {
 		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
 	}
 	reported := r.reported.of(&fd)
@@ -166,7 +170,7 @@ type pass struct {
 func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*pass, error) {
 	state := rollout.State{
 		Owner: client.ObjectKeyFromObject(fd), Generation: fd.Generation, Status: fd.Status,
-		Unverified: r.unverified(fd), Now: r.Clock.Now(),
+		Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
 	}
 	p := &pass{}
 	var err error
@@ -284,8 +288,8 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		return ctrl.Result{}, err
 	}
 	interval := r.RecheckInterval
-	if filter := fd.Spec.Filter; filter.ConfigFrom != nil || filter.ConfigMap != nil {
-		interval = min(interval, configMapInterval)
+	if filter := fd.Spec.Filter; filter.ConfigFrom != nil || filter.ConfigMap != nil || referencesService(fd) {
+		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)
 	for _, sooner := range []time.Duration{p.contest.again, p.Plan.Again, p.behind, heldBack} {

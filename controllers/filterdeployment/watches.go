@@ -2,6 +2,7 @@ package filterdeployment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,6 +40,8 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		Watches(&appsv1.Deployment{}, legacy.NewHandler(r.Recorder)).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
+		// A Service in targetRefs comes, goes, or gets another waypoint.
+		WatchesMetadata(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.ForReference), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -52,13 +55,17 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 	if err != nil {
 		return fmt.Errorf("setting up the FilterDeployment controller: %w", err)
 	}
-	return r.Outputs.SetupWithManager(manager, built, func(ctx context.Context) error {
+	wakeAll := func(ctx context.Context) error {
 		all, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
 		for _, request := range all {
 			wakes.Wake(request.NamespacedName)
 		}
 		return err
-	})
+	}
+	return errors.Join(
+		r.Outputs.SetupWithManager(manager, built, wakeAll),
+		r.Gateways.SetupWithManager(manager, built, r.ForReference, wakeAll),
+	)
 }
 
 // matching returns the FilterDeployments of a namespace, or of all when it is
@@ -105,7 +112,11 @@ func (r *Reconciler) ForWorkload(ctx context.Context, object client.Object) []re
 func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconcile.Request {
 	var requests []reconcile.Request
 	for _, owner := range workload.Owners(object.(*corev1.Pod)) {
-		found, err := r.matching(ctx, owner.Namespace, r.runsOn(ctx, owner))
+		namespace := owner.Namespace
+		if owner.IsReference() {
+			namespace = "" // a waypoint can be that of other namespaces
+		}
+		found, err := r.matching(ctx, namespace, r.runsOn(ctx, owner))
 		requests = append(requests, logged(ctx, found, err)...)
 	}
 	return requests
@@ -116,10 +127,7 @@ func (r *Reconciler) ForPod(ctx context.Context, object client.Object) []reconci
 func (r *Reconciler) runsOn(ctx context.Context, owner workload.Target) func(*wasmev1.FilterDeployment) bool {
 	kind, isWorkload := workload.KindNamed(owner.Kind)
 	if !isWorkload {
-		return func(fd *wasmev1.FilterDeployment) bool {
-			selection, err := workload.SelectionOf(fd)
-			return err == nil && selection.SelectsTarget(owner)
-		}
+		return func(fd *wasmev1.FilterDeployment) bool { return mayRunOn(fd, owner) }
 	}
 	object := kind.New()
 	if err := r.Client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}, object); err != nil {

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -37,11 +38,17 @@ func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployme
 	}
 	targets := make([]rollout.Target, len(selected))
 	for i, target := range selected {
-		pods, err := r.readyPods(ctx, client.ObjectKeyFromObject(fd), target)
+		pods, err := r.listPods(ctx, target)
 		if err != nil {
 			return nil, verdict, err
 		}
-		targets[i] = rollout.Target{Target: target, Pods: pods}
+		if target.IsReference() {
+			target.Proxies.Istio = workload.OldestIstio(pods)
+		}
+		targets[i] = rollout.Target{Target: target, Pods: r.describePods(client.ObjectKeyFromObject(fd), pods)}
+	}
+	if oldest := oldestIstio(targets); oldest != nil && verdict.Status == metav1.ConditionTrue {
+		verdict.Message += ", whose oldest proxy runs Istio " + oldest.String()
 	}
 	return targets, verdict, nil
 }
@@ -52,7 +59,7 @@ func (r *Reconciler) selectWorkloads(ctx context.Context, fd *wasmev1.FilterDepl
 		return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
 	}
 	if selection.ByReference() {
-		return selection.References, selection.Verdict(len(selection.References), 0)
+		return r.findReferences(ctx, selection)
 	}
 	if !r.AllowRootNamespace {
 		if err := selection.CheckNamespace(r.Mesh.RootNamespace); err != nil {
@@ -95,28 +102,41 @@ func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, name
 	return workloads, err
 }
 
-// readyPods returns the Ready pods of a target, in the order of their names, with
-// what the prober knows of them. Pods of a Service's waypoint are not known.
-func (r *Reconciler) readyPods(ctx context.Context, fd client.ObjectKey, of workload.Target) ([]rollout.Pod, error) {
+// listPods returns the Ready pods of a target, in the order of their names.
+func (r *Reconciler) listPods(ctx context.Context, of workload.Target) ([]*corev1.Pod, error) {
+	if of.IsReference() {
+		gateway, known := of.Proxies.Key()
+		if !known {
+			return nil, nil
+		}
+		of = gateway
+	}
 	all, err := r.podsOf(ctx, of.Namespace, ownerKey(of))
 	if err != nil {
 		return nil, err
 	}
-	var pods []rollout.Pod
+	var pods []*corev1.Pod
 	for i := range all {
-		pod := &all[i]
-		if !workload.IsReady(pod) {
-			continue
+		if workload.IsReady(&all[i]) {
+			pods = append(pods, &all[i])
 		}
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return pods, nil
+}
+
+// describePods returns pods with what the prober knows of them.
+func (r *Reconciler) describePods(fd client.ObjectKey, list []*corev1.Pod) []rollout.Pod {
+	pods := make([]rollout.Pod, 0, len(list))
+	for _, pod := range list {
 		ready := rollout.Pod{Name: pod.Name, ReadySince: workload.ReadyCondition(pod).LastTransitionTime.Time}
 		if ready.Sidecar = workload.Sidecar(pod) != nil; ready.Sidecar {
 			ready.Address = workload.SidecarAddress(pod)
 		}
 		pods = append(pods, ready)
 	}
-	slices.SortFunc(pods, func(a, b rollout.Pod) int { return strings.Compare(a.Name, b.Name) })
 	r.recall(fd, pods)
-	return pods, nil
+	return pods
 }
 
 // unverified says why the pods of a FilterDeployment are not asked what they run;

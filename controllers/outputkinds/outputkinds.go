@@ -1,5 +1,6 @@
-// Package outputkinds follows which of Istio's kinds the API server serves: Istio
-// may be installed after the operator, and removed before it. It starts and stops
+// Package outputkinds follows which of Istio's kinds the API server serves, and
+// whether it serves the Gateways that targetRefs can reference: Istio and the Gateway
+// API may be installed after the operator, and removed before it. It starts and stops
 // the watch of each kind, and wakes all FilterDeployments when the answer changes.
 package outputkinds
 
@@ -13,6 +14,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -28,6 +30,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // State is what is known of a kind.
@@ -62,9 +65,22 @@ type Kinds map[wasmev1.Output]*Kind
 func New(discovery discovery.DiscoveryInterface) Kinds {
 	kinds := Kinds{}
 	for name, kind := range istio.Kinds {
-		kinds[name] = &Kind{kind: kind, discovery: discovery}
+		kinds[name] = &Kind{GroupVersionKind: kind.GroupVersionKind, newObject: func() client.Object { return kind.New() }, discovery: discovery}
 	}
 	return kinds
+}
+
+// NewGateways returns the kind of Gateways, of which only the metadata is watched.
+func NewGateways(discovery discovery.DiscoveryInterface) *Kind {
+	return &Kind{GroupVersionKind: workload.GatewayKind, newObject: func() client.Object { return workload.NewGateway() }, discovery: discovery}
+}
+
+func ownerOfOutput(_ context.Context, object client.Object) []reconcile.Request {
+	name, made := ownership.FilterDeploymentOf(object)
+	if !made {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: name}}
 }
 
 // State returns what is known of a kind now.
@@ -87,9 +103,8 @@ func (k Kinds) Known() bool {
 // FilterDeployments.
 func (k Kinds) SetupWithManager(manager ctrl.Manager, watcher controller.Controller, wakeAll func(context.Context) error) error {
 	for _, kind := range k {
-		kind.cache, kind.controller, kind.wakeAll = manager.GetCache(), watcher, wakeAll
-		if err := manager.Add(kind); err != nil {
-			return fmt.Errorf("following %s: %w", kind.kind.Resource, err)
+		if err := kind.SetupWithManager(manager, watcher, ownerOfOutput, wakeAll); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -97,8 +112,11 @@ func (k Kinds) SetupWithManager(manager ctrl.Manager, watcher controller.Control
 
 // Kind follows whether the API server serves one kind.
 type Kind struct {
-	kind       istio.Kind
+	schema.GroupVersionKind
+
+	newObject  func() client.Object
 	discovery  discovery.DiscoveryInterface
+	forObject  handler.MapFunc
 	cache      cache.Cache
 	controller controller.Controller
 	wakeAll    func(context.Context) error
@@ -108,6 +126,16 @@ type Kind struct {
 	watching bool
 	// rounds counts the looks at a cache that was not complete.
 	rounds int
+}
+
+// SetupWithManager has the manager follow the kind, as Kinds.SetupWithManager does.
+// forObject returns what to reconcile for an object that comes, goes or changes.
+func (o *Kind) SetupWithManager(manager ctrl.Manager, watcher controller.Controller, forObject handler.MapFunc, wakeAll func(context.Context) error) error {
+	o.cache, o.controller, o.forObject, o.wakeAll = manager.GetCache(), watcher, forObject, wakeAll
+	if err := manager.Add(o); err != nil {
+		return fmt.Errorf("following the kind %s: %w", o.Kind, err)
+	}
+	return nil
 }
 
 // State returns what is known now.
@@ -122,7 +150,7 @@ func (o *Kind) Assume(state State) {
 
 // MissingError says why outputs of the kind cannot be written while it is Missing.
 func (o *Kind) MissingError() error {
-	return fmt.Errorf("the API server does not serve %s (%s), or refuses to list it: install the CRDs of an Istio that has it", o.kind.Kind, o.kind.GroupVersion())
+	return fmt.Errorf("the API server does not serve %s (%s), or refuses to list it: install the CRDs of an Istio that has it", o.Kind, o.GroupVersion())
 }
 
 // Start asks until the context ends.
@@ -133,7 +161,7 @@ func (o *Kind) Start(ctx context.Context) error {
 	}
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := o.Check(ctx); err != nil {
-			log.FromContext(ctx).Error(err, "Following a kind of outputs", "kind", o.kind.Kind)
+			log.FromContext(ctx).Error(err, "Following a kind", "kind", o.Kind)
 		}
 	}, discoveryInterval)
 	return nil
@@ -160,8 +188,8 @@ func (o *Kind) Check(ctx context.Context) error {
 		}
 	case o.watching:
 		o.watching = false
-		if err := o.cache.RemoveInformer(ctx, o.kind.New()); err != nil {
-			return fmt.Errorf("ending the watch of %s: %w", o.kind.Resource, err)
+		if err := o.cache.RemoveInformer(ctx, o.newObject()); err != nil {
+			return fmt.Errorf("ending the watch of %s: %w", o.Kind, err)
 		}
 	}
 	before := State(o.state.Swap(int32(state)))
@@ -176,7 +204,7 @@ func (o *Kind) Check(ctx context.Context) error {
 }
 
 func (o *Kind) served() (bool, error) {
-	version := o.kind.GroupVersion().String()
+	version := o.GroupVersion().String()
 	resources, err := o.discovery.ServerResourcesForGroupVersion(version)
 	if apierrors.IsNotFound(err) {
 		return false, nil
@@ -185,7 +213,7 @@ func (o *Kind) served() (bool, error) {
 		return false, fmt.Errorf("asking for the kinds of %s: %w", version, err)
 	}
 	return slices.ContainsFunc(resources.APIResources, func(resource metav1.APIResource) bool {
-		return resource.Kind == o.kind.Kind
+		return resource.Kind == o.Kind
 	}), nil
 }
 
@@ -193,15 +221,8 @@ func (o *Kind) watch() error {
 	if o.watching {
 		return nil
 	}
-	owner := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, object client.Object) []reconcile.Request {
-		name, made := ownership.FilterDeploymentOf(object)
-		if !made {
-			return nil
-		}
-		return []reconcile.Request{{NamespacedName: name}}
-	})
-	if err := o.controller.Watch(source.Kind[client.Object](o.cache, o.kind.New(), owner)); err != nil {
-		return fmt.Errorf("watching %s: %w", o.kind.Resource, err)
+	if err := o.controller.Watch(source.Kind[client.Object](o.cache, o.newObject(), handler.EnqueueRequestsFromMapFunc(o.forObject))); err != nil {
+		return fmt.Errorf("watching %s: %w", o.Kind, err)
 	}
 	o.watching = true
 	return nil
@@ -210,9 +231,9 @@ func (o *Kind) watch() error {
 func (o *Kind) synced(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	informer, err := o.cache.GetInformer(ctx, o.kind.New(), cache.BlockUntilSynced(false))
+	informer, err := o.cache.GetInformer(ctx, o.newObject(), cache.BlockUntilSynced(false))
 	if err != nil {
-		log.FromContext(ctx).Error(err, "Listing outputs", "kind", o.kind.Kind)
+		log.FromContext(ctx).Error(err, "Listing a kind", "kind", o.Kind)
 		return false
 	}
 	return toolscache.WaitForCacheSync(ctx.Done(), informer.HasSynced)

@@ -52,7 +52,7 @@ var levelRules = []levelRule{
 	{istioLevel, rules.ServiceInEnvoyFilter, `!has(self.targetRefs) || (has(self.output) && self.output != 'EnvoyFilter') || self.targetRefs.all(ref, ref.kind != 'Service')`},
 	{specLevel, rules.PhaseInEnvoyFilter, `!` + hasPlace + ` || !` + hasPhase + ` || ` + otherOutput},
 	{specLevel, rules.PositionWithoutPhase, `!` + hasPlace + ` || ` + hasPhase + ` || !` + otherOutput},
-	{specLevel, rules.WaypointInEnvoyFilter, noTargetRefs + ` || ` + otherOutput + ` || ` + gateway},
+	{specLevel, rules.AllTrafficInEnvoyFilter, noTargetRefs + ` || ` + otherOutput + ` || !has(self.filter.patchContext) || self.filter.patchContext != 'any'`},
 	{specLevel, rules.OutboundOfTargetRef, noTargetRefs + ` || !has(self.filter.patchContext) || self.filter.patchContext != 'outbound'`},
 	{specLevel, rules.GatewayTrafficOfService, noTargetRefs + ` || !` + gateway + ` || self.deployment.istio.targetRefs.all(ref, ref.kind != 'Service')`},
 	{specLevel, rules.PortsOfWaypoint, noTargetRefs + ` || ` + noPorts + ` || ` + gateway},

@@ -77,13 +77,31 @@ type sight struct {
 	took time.Duration
 }
 
-func (p *pod) watchOf(owner types.NamespacedName) *watch {
+// watchOf returns the owner's watch on a plugin, or on another revision of its filter;
+// nil for none.
+func (p *pod) watchOf(owner types.NamespacedName, plugin string) *watch {
 	for _, w := range p.watches {
-		if w.owner == owner {
+		if w.owner == owner && relate(plugin, w.plugin) != unrelated {
 			return w
 		}
 	}
 	return nil
+}
+
+// seenBy returns what an owner gets to know of the pod.
+func (p *pod) seenBy(owner types.NamespacedName) Seen {
+	var seen Seen
+	for _, w := range p.watches {
+		if w.owner != owner {
+			continue
+		}
+		if seen.Plugin == "" {
+			seen.Plugin, seen.Verdict = w.plugin, w.verdict
+		} else {
+			seen.Other = &Seen{Plugin: w.plugin, Verdict: w.verdict, Other: seen.Other}
+		}
+	}
+	return seen
 }
 
 // moveTo takes over where the pod is, and reports whether that is somewhere else than

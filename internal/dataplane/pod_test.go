@@ -225,8 +225,8 @@ func TestOnlyOwnersWithAnotherVerdictAreNamed(t *testing.T) {
 	if got := p.judge(now); got.Len() != 1 || !got.Has(owner("greeting")) {
 		t.Errorf("a plugin that is gone changes something for %v", got)
 	}
-	if p.watchOf(owner("other")) != p.watches[1] || p.watchOf(owner("third")) != nil {
-		t.Error("an owner has the watch of another")
+	if p.watchOf(owner("other"), otherFilter) != p.watches[1] || p.watchOf(owner("other"), greeting) != nil || p.watchOf(owner("third"), greeting) != nil {
+		t.Error("an owner has the watch of another, or of another filter")
 	}
 }
 

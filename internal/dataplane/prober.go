@@ -143,8 +143,8 @@ func (p *Prober) Start(ctx context.Context) error {
 	return nil
 }
 
-// Expect replaces the expectations of an owner, which has at most one for each pod, and
-// returns what is known of them, in their order. It asks no pod itself and never
+// Expect replaces the expectations of an owner, which has at most one for each pod and
+// filter, and returns what is known of them, in their order. It asks no pod itself and never
 // blocks on anything remote. Pods that are no longer in any owner's expectations are
 // forgotten, and an owner without expectations as well.
 func (p *Prober) Expect(owner types.NamespacedName, expectations []Expectation) []Verdict {
@@ -177,14 +177,18 @@ type Seen struct {
 	Plugin string
 	// Verdict is on that plugin.
 	Verdict Verdict
+	// Other is what the owner expected of the pod beside it; nil for nothing.
+	Other *Seen
 }
 
-// On returns the verdict on a plugin: the zero value when another one was expected.
+// On returns the verdict on a plugin: the zero value when only others were expected.
 func (s Seen) On(plugin string) Verdict {
-	if s.Plugin != plugin {
-		return Verdict{}
+	for known := &s; known != nil; known = known.Other {
+		if known.Plugin == plugin {
+			return known.Verdict
+		}
 	}
-	return s.Verdict
+	return Verdict{}
 }
 
 // Seen returns what is known of pods that the owner asked for, in their order.
@@ -195,11 +199,8 @@ func (p *Prober) Seen(owner types.NamespacedName, pods []Pod) []Seen {
 	seen := make([]Seen, len(pods))
 	for i, at := range pods {
 		known := p.pods[at.UID]
-		if known == nil || known.Pod != at {
-			continue
-		}
-		if w := known.watchOf(owner); w != nil {
-			seen[i] = Seen{Plugin: w.plugin, Verdict: w.verdict}
+		if known != nil && known.Pod == at {
+			seen[i] = known.seenBy(owner)
 		}
 	}
 	return seen
@@ -212,7 +213,7 @@ func (p *Prober) expect(owner types.NamespacedName, expected Expectation, now ti
 		known = &pod{Pod: expected.Pod}
 		p.pods[expected.Pod.UID] = known
 	}
-	w := known.watchOf(owner)
+	w := known.watchOf(owner, expected.Plugin)
 	if w == nil {
 		w = &watch{owner: owner}
 		known.watches = append(known.watches, w)

@@ -70,6 +70,28 @@ func TestAProofIsThatOfOnePluginOnePodAndOneOwner(t *testing.T) {
 	})
 }
 
+func TestAPodCanRunSeveralFiltersOfOneOwner(t *testing.T) {
+	inBubble(t, func(s *sidecars, f *proberTest) {
+		names := []string{"wasm_filter.bookinfo/details/greeting@1", "wasm_filter.bookinfo/ratings/greeting@1", "wasm_filter.bookinfo/reviews/greeting@1"}
+		pod := s.pod(1, plugins(names[:2]...))
+		targets := make([]Expectation, len(names))
+		for i, name := range names {
+			targets[i] = Expectation{Pod: pod, Plugin: name}
+		}
+		f.Expect(owner("greeting"), targets)
+		pass(minPeriod)
+		for i, want := range []bool{true, true, false} {
+			if got := f.proven(owner("greeting"), targets[i]); got != want {
+				f.Errorf("%s is proven: %t", names[i], got)
+			}
+		}
+		f.Expect(owner("greeting"), targets[1:])
+		if f.proven(owner("greeting"), targets[0]) || !f.proven(owner("greeting"), targets[1]) {
+			f.Error("what is no longer expected is still known, or the rest is not")
+		}
+	})
+}
+
 // proven reports whether what is known of a pod proves the target.
 func (f *proberTest) proven(owner types.NamespacedName, target Expectation) bool {
 	return f.Seen(owner, []Pod{target.Pod})[0].On(target.Plugin).Proven()

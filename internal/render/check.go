@@ -107,17 +107,19 @@ func (f Filter) checkTarget(target workload.Target) error {
 	return nil
 }
 
-// checkEnvoyFilter returns what an EnvoyFilter cannot bring to a target. istiod applies
-// its patches to sidecars and gateways, not to waypoints, and hides a pull secret from
-// nobody.
+// checkEnvoyFilter returns what an EnvoyFilter cannot bring to a target. It can reach a
+// gateway or a waypoint, each in its own way, but no single Service of a waypoint. It
+// hides a pull secret from nobody.
 func (f Filter) checkEnvoyFilter(target workload.Target) error {
 	switch {
 	case f.Place.Position.Phase != "":
 		return rules.PhaseInEnvoyFilter
 	case target.Kind == wasmev1.TargetKindService:
 		return rules.ServiceInEnvoyFilter
-	case target.IsReference() && f.PatchContext != wasmev1.PatchContextGateway:
-		return rules.WaypointInEnvoyFilter
+	case target.IsReference() && f.PatchContext == wasmev1.PatchContextAny:
+		return rules.AllTrafficInEnvoyFilter
+	case len(target.Name) > validation.LabelValueMaxLength && target.IsReference():
+		return fmt.Errorf("no pod can have the label %s with the name of Gateway %s: choose a name of at most %d characters", workload.GatewayLabel, target.Name, validation.LabelValueMaxLength)
 	case f.Registry.PullSecret != "":
 		return rules.PullSecretInEnvoyFilter
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/version"
 	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -74,8 +76,7 @@ var refusedByRule = map[string]struct {
 
 	"phase in an EnvoyFilter":            {"position: {phase: Authn}", "", rules.PhaseInEnvoyFilter},
 	"Service in an EnvoyFilter":          {"patchContext: inbound", toService, rules.ServiceInEnvoyFilter},
-	"waypoint in an EnvoyFilter":         {"patchContext: inbound", toGateway, rules.WaypointInEnvoyFilter},
-	"all traffic of a Gateway":           {"patchContext: any", toGateway, rules.WaypointInEnvoyFilter},
+	"all traffic of a Gateway":           {"patchContext: any", toGateway, rules.AllTrafficInEnvoyFilter},
 	"Registry, EnvoyFilter and a secret": {"imagePullOptions: {pullSecret: s}", "distribution: Registry", rules.PullSecretInEnvoyFilter},
 	"one Service among Gateways": {
 		"patchContext: gateway", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}, {kind: Service, name: s}]",
@@ -227,6 +228,47 @@ func renderSpec(t *testing.T, spec wasmev1.FilterDeploymentSpec) error {
 		}
 	}
 	return nil
+}
+
+func TestAWaypointThatWouldNotStartGetsNoPluginOfAnotherNamespace(t *testing.T) {
+	filter := Filter{PatchContext: wasmev1.PatchContextInbound}
+	for _, row := range []struct {
+		name, namespace, istio string
+		refused                bool
+	}{
+		{"too old", "mesh", "1.30.2", true},
+		{"much too old", "mesh", "1.27.0", true},
+		{"new enough", "mesh", "1.30.3", false},
+		{"newer", "mesh", "1.31.0", false},
+		{"not known", "mesh", "", false},
+		{"old, in the Service's namespace", service.Namespace, "1.27.0", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			target := service
+			target.Proxies.Gateway = types.NamespacedName{Namespace: row.namespace, Name: "waypoint"}
+			if row.istio != "" {
+				target.Proxies.Istio = version.MustParseGeneric(row.istio)
+			}
+			_, plugin := WasmPlugin(testMesh, filter, target)
+			_, extension := TrafficExtension(testMesh, filter, target)
+			for _, err := range []error{plugin, extension} {
+				if !row.refused && err != nil || row.refused && (err == nil || !strings.Contains(err.Error(), "the waypoint of Service details, mesh/waypoint, runs Istio "+row.istio)) {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	}
+}
+
+func TestAnEnvoyFilterRefusesAGatewayWhoseNameIsNoLabel(t *testing.T) {
+	target := gateway
+	target.Name = strings.Repeat("g", 64)
+	for _, traffic := range []wasmev1.PatchContext{wasmev1.PatchContextGateway, wasmev1.PatchContextInbound} {
+		_, err := EnvoyFilter(testMesh, testOwner, Filter{PatchContext: traffic, FailStrategy: wasmev1.FailReload}, target, "")
+		if err == nil || !strings.Contains(err.Error(), "choose a name of at most 63 characters") {
+			t.Errorf("%s: %v", traffic, err)
+		}
+	}
 }
 
 func TestAWorkloadWhoseSelectorHasNoLabels(t *testing.T) {

@@ -65,6 +65,7 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
 		return nil, err
 	}
+	target = filter.inEnvoyFilter(target)
 	name := ecdsName(owner, target, filter)
 	extension, err := structpb.NewStruct(extensionConfig(mesh, owner, filter, target, renewal))
 	if err != nil {
@@ -96,12 +97,11 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 // proxyMatch returns the metadata of the proxies that the patches are for. It leaves
 // out proxies of other workloads that have the same labels and more, and those of
 // virtual machines and other clusters. Objects of the root namespace reach all
-// namespaces, so they need the namespace as well. The controller of a Gateway chooses
-// the name of its workload, and a targetRef reaches no other workload.
+// namespaces, so they need the namespace as well.
 func proxyMatch(mesh Mesh, target workload.Target) *networking.EnvoyFilter_ProxyMatch {
 	metadata := map[string]string{"CLUSTER_ID": mesh.ClusterID}
-	if !target.IsReference() {
-		metadata["OWNER"] = target.ProxyOwner()
+	if owner := ownerOf(target); owner != "" {
+		metadata["OWNER"] = owner
 	}
 	if target.Namespace == mesh.RootNamespace {
 		metadata["NAMESPACE"] = target.Namespace

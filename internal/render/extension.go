@@ -78,6 +78,9 @@ func trafficExtension(mesh Mesh, output wasmev1.Output, filter Filter, target wo
 	if err := filter.checkCarried(output, target); err != nil {
 		return nil, err
 	}
+	if err := checkWaypoint(target); err != nil {
+		return nil, err
+	}
 	labels := selectorFor(target)
 	if labels == nil && !target.IsReference() {
 		return nil, fmt.Errorf("the selector of %s %s has no matchLabels, so a %s cannot select its pods: set spec.deployment.istio.output to EnvoyFilter", target.Kind, target.Name, output)

@@ -132,6 +132,17 @@ func targetVariants() variants {
 			c.filter.PatchContext = wasmev1.PatchContextGateway
 			c.target = ingress
 		},
+		"targetref-gateway-root-namespace": func(c *goldenCase) {
+			c.owner.Namespace = testMesh.RootNamespace
+			c.filter.PatchContext = wasmev1.PatchContextGateway
+			c.target = gateway
+			c.target.Namespace = testMesh.RootNamespace
+		},
+		"targetref-waypoint": func(c *goldenCase) { c.target = gateway },
+		"targetref-waypoint-name-override": func(c *goldenCase) {
+			c.target = gateway
+			c.target.Proxies = workload.Proxies{Deployment: "details-waypoint"}
+		},
 	}
 }
 

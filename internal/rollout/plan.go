@@ -71,6 +71,8 @@ type State struct {
 
 	// Unverified says why pods are not asked what they run; empty when they are.
 	Unverified string
+	// Verification says what follows where pods cannot be asked, or do not answer.
+	Verification wasmev1.Verification
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -151,6 +153,9 @@ type Workload struct {
 	Err    error
 	// Proofs are what is known of its pods; nil when they are not asked.
 	Proofs []Proof
+	// Unproven says why nothing can show whether a targetRef runs the filter; empty
+	// when something can, or need not.
+	Unproven string
 
 	owner   types.NamespacedName
 	inForce *revision.Revision
@@ -178,11 +183,13 @@ type Plan struct {
 	Unanswered bool
 
 	verifyPods bool
+	// notRequired says that Loaded does not wait for what nothing shows.
+	notRequired bool
 }
 
 // Decide plans.
 func Decide(s State) Plan {
-	p := Plan{verifyPods: s.Unverified == "", Deleted: s.Deleted}
+	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted}
 	p.InForce, p.Standing = s.inForce()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {

@@ -196,6 +196,9 @@ func (p *Plan) why(w *Workload) string {
 // podsState returns the state of a workload whose output is in place: what
 // Loaded would be if it were the only one.
 func (w *Workload) podsState() wasmev1.WorkloadStatus {
+	if w.Unproven != "" {
+		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: condition.Cut(w.Unproven)}
+	}
 	switch v := loadedVerdict(w.Proofs, w.inForce.OutputKind()); v.Status {
 	case metav1.ConditionTrue:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}

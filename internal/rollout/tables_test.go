@@ -2,12 +2,14 @@ package rollout
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
@@ -280,8 +282,6 @@ func TestWhereNoPodCounts(t *testing.T) {
 		{"new ones do not make it flap", "Deployment", proofs(young(missing)), true, metav1.ConditionTrue, wasmev1.ReasonNoPods, "have just started"},
 		{"new ones do not fix it", "Deployment", proofs(young(missing)), false, metav1.ConditionUnknown, wasmev1.ReasonLoading, "have just started"},
 		{"there are none", "Deployment", proofs(), false, metav1.ConditionTrue, wasmev1.ReasonNoPods, "no Ready pods"},
-		{"a Gateway has none", wasmev1.TargetKindGateway, proofs(), false, metav1.ConditionTrue, wasmev1.ReasonNoPods, "gateway.networking.k8s.io/gateway-name"},
-		{"a Service's waypoint is not known", wasmev1.TargetKindService, proofs(), false, metav1.ConditionTrue, wasmev1.ReasonUnproven, "waypoint"},
 		{"those that run it do", "Deployment", proofs(young(loaded)), false, metav1.ConditionTrue, wasmev1.ReasonLoaded, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -292,6 +292,94 @@ func TestWhereNoPodCounts(t *testing.T) {
 				t.Errorf("%s %s: %s", v.Status, v.Reason, v.Message)
 			}
 		})
+	}
+}
+
+func TestTargetsWhoseProxiesAreNotKnownAreUnproven(t *testing.T) {
+	reference := func(kind, name string, missing string, pods int) Target {
+		of := target(name, pods)
+		of.Target = workload.Target{Kind: kind, Namespace: "ns", Name: name, Proxies: workload.Proxies{Missing: missing}}
+		if missing == "" {
+			of.Proxies.Gateway = types.NamespacedName{Namespace: "mesh", Name: "waypoint"}
+		}
+		return of
+	}
+	edge, shop := reference("Gateway", "edge", "", 1), reference("Service", "shop", "it has no waypoint", 0)
+	idle := reference("Service", "idle", "", 0)
+	for _, tc := range []struct {
+		name         string
+		verification wasmev1.Verification
+		targets      []Target
+		status       metav1.ConditionStatus
+		reason       string
+		texts        []string
+		states       map[string]wasmev1.WorkloadState
+	}{
+		{
+			"one of two", "", []Target{edge, shop}, metav1.ConditionUnknown, wasmev1.ReasonUnproven,
+			[]string{"1 of 2 targetRefs", "Service shop, because it has no waypoint", "set spec.deployment.istio.verification to NotRequired"},
+			map[string]wasmev1.WorkloadState{"Gateway/edge": wasmev1.WorkloadSucceeded, "Service/shop": wasmev1.WorkloadPending},
+		},
+		{
+			"one without pods", wasmev1.VerificationRequired, []Target{idle}, metav1.ConditionUnknown, wasmev1.ReasonUnproven,
+			[]string{"no Ready pod in namespace mesh has the label gateway.networking.k8s.io/gateway-name: waypoint"},
+			map[string]wasmev1.WorkloadState{"Service/idle": wasmev1.WorkloadPending},
+		},
+		{
+			"one that need not be proven", wasmev1.VerificationNotRequired, []Target{edge, shop}, metav1.ConditionTrue, wasmev1.ReasonLoaded,
+			[]string{"1 of 1 pods"},
+			map[string]wasmev1.WorkloadState{"Gateway/edge": wasmev1.WorkloadSucceeded, "Service/shop": wasmev1.WorkloadSucceeded},
+		},
+		{
+			"none that need be proven", wasmev1.VerificationNotRequired, []Target{idle, shop}, metav1.ConditionTrue, wasmev1.ReasonNoPods, nil,
+			map[string]wasmev1.WorkloadState{"Service/idle": wasmev1.WorkloadSucceeded, "Service/shop": wasmev1.WorkloadSucceeded},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStory(t, tc.targets...)
+			s.state.Verification = tc.verification
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.see("edge", 1, runs)
+			s.happens("the pods run it")
+			v := s.plan.Loaded
+			if v.Status != tc.status || v.Reason != tc.reason {
+				t.Errorf("%s %s: %s", v.Status, v.Reason, v.Message)
+			}
+			for _, text := range tc.texts {
+				if !strings.Contains(v.Message, text) {
+					t.Errorf("no %q in %q", text, v.Message)
+				}
+			}
+			states := map[string]wasmev1.WorkloadState{}
+			for key, of := range s.state.Status.Workloads {
+				states[key] = of.State
+			}
+			if !maps.Equal(states, tc.states) {
+				t.Errorf("the states are %v", states)
+			}
+		})
+	}
+}
+
+func TestPodsThatDoNotAnswerNeedNot(t *testing.T) {
+	for verification, want := range map[wasmev1.Verification]string{
+		wasmev1.VerificationRequired:    wasmev1.ReasonUnreachable,
+		wasmev1.VerificationNotRequired: wasmev1.ReasonUnproven,
+	} {
+		s := newStory(t, target("a", 1))
+		s.state.Verification = verification
+		s.asks("aa", small, "world")
+		s.happens("a first apply")
+		s.see("a", 1, dataplane.Verdict{State: dataplane.StateUnreachable})
+		s.later(2 * LoadTimeout)
+		for range 3 {
+			s.happens("nobody answers in time")
+			if v := s.plan.Loaded; v.Reason != want || (v.Status == metav1.ConditionTrue) != (want == wasmev1.ReasonUnproven) {
+				t.Errorf("%s: %s %s: %s", verification, v.Status, v.Reason, v.Message)
+			}
+			s.later(LoadTimeout)
+		}
 	}
 }
 

@@ -67,6 +67,9 @@ func (p *Plan) proveAll(s *State) {
 	anchored := position.Before != "" || position.After != ""
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
+		if !p.notRequired {
+			w.Unproven = w.unproven()
+		}
 		own := w.Fetch.waited(p.InForce.Hash, waited, s.Now)
 		plugin := ""
 		if expected := w.expected(); expected != nil && len(w.pods) > 0 {
@@ -179,21 +182,42 @@ func unverified(why string) condition.Verdict {
 // just started are no reason for what was not loaded before to be loaded.
 func (p *Plan) podsVerdict(wasLoaded bool) condition.Verdict {
 	pods := p.proofs()
-	v := loadedVerdict(pods, p.InForce.OutputKind())
-	has := func(kind string) bool {
-		return slices.ContainsFunc(p.Workloads, func(w Workload) bool { return w.Kind == kind })
+	if p.notRequired {
+		answering := filtered(pods, func(p Proof) bool { return !p.silent() })
+		if len(answering) == 0 && len(pods) > 0 {
+			return condition.True(wasmev1.ReasonUnproven, "none of %d pods answers, and spec.deployment.istio.verification is NotRequired", len(pods))
+		}
+		pods = answering
 	}
+	v := loadedVerdict(pods, p.InForce.OutputKind())
+	unproven := filtered(p.Workloads, func(w Workload) bool { return w.Unproven != "" })
 	switch {
+	case v.Status == metav1.ConditionTrue && len(unproven) > 0:
+		return unprovenVerdict(unproven, len(p.Workloads))
 	case v.Reason != wasmev1.ReasonNoPods:
 		return v
 	case len(pods) > 0 && !wasLoaded:
 		return condition.Unknown(wasmev1.ReasonLoading, "%s", v.Message)
-	case len(pods) == 0 && has(wasmev1.TargetKindService):
-		return unverified("the pods of a Service's waypoint are not known")
-	case len(pods) == 0 && has(wasmev1.TargetKindGateway):
-		v.Message = "no Ready pods have the label " + workload.GatewayLabel + " with the name of the Gateway in targetRefs; pods that start get the filter"
 	}
 	return v
+}
+
+// unproven says why nothing can show whether a targetRef runs the filter; empty for a
+// workload, which has pods or runs nothing.
+func (w *Workload) unproven() string {
+	switch {
+	case !w.IsReference() || len(w.pods) > 0:
+		return ""
+	case w.Proxies.Missing != "":
+		return w.Proxies.Missing
+	default:
+		return fmt.Sprintf("no Ready pod in namespace %s has the label %s: %s", w.Proxies.Gateway.Namespace, workload.GatewayLabel, w.Proxies.Gateway.Name)
+	}
+}
+
+func unprovenVerdict(unproven []Workload, all int) condition.Verdict {
+	why := condition.Enumerate(unproven, "; ", func(w Workload) string { return w.Kind + " " + w.Name + ", because " + w.Unproven })
+	return condition.Unknown(wasmev1.ReasonUnproven, "nothing shows whether %d of %d targetRefs run the filter (%s): start their proxies, or set spec.deployment.istio.verification to NotRequired", len(unproven), all, why)
 }
 
 // formerLoaded returns what the status says of pods: after a restart it stays

@@ -76,13 +76,13 @@ var (
 	)
 	ServiceInEnvoyFilter = newRule(
 		targetRefs,
-		"the proxy of a Service is a waypoint, which an EnvoyFilter does not reach",
-		useOtherOutput,
+		"an EnvoyFilter reaches all Services of a waypoint, not one of them",
+		"reference the waypoint's Gateway, or "+useOtherOutput,
 	)
-	WaypointInEnvoyFilter = newRule(
-		targetRefs,
-		"an EnvoyFilter reaches gateways, not waypoints",
-		"set spec.filter.patchContext to gateway, or "+useOtherOutput,
+	AllTrafficInEnvoyFilter = newRule(
+		patchContext,
+		"an EnvoyFilter reaches a gateway or a waypoint, each in its own way",
+		"set patchContext to gateway for a gateway, to inbound for a waypoint, or "+useOtherOutput,
 	)
 	OutboundOfTargetRef = newRule(
 		patchContext,

@@ -77,6 +77,8 @@ func TestCacheKeepsThatAPod(t *testing.T) {
 		trimmed := trimPod(t, pod)
 		g.Expect(trimmed.Labels).To(Equal(map[string]string{workload.GatewayLabel: "edge"}))
 		g.Expect(workload.Owners(trimmed)).To(Equal(workload.Owners(pod)))
+		g.Expect(workload.Sidecar(trimmed).Image).To(Equal(workload.Sidecar(pod).Image))
+		g.Expect(workload.Sidecar(trimPod(t, injected())).Image).To(BeEmpty(), "of others it does not matter")
 	})
 	t.Run("is being deleted", func(t *testing.T) {
 		pod := injected()

@@ -113,12 +113,26 @@ func (s Selection) CheckNamespace(rootNamespace string) error {
 	return fmt.Errorf("namespace %s is the mesh's root namespace, whose filters reach every namespace: set spec.filter.patchContext to gateway and select the gateways in spec.deployment.istio.labels, or run the operator with --allow-root-namespace", s.Namespace)
 }
 
-// Verdict returns the content of WorkloadsSelected for a selection that found so
-// many workloads, and left out so many gateways that have the labels.
+// ReferencesVerdict returns the content of WorkloadsSelected for targetRefs of which
+// some are missing. They may come yet, so this is no reason to stall.
+func (s Selection) ReferencesVerdict(missing []Target) condition.Verdict {
+	if len(missing) == 0 {
+		return condition.True(wasmev1.ReasonSelected, "%d targetRefs", len(s.References))
+	}
+	names := condition.Enumerate(missing, ", ", func(t Target) string {
+		name := t.Kind + " " + t.Name
+		if t.Proxies.Missing != NotThere {
+			name += ", because " + t.Proxies.Missing
+		}
+		return name
+	})
+	return condition.False(wasmev1.ReasonTargetNotFound, "%d of %d targetRefs do not exist in namespace %s (%s): create what is missing, or correct spec.deployment.istio.targetRefs", len(missing), len(s.References), s.Namespace, names)
+}
+
+// Verdict returns the content of WorkloadsSelected for a selection by labels that
+// found so many workloads, and left out so many gateways that have the labels.
 func (s Selection) Verdict(found, gateways int) condition.Verdict {
 	switch {
-	case s.ByReference():
-		return condition.True(wasmev1.ReasonSelected, "%d targetRefs", found)
 	case gateways > 0:
 		return s.withoutGateways(found, gateways)
 	case found == 0:

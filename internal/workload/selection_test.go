@@ -141,6 +141,19 @@ func TestRootNamespace(t *testing.T) {
 	}
 }
 
+func TestMissingTargetsAreReported(t *testing.T) {
+	g := NewWithT(t)
+	selection := selectionOf(t, &wasmev1.IstioDeploymentSpec{TargetRefs: []wasmev1.TargetRef{gatewayG, serviceS, gatewayA}})
+	g.Expect(selection.ReferencesVerdict(nil)).To(Equal(condition.True(wasmev1.ReasonSelected, "3 targetRefs")))
+	missing := []workload.Target{
+		{Kind: "Gateway", Name: "g", Proxies: workload.Proxies{Missing: "the API server does not serve Gateways"}},
+		{Kind: "Service", Name: "s", Proxies: workload.Proxies{Missing: workload.NotThere}},
+	}
+	got := selection.ReferencesVerdict(missing)
+	g.Expect(got).To(Equal(condition.False(wasmev1.ReasonTargetNotFound, "2 of 3 targetRefs do not exist in namespace n (Gateway g, because the API server does not serve Gateways, Service s): create what is missing, or correct spec.deployment.istio.targetRefs")))
+	g.Expect(got.Stalled).To(BeFalse(), "they may come yet")
+}
+
 func TestWhatIsSelectedIsReported(t *testing.T) {
 	for _, row := range []struct {
 		name            string
@@ -152,7 +165,6 @@ func TestWhatIsSelectedIsReported(t *testing.T) {
 		{"one workload", &wasmev1.IstioDeploymentSpec{Kind: "StatefulSet"}, 1, 0, condition.True(wasmev1.ReasonSelected, "1 of kind StatefulSet")},
 		{"none of all", nil, 0, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (none: all are selected) itself, whatever labels its pods have; one that comes gets the filter")},
 		{"none with the labels", &wasmev1.IstioDeploymentSpec{Labels: appA}, 0, 0, condition.True(wasmev1.ReasonNoWorkloads, "no Deployment in namespace n has the labels of spec.deployment.istio (app=a) itself, whatever labels its pods have; one that comes gets the filter")},
-		{"targetRefs", &wasmev1.IstioDeploymentSpec{TargetRefs: []wasmev1.TargetRef{gatewayG}}, 1, 0, condition.True(wasmev1.ReasonSelected, "1 targetRefs")},
 		{"gateways left out", nil, 2, 1, condition.True(wasmev1.ReasonSelected, "2 of kind Deployment; 1 more are gateways, which have no inbound traffic: set spec.filter.patchContext to gateway for a filter that is to run on them")},
 		{"nothing but gateways", nil, 0, 2, condition.True(wasmev1.ReasonNoWorkloads, "0 of kind Deployment; 2 more are gateways, which have no inbound traffic: set spec.filter.patchContext to gateway for a filter that is to run on them")},
 	} {

@@ -15,11 +15,13 @@ type Target struct {
 	Selector map[string]string
 	// PodLabels are the labels of a workload's pod template.
 	PodLabels map[string]string
+	// Proxies are those of a targetRef; the zero value for a workload.
+	Proxies Proxies
 }
 
 // referenceGroups holds the API groups of the kinds that a targetRef can reference.
 var referenceGroups = map[string]string{
-	wasmev1.TargetKindGateway: "gateway.networking.k8s.io",
+	wasmev1.TargetKindGateway: GatewayKind.Group,
 	wasmev1.TargetKindService: "",
 }
 

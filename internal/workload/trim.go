@@ -2,6 +2,7 @@ package workload
 
 import (
 	"maps"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -84,6 +85,10 @@ func TrimPod(item any) (any, error) {
 	}
 	if sidecar := Sidecar(pod); sidecar != nil {
 		trimmed.Spec.Containers = trimSidecar(sidecar)
+		if trimmed.Labels[GatewayLabel] != "" { // whose version of Istio matters
+			trimmed.Spec.Containers = slices.Clone(trimmed.Spec.Containers)
+			trimmed.Spec.Containers[0].Image = sidecar.Image
+		}
 	}
 	if ready := ReadyCondition(pod); ready != nil {
 		trimmed.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready.Status, LastTransitionTime: ready.LastTransitionTime}}

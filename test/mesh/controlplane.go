@@ -24,6 +24,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -449,6 +450,32 @@ func (c *ControlPlane) InstallCRDs(paths ...string) error {
 		return fmt.Errorf("installing CRDs: %w", err)
 	}
 	return nil
+}
+
+// gatewaysCRD is the CRD of the Gateway API's Gateways.
+const gatewaysCRD = "gateways.gateway.networking.k8s.io"
+
+// InstallGateways installs the CRD of the Gateway API's Gateways, as Istio's own
+// source has it, and no other of that API.
+func (c *ControlPlane) InstallGateways(ctx context.Context) error {
+	path, err := binaries.IstioFile(ctx, "tests/integration/pilot/testdata/gateway-api-crd.yaml")
+	if err != nil {
+		return err
+	}
+	all := envtest.CRDInstallOptions{Paths: []string{path}, ErrorIfPathMissing: true}
+	if err := envtest.ReadCRDFiles(&all); err != nil {
+		return fmt.Errorf("reading the CRDs of the Gateway API: %w", err)
+	}
+	for _, crd := range all.CRDs {
+		if crd.Name != gatewaysCRD {
+			continue
+		}
+		if _, err := envtest.InstallCRDs(c.Admin(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{crd}}); err != nil {
+			return fmt.Errorf("installing the CRD of Gateways: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("%s has no CRD %s", path, gatewaysCRD)
 }
 
 // Stop ends every process and removes the folder if it is a temporary one.

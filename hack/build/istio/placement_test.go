@@ -144,12 +144,12 @@ func ofWorkload(nodeType model.NodeType, metadata model.NodeMetadata) *model.Pro
 	}
 }
 
-// ofGateway is a proxy of the Gateway details-v1.
-func ofGateway(nodeType model.NodeType, address string, more map[string]string) *model.Proxy {
+// ofGateway is a proxy of a Gateway of the Gateway API.
+func ofGateway(nodeType model.NodeType, gateway, address string, more map[string]string) *model.Proxy {
 	node := ofWorkload(nodeType, model.NodeMetadata{})
 	delete(node.Metadata.Raw, "OWNER")
 	node.IPAddresses = []string{address}
-	node.Labels = map[string]string{label.IoK8sNetworkingGatewayGatewayName.Name: "details-v1"}
+	node.Labels = map[string]string{label.IoK8sNetworkingGatewayGatewayName.Name: gateway}
 	for key, value := range more {
 		node.Labels[key] = value
 	}
@@ -180,12 +180,24 @@ var (
 		return ofWorkload(model.Router, model.NodeMetadata{})
 	}}
 	gatewayByReference = kindOfProxy{gatewayServers(label.IoK8sNetworkingGatewayGatewayName.Name+": details-v1", 8080, 7070), func() *model.Proxy {
-		return ofGateway(model.Router, "10.0.0.3", nil)
+		return ofGateway(model.Router, "details-v1", "10.0.0.3", nil)
 	}}
-	waypointProxy = kindOfProxy{waypoint, func() *model.Proxy {
-		return ofGateway(model.Waypoint, "10.0.0.2", map[string]string{label.GatewayManaged.Name: constants.ManagedGatewayMeshControllerLabel})
+	otherGateway = kindOfProxy{gatewayServers(label.IoK8sNetworkingGatewayGatewayName.Name+": other", 8080, 7070), func() *model.Proxy {
+		return ofGateway(model.Router, "other", "10.0.0.4", nil)
 	}}
+	waypointProxy     = waypointOwnedBy("details-v1")
+	waypointOfAnother = waypointOwnedBy("reviews-v1")
+	waypointNamedElse = waypointOwnedBy("details-waypoint")
 )
+
+// waypointOwnedBy is the Gateway's proxy in a Deployment of that name.
+func waypointOwnedBy(deployment string) kindOfProxy {
+	return kindOfProxy{waypoint, func() *model.Proxy {
+		node := ofGateway(model.Waypoint, "details-v1", "10.0.0.2", map[string]string{label.GatewayManaged.Name: constants.ManagedGatewayMeshControllerLabel})
+		node.Metadata.Raw["OWNER"] = "kubernetes://apis/apps/v1/namespaces/bookinfo/deployments/" + deployment
+		return node
+	}}
+}
 
 // listenersOf are the listeners that istiod gives to a proxy.
 func listenersOf(t *testing.T, proxy kindOfProxy, objects ...string) []*listener.Listener {
@@ -327,9 +339,17 @@ func TestIstiodPutsTheFilterWhereItBelongs(t *testing.T) {
 			[]string{"targetref-gateway-ports", "wasmplugin-targetref-gateway-ports", "trafficextension-targetref-gateway-ports"}, gatewayByReference,
 			[]string{"0.0.0.0_8080"},
 		},
-		"gateway's filter in a sidecar":  {[]string{"gateway-failreload", "targetref-gateway", "wasmplugin-targetref-gateway"}, behindIptables, nil},
-		"sidecar's filter in a gateway":  {[]string{"inbound-failreload", "outbound-failreload", "wasmplugin-inbound"}, gatewayByLabel, nil},
-		"gateway's filter in a waypoint": {[]string{"targetref-gateway", "wasmplugin-targetref-gateway"}, waypointProxy, nil},
+		"gateway's filter in another gateway":        {[]string{"targetref-gateway", "targetref-gateway-ports", "wasmplugin-targetref-gateway"}, otherGateway, nil},
+		"gateway's filter of the root namespace":     {[]string{"targetref-gateway-root-namespace"}, gatewayByReference, nil},
+		"waypoint, EnvoyFilter":                      {[]string{"targetref-waypoint"}, waypointProxy, []string{mainInternal}},
+		"waypoint, its Deployment has another name":  {[]string{"targetref-waypoint-name-override"}, waypointNamedElse, []string{mainInternal}},
+		"waypoint's filter in the Deployment's name": {[]string{"targetref-waypoint-name-override"}, waypointProxy, nil},
+		"waypoint's filter in another waypoint":      {[]string{"targetref-waypoint"}, waypointOfAnother, nil},
+		"waypoint's EnvoyFilter in a sidecar":        {[]string{"targetref-waypoint", "targetref-waypoint-name-override"}, behindHBONE, nil},
+		"waypoint's EnvoyFilter in a gateway":        {[]string{"targetref-waypoint"}, gatewayByReference, nil},
+		"gateway's filter in a sidecar":              {[]string{"gateway-failreload", "targetref-gateway", "wasmplugin-targetref-gateway"}, behindIptables, nil},
+		"sidecar's filter in a gateway":              {[]string{"inbound-failreload", "outbound-failreload", "wasmplugin-inbound"}, gatewayByLabel, nil},
+		"gateway's filter in a waypoint":             {[]string{"targetref-gateway", "wasmplugin-targetref-gateway"}, waypointProxy, nil},
 		"waypoint": {
 			[]string{"wasmplugin-targetref-waypoint", "trafficextension-targetref-waypoint", "wasmplugin-targetref-service", "trafficextension-targetref-service"}, waypointProxy,
 			[]string{mainInternal},
@@ -348,6 +368,24 @@ func TestIstiodPutsTheFilterWhereItBelongs(t *testing.T) {
 				slices.Sort(got)
 				if got = slices.Compact(got); !slices.Equal(got, tc.want) {
 					t.Errorf("in %q, not %q", got, tc.want)
+				}
+			})
+		}
+	}
+}
+
+// istiod of Istio 1.25 and 1.26 does not read the targetRefs of an EnvoyFilter
+// (getMatchedEnvoyFilters), which then is like one that selects all proxies of its
+// namespace. The filter still reaches no other proxy.
+func TestEnvoyFiltersNeedNoTargetRefsToSpareOthers(t *testing.T) {
+	for _, file := range []string{"targetref-gateway", "targetref-gateway-ports", "targetref-waypoint-name-override"} {
+		for name, proxy := range map[string]kindOfProxy{"sidecar": behindHBONE, "gateway by label": gatewayByLabel, "other gateway": otherGateway} {
+			t.Run(file+"/"+name, func(t *testing.T) {
+				text, _, _ := strings.Cut(golden(t, file), "  targetRefs:")
+				for _, c := range chainsOf(t, listenersOf(t, proxy, text)) {
+					if slices.ContainsFunc(c.filters, isOf(owner)) {
+						t.Errorf("in %s", c.place)
+					}
 				}
 			})
 		}
