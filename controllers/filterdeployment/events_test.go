@@ -78,7 +78,7 @@ func (r *reporter) plan(verifyPods bool, pods []*dataplane.Verdict) *rollout.Pla
 		target := workload.Target{Kind: "Deployment", Namespace: owner.Namespace, Name: fmt.Sprintf("w%d", i)}
 		pod := rollout.Pod{Name: fmt.Sprintf("p%d", i), ReadySince: r.clock.Now().Add(-time.Hour), Sidecar: verdict != nil}
 		if verdict != nil {
-			pod.Seen = dataplane.Seen{Plugin: render.PluginName(owner, target, r.inForce.Rendered), Verdict: *verdict}
+			pod.Seen = dataplane.Seen{Plugin: render.PluginName(owner, target, r.inForce.Hash), Verdict: *verdict}
 		}
 		output := rollout.OutputKey{Kind: wasmev1.OutputEnvoyFilter, Name: render.Name(target, r.inForce.Rendered.ID)}
 		state.Outputs[output] = rollout.Output{Revision: r.inForce.Hash}

@@ -224,7 +224,7 @@ func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, targe
 		vm["environment_variables"] = variables
 	}
 	config := map[string]any{
-		"name":           PluginName(owner, target, filter),
+		"name":           PluginName(owner, target, filter.Revision()),
 		"root_id":        filter.RootID,
 		"failure_policy": failurePolicies[filter.FailStrategy],
 		"vm_config":      vm,

@@ -262,7 +262,7 @@ func TestHashedNameFitsAndTellsFilterDeploymentsApart(t *testing.T) {
 }
 
 func TestPluginNameHasNoDotBehindThePrefix(t *testing.T) {
-	name := PluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, workload.Target{Name: "w.x"}, Filter{})
+	name := PluginName(types.NamespacedName{Namespace: "ns", Name: "a.b"}, workload.Target{Name: "w.x"}, Filter{}.Revision())
 	rest, found := strings.CutPrefix(name, "wasm_filter.")
 	if !found || strings.Contains(rest, ".") || !strings.HasPrefix(rest, "ns/w_x/a_b@") {
 		t.Fatal(name)
@@ -297,7 +297,7 @@ func FuzzNames(f *testing.F) {
 		if problems := validation.IsValidLabelValue(LabelHash(usual)); len(problems) > 0 {
 			t.Errorf("%q: %v", LabelHash(usual), problems)
 		}
-		if plugin := PluginName(by, target, Filter{}); strings.Count(plugin, ".") != 1 || strings.Count(plugin, "@") != 1 {
+		if plugin := PluginName(by, target, Filter{}.Revision()); strings.Count(plugin, ".") != 1 || strings.Count(plugin, "@") != 1 {
 			t.Errorf("%q", plugin)
 		}
 	})

@@ -1,7 +1,6 @@
 package render
 
 import (
-	"fmt"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -72,7 +71,7 @@ func vmID(ecdsName string, env []wasmev1.EnvVar) string {
 // PluginName returns the name of the plugin, which proxies report. Istio turns what
 // follows `wasm_filter.`, up to the next dot, into a label of its metrics. So each
 // dot of a name becomes '_', which no Kubernetes name contains.
-func PluginName(owner types.NamespacedName, target workload.Target, filter Filter) string {
-	name := fmt.Sprintf("%s/%s/%s@%s", owner.Namespace, target.Name, owner.Name, filter.Revision())
+func PluginName(owner types.NamespacedName, target workload.Target, revision string) string {
+	name := owner.Namespace + "/" + target.Name + "/" + owner.Name + "@" + revision
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")
 }

@@ -185,6 +185,8 @@ type Plan struct {
 	verifyPods bool
 	// notRequired says that Loaded does not wait for what nothing shows.
 	notRequired bool
+	// proofs are those of all workloads.
+	proofs []Proof
 }
 
 // Decide plans.
@@ -325,13 +327,13 @@ func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 
 // sidecars returns the number of Ready pods that have one.
 func (w *Workload) sidecars() int {
-	return len(filtered(w.pods, func(p Pod) bool { return p.Sidecar }))
+	return count(w.pods, func(p Pod) bool { return p.Sidecar })
 }
 
 // plugin returns the name under which the workload's proxies report the filter.
 func (w *Workload) plugin(expected *revision.Revision) string {
 	if w.Output.Kind == wasmev1.OutputEnvoyFilter {
-		return render.PluginName(w.owner, w.Target, expected.Rendered)
+		return render.PluginName(w.owner, w.Target, expected.Hash)
 	}
 	return w.owner.Namespace + "." + w.Output.Name
 }

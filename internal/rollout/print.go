@@ -33,7 +33,7 @@ func (p *Plan) String() string {
 	fmt.Fprintln(table, "WORKLOAD\tOUTPUT\tHELD\tPHASE\tPODS\tWHY")
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		verified := len(filtered(w.Proofs, Proof.Verified))
+		verified := count(w.Proofs, Proof.Verified)
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d/%d\t%s\n", w.Key(), cmp.Or(strings.TrimSpace(w.Output.String()), "none"), hashOf(w.Holds), w.Phase, verified, len(w.pods), p.explain(w))
 	}
 	_ = table.Flush() // writing to a strings.Builder cannot fail

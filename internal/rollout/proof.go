@@ -140,11 +140,11 @@ func loadedVerdict(pods []Proof, output wasmev1.Output) condition.Verdict {
 	if len(pods) == 0 {
 		return condition.True(wasmev1.ReasonNoPods, "the workloads have no Ready pods; pods that start get the filter")
 	}
-	counted := filtered(pods, Proof.Counts)
-	missing := filtered(counted, func(p Proof) bool { return !p.Verified() })
-	verified := len(counted) - len(missing)
+	counted := count(pods, Proof.Counts)
+	missing := filtered(pods, func(p Proof) bool { return p.Counts() && !p.Verified() })
+	verified := counted - len(missing)
 	silent := filtered(missing, Proof.silent)
-	if tolerable(len(silent), verified, len(counted)) {
+	if tolerable(len(silent), verified, counted) {
 		missing = filtered(missing, func(p Proof) bool { return !p.silent() })
 	}
 	overdue := filtered(missing, Proof.overdue)
@@ -152,25 +152,25 @@ func loadedVerdict(pods []Proof, output wasmev1.Output) condition.Verdict {
 	explained := filtered(overdue, func(p Proof) bool {
 		return p.cause() != wasmev1.ReasonUnreachable && p.cause() != wasmev1.ReasonListenerRefused
 	})
-	crashing := filtered(counted, func(p Proof) bool { return p.Verified() && p.verdict.Crashing })
+	crashing := filtered(pods, func(p Proof) bool { return p.Counts() && p.Verified() && p.verdict.Crashing })
 	injected := injectionOf(pods)
 	switch {
 	case len(crashing) > 0:
-		return condition.False(wasmev1.ReasonCrashing, "the module crashes on requests in %d of %d pods (%s): see the logs of their sidecars", len(crashing), len(counted), podNames(crashing))
+		return condition.False(wasmev1.ReasonCrashing, "the module crashes on requests in %d of %d pods (%s): see the logs of their sidecars", len(crashing), counted, podNames(crashing))
 	case len(missing) > 0 && len(overdue) == 0:
-		return condition.Unknown(wasmev1.ReasonLoading, "%d of %d pods run the revision", verified, len(counted))
+		return condition.Unknown(wasmev1.ReasonLoading, "%d of %d pods run the revision", verified, counted)
 	case len(explained) > 0:
-		return missingVerdict(explained, len(overdue), len(counted))
+		return missingVerdict(explained, len(overdue), counted)
 	case len(injected.bare) > 0:
 		return injected.verdict(len(pods))
 	case len(stale) > 0:
-		return condition.Unknown(wasmev1.ReasonListenerRefused, "%d of %d pods run the revision, but Envoy refused their newest listeners and keeps former ones (%s), in which filters that were deleted may still deny requests: fix what the sidecar's log says is refused, or restart the pods", len(stale), len(counted), podNames(stale))
+		return condition.Unknown(wasmev1.ReasonListenerRefused, "%d of %d pods run the revision, but Envoy refused their newest listeners and keeps former ones (%s), in which filters that were deleted may still deny requests: fix what the sidecar's log says is refused, or restart the pods", len(stale), counted, podNames(stale))
 	case len(missing) > 0:
-		return condition.Unknown(wasmev1.ReasonUnreachable, "%d of %d pods do not answer at their sidecar's metrics port (%s): let the operator reach it, or turn verification off (--unverified-namespaces, or the annotation %s=false)", len(overdue), len(counted), podNames(overdue), wasmev1.VerifyPodsAnnotation)
-	case len(counted) == 0:
+		return condition.Unknown(wasmev1.ReasonUnreachable, "%d of %d pods do not answer at their sidecar's metrics port (%s): let the operator reach it, or turn verification off (--unverified-namespaces, or the annotation %s=false)", len(overdue), counted, podNames(overdue), wasmev1.VerifyPodsAnnotation)
+	case counted == 0:
 		return condition.True(wasmev1.ReasonNoPods, "all pods have just started, and get the filter%s", injected.note())
 	}
-	return condition.True(wasmev1.ReasonLoaded, "%d of %d pods run the filter%s%s%s", verified, len(counted), strength(output), silentNote(silent), injected.note())
+	return condition.True(wasmev1.ReasonLoaded, "%d of %d pods run the filter%s%s%s", verified, counted, strength(output), silentNote(silent), injected.note())
 }
 
 // onePodIn is of how many pods one need not answer: of many pods, some are always
@@ -207,7 +207,7 @@ func injectionOf(pods []Proof) injection {
 		if end < 0 {
 			end = len(pods)
 		}
-		without := len(filtered(pods[:end], func(p Proof) bool { return !p.sidecar }))
+		without := count(pods[:end], func(p Proof) bool { return !p.sidecar })
 		switch {
 		case without == end:
 			found.bare = append(found.bare, pods[0].workload)
@@ -286,6 +286,23 @@ func podNames(pods []Proof) string {
 	return condition.Enumerate(pods, ", ", func(p Proof) string { return p.name })
 }
 
+// filtered returns what is to be kept, which mostly is little.
 func filtered[T any](things []T, keep func(T) bool) []T {
-	return slices.DeleteFunc(slices.Clone(things), func(thing T) bool { return !keep(thing) })
+	var kept []T
+	for _, thing := range things {
+		if keep(thing) {
+			kept = append(kept, thing)
+		}
+	}
+	return kept
+}
+
+func count[T any](things []T, counts func(T) bool) int {
+	found := 0
+	for i := range things {
+		if counts(things[i]) {
+			found++
+		}
+	}
+	return found
 }

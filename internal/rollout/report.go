@@ -157,10 +157,10 @@ func rank(state wasmev1.WorkloadStatus) int {
 }
 
 func (p *Plan) countPods(summary *wasmev1.WorkloadSummary) {
-	counted := filtered(p.proofs(), Proof.Counts)
-	loaded := filtered(counted, Proof.Verified)
-	summary.Pods, summary.PodsLoaded = new(int64(len(counted))), new(int64(len(loaded)))
-	summary.PodsReady = fmt.Sprintf("%d/%d", len(loaded), len(counted))
+	counted := count(p.proofs, Proof.Counts)
+	loaded := count(p.proofs, func(p Proof) bool { return p.Counts() && p.Verified() })
+	summary.Pods, summary.PodsLoaded = new(int64(counted)), new(int64(loaded))
+	summary.PodsReady = fmt.Sprintf("%d/%d", loaded, counted)
 }
 
 // outputState returns the state of a workload as far as its output goes:

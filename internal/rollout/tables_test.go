@@ -225,14 +225,15 @@ func TestARenewalHelpsStuckPods(t *testing.T) {
 
 // planOf is a plan with these workloads whose outputs are in place.
 func planOf(workloads ...Workload) *Plan {
-	inForce := &revision.Revision{Hash: "r"}
+	p := &Plan{InForce: &revision.Revision{Hash: "r"}, Workloads: workloads, verifyPods: true}
 	for i := range workloads {
-		workloads[i].inForce = inForce
+		workloads[i].inForce = p.InForce
+		p.proofs = append(p.proofs, workloads[i].Proofs...)
 		if workloads[i].Phase == NoRevision {
 			workloads[i].Phase = Programmed
 		}
 	}
-	return &Plan{InForce: inForce, Workloads: workloads, verifyPods: true}
+	return p
 }
 
 func deployment(name string, pods ...Proof) Workload {

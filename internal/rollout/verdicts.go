@@ -65,6 +65,11 @@ func (p *Plan) proveAll(s *State) {
 	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
 	position := p.InForce.Rendered.Place.Position
 	anchored := position.Before != "" || position.After != ""
+	pods := 0
+	for i := range p.Workloads {
+		pods += len(p.Workloads[i].pods)
+	}
+	p.proofs = make([]Proof, 0, pods)
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		if !p.notRequired {
@@ -75,8 +80,8 @@ func (p *Plan) proveAll(s *State) {
 		if expected := w.expected(); expected != nil && len(w.pods) > 0 {
 			plugin = w.plugin(expected)
 		}
-		w.Proofs = make([]Proof, len(w.pods))
-		for j, pod := range w.pods {
+		first := len(p.proofs)
+		for _, pod := range w.pods {
 			age := s.Now.Sub(pod.ReadySince)
 			proof := Proof{
 				name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
@@ -85,8 +90,9 @@ func (p *Plan) proveAll(s *State) {
 			if pod.Sidecar && plugin != "" {
 				proof.verdict = pod.Seen.On(plugin)
 			}
-			w.Proofs[j] = proof
+			p.proofs = append(p.proofs, proof)
 		}
+		w.Proofs = p.proofs[first:]
 	}
 }
 
@@ -152,7 +158,7 @@ func (p *Plan) judgePods(s *State) {
 	_, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
 	p.Loaded = p.podsVerdict(settled && apimeta.IsStatusConditionTrue(s.Status.Conditions, wasmev1.ConditionLoaded))
 	observed := ptr.Deref(s.Status.ObservedGeneration, 0) == s.Generation
-	proofs := p.proofs()
+	proofs := p.proofs
 	if p.Unanswered = settled && observed && slices.ContainsFunc(proofs, Proof.unanswered); p.Unanswered {
 		p.Loaded = formerLoaded(&s.Status)
 	}
@@ -164,15 +170,6 @@ func (p *Plan) judgePods(s *State) {
 	}
 }
 
-// proofs returns those of all workloads.
-func (p *Plan) proofs() []Proof {
-	var all []Proof
-	for i := range p.Workloads {
-		all = append(all, p.Workloads[i].Proofs...)
-	}
-	return all
-}
-
 // unverified does not hold Ready back: nobody can know.
 func unverified(why string) condition.Verdict {
 	return condition.True(wasmev1.ReasonUnproven, "pods were not asked what they run: %s", why)
@@ -181,7 +178,7 @@ func unverified(why string) condition.Verdict {
 // podsVerdict is the table of Loaded, and what it cannot know. Pods that have
 // just started are no reason for what was not loaded before to be loaded.
 func (p *Plan) podsVerdict(wasLoaded bool) condition.Verdict {
-	pods := p.proofs()
+	pods := p.proofs
 	if p.notRequired {
 		answering := filtered(pods, func(p Proof) bool { return !p.silent() })
 		if len(answering) == 0 && len(pods) > 0 {

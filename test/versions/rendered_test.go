@@ -62,7 +62,7 @@ func (f *filter) write(edits ...func(vmConfig map[string]any)) (plugin string) {
 	object := &networkingv1alpha3.EnvoyFilter{}
 	rendered.DeepCopyInto(&object.Spec)
 	f.apply(object)
-	return render.PluginName(owner, target, f.Filter)
+	return render.PluginName(owner, target, f.Revision())
 }
 
 func refusedFirstLoad(s *spec) {
