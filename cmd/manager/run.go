@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
@@ -180,7 +181,9 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 		Clock:                clock.RealClock{},
 	}
 	if opts.verifyPods {
-		reconciler.Prober = dataplane.New(filterDeployments.WakeSoon)
+		reconciler.Prober = dataplane.New(func(name types.NamespacedName) {
+			filterDeployments.WakeAfter(name, reconciler.PodDelay(name))
+		})
 		if err := manager.Add(reconciler.Prober); err != nil {
 			return fmt.Errorf("adding the prober: %w", err)
 		}

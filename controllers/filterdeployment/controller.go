@@ -86,6 +86,8 @@ type Reconciler struct {
 
 	statuses statusMemory
 	reported reportedMemory
+	rendered renderedSpecs
+	paces    paces
 	applied  appliedMemory
 	// conflicts are the waits after writes that were based on a cache that is behind.
 	conflicts backoffs[types.NamespacedName]
@@ -126,7 +128,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, nil // they wake all FilterDeployments when they know
 	}
 	reported := r.reported.of(&fd)
+	begin := time.Now() // of the machine, whose time a pass takes
 	found, err := r.pass(ctx, &fd)
+	r.paces.keep(request.NamespacedName, time.Since(begin))
 	if err == nil {
 		err = r.writeStatus(ctx, &fd, found.contest, found.SetStatus)
 	}
@@ -148,6 +152,8 @@ func (r *Reconciler) rest(name types.NamespacedName) {
 	r.statuses.forget(name)
 	r.reported.forget(name)
 	r.Written.forget(name)
+	r.rendered.forget(name)
+	r.paces.forget(name)
 	r.conflicts.end(name)
 	r.repairs.endAll(func(key repairKey) bool { return key.name == name })
 	r.forgetRefusals(name)

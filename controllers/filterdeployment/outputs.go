@@ -87,6 +87,9 @@ func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeploym
 // writePlanned makes one output what the plan says.
 func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs) *rollout.Attempt {
 	attempt := &rollout.Attempt{Output: planned.Output, Fetch: planned.Fetch}
+	if cached := existing[planned.Output]; cached != nil && r.rendered.holds(fd, planned, cached) {
+		return attempt
+	}
 	spec, err := planned.Spec(r.Mesh)
 	if err != nil {
 		attempt.Reason, attempt.Err = wasmev1.ReasonWorkloadUnsupported, err
@@ -96,6 +99,9 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 	if fallback, exists := planned.Fallback(); errors.Is(err, errNameTaken) && exists {
 		attempt.Output = fallback
 		err = r.writeOutput(ctx, fd, fallback, spec, existing, planned.Annotations())
+	}
+	if err == nil {
+		r.rendered.keep(fd, attempt.Output, planned.Inputs(), spec)
 	}
 	attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
 	return attempt
@@ -215,6 +221,7 @@ func (r *Reconciler) pruneOutputs(ctx context.Context, name types.NamespacedName
 	for _, key := range plan.Obsolete(existing.describe()) {
 		failures = append(failures, r.deleteOutput(ctx, key, existing[key]))
 		r.Written.forget(name, key)
+		r.rendered.forget(name, key)
 	}
 	return errors.Join(failures...)
 }

@@ -35,7 +35,7 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		Named("filterdeployment").
 		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, verificationChanged(), statusLost()))).
 		// A pod that becomes Ready is to run the filter.
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ForPod), builder.WithPredicates(podChanged())).
+		Watches(&corev1.Pod{}, r.podHandler(), builder.WithPredicates(podChanged())).
 		// The predecessor's operator is reported; it wakes nothing.
 		Watches(&appsv1.Deployment{}, legacy.NewHandler(r.Recorder)).
 		// A revision that is lost is kept again.

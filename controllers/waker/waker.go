@@ -27,16 +27,13 @@ func (w *Waker) Start(_ context.Context, queue workqueue.TypedRateLimitingInterf
 	return nil
 }
 
-// soon is how long WakeSoon waits for more of the same.
-const soon = time.Second
-
-// WakeSoon has an object reconciled in a second: once, however often it is woken
+// WakeAfter has an object reconciled after a delay: once, however often it is woken
 // until then.
-func (w *Waker) WakeSoon(name types.NamespacedName) {
+func (w *Waker) WakeAfter(name types.NamespacedName, delay time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.queue != nil {
-		w.queue.AddAfter(reconcile.Request{NamespacedName: name}, soon)
+		w.queue.AddAfter(reconcile.Request{NamespacedName: name}, delay)
 	}
 }
 

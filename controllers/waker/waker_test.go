@@ -17,7 +17,7 @@ var name = types.NamespacedName{Namespace: "n", Name: "f"}
 func TestWakerDoesNothingBeforeItsControllerStarts(*testing.T) {
 	var w waker.Waker
 	w.Wake(name)
-	w.WakeSoon(name)
+	w.WakeAfter(name, time.Second)
 }
 
 // delays is a queue that notes what is added after which time.
@@ -38,7 +38,7 @@ func TestWakerPutsObjectsIntoTheQueueOfItsController(t *testing.T) {
 	var w waker.Waker
 	g.Expect(w.Start(t.Context(), queue)).To(Succeed())
 	w.Wake(name)
-	w.WakeSoon(name)
+	w.WakeAfter(name, time.Second)
 	g.Expect(queue.added).To(Equal(map[reconcile.Request][]time.Duration{
 		{NamespacedName: name}: {0, time.Second},
 	}))

@@ -1,9 +1,12 @@
 package rollout
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 
@@ -93,6 +96,17 @@ func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
 		return nil, err
 	}
 	return spec.MarshalJSON()
+}
+
+// Inputs identify all that the spec of a workload's output is rendered from, with the
+// mesh and the FilterDeployment, which do not change.
+type Inputs [sha256.Size]byte
+
+// Inputs returns those of the workload's output.
+func (w *Workload) Inputs() Inputs {
+	t := w.Target
+	return sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
+		w.inForce.OutputKind(), w.inForce.Hash, w.Fetch.renewal(w.inForce.Hash), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
 }
 
 // Annotations returns the annotations that the workload's output is to have,

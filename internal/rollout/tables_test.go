@@ -10,6 +10,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/version"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
@@ -582,5 +583,38 @@ func TestReadyIsTheFirstProblem(t *testing.T) {
 				t.Errorf("Stalled is %q, not %q", got, tc.stalled)
 			}
 		})
+	}
+}
+
+func TestInputsAreAllThatASpecIsRenderedFrom(t *testing.T) {
+	planned := func(change func(*Workload)) Inputs {
+		w := deployment("a")
+		w.Namespace, w.Selector = "n", map[string]string{"app": "a"}
+		w.inForce = &revision.Revision{Hash: "r"}
+		w.Fetch = Fetch{Revision: "r", Renewals: 1}
+		if change != nil {
+			change(&w)
+		}
+		return w.Inputs()
+	}
+	base := planned(nil)
+	if planned(func(w *Workload) { w.PodLabels = map[string]string{"version": "v2"} }) != base {
+		t.Error("labels that nothing is rendered from change them")
+	}
+	for name, change := range map[string]func(*Workload){
+		"the revision":   func(w *Workload) { w.inForce = &revision.Revision{Hash: "s"} },
+		"the kind":       func(w *Workload) { w.inForce.Output = wasmev1.OutputWasmPlugin },
+		"a renewal":      func(w *Workload) { w.Fetch.Renewals = 2 },
+		"the workload":   func(w *Workload) { w.Name = "b" },
+		"its kind":       func(w *Workload) { w.Kind = "DaemonSet" },
+		"its namespace":  func(w *Workload) { w.Namespace = "m" },
+		"its selector":   func(w *Workload) { w.Selector = map[string]string{"app": "b"} },
+		"the Gateway":    func(w *Workload) { w.Proxies.Gateway.Name = "g" },
+		"its Deployment": func(w *Workload) { w.Proxies.Deployment = "g" },
+		"their version":  func(w *Workload) { w.Proxies.Istio = version.MustParseSemantic("1.31.0") },
+	} {
+		if planned(change) == base {
+			t.Errorf("%s does not change them", name)
+		}
 	}
 }

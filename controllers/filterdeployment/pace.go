@@ -1,0 +1,72 @@
+package filterdeployment
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// Pods come, go and answer all the time, and each asks for a pass. What pods ask for is
+// gathered, for a second at least. A pass over many pods takes long, so for a
+// FilterDeployment with many of them it is gathered for longer: passes take a fiftieth of
+// a processor, and at most 5 seconds pass before one.
+const (
+	minPodDelay = time.Second
+	maxPodDelay = 5 * time.Second
+	podDelays   = 50
+)
+
+// paces remember how long passes take.
+type paces struct {
+	mu    sync.Mutex
+	known map[types.NamespacedName]time.Duration
+}
+
+func (p *paces) keep(name types.NamespacedName, took time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known == nil {
+		p.known = map[types.NamespacedName]time.Duration{}
+	}
+	p.known[name] = took
+}
+
+func (p *paces) forget(name types.NamespacedName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.known, name)
+}
+
+func (p *paces) of(name types.NamespacedName) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[name]
+}
+
+// PodDelay returns how long what pods ask for is gathered before a pass.
+func (r *Reconciler) PodDelay(name types.NamespacedName) time.Duration {
+	return min(max(podDelays*r.paces.of(name), minPodDelay), maxPodDelay)
+}
+
+// podHandler enqueues the FilterDeployments whose filter a pod is to run, after their
+// delay.
+func (r *Reconciler) podHandler() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	enqueue := func(ctx context.Context, pod client.Object, q queue) {
+		for _, request := range r.ForPod(ctx, pod) {
+			q.AddAfter(request, r.PodDelay(request.NamespacedName))
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { enqueue(ctx, e.Object, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { enqueue(ctx, e.ObjectNew, q) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { enqueue(ctx, e.Object, q) },
+	}
+}
