@@ -154,6 +154,7 @@ func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Conf
 	puller := pull.NewClient(pull.Options{
 		DeniedNetworks:    opts.deniedNetworks,
 		AllowedRegistries: opts.allowedRegistries,
+		Proxy:             http.ProxyFromEnvironment,
 		Limits:            opts.limits,
 	})
 	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)

@@ -3,6 +3,7 @@ package pull
 import (
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -22,6 +23,9 @@ type Options struct {
 	AllowedRegistries []string
 	// Limits bound what is read.
 	Limits module.Limits
+	// Proxy returns the proxy for a request; nil for none. It is asked only for
+	// addresses that are not denied.
+	Proxy func(*http.Request) (*url.URL, error)
 }
 
 // DefaultDeniedNetworks is the default of --denied-networks: loopback and link-local
@@ -54,9 +58,9 @@ type Client struct {
 func NewClient(opts Options) *Client {
 	return &Client{
 		options:  opts,
-		strict:   newTransport(opts.DeniedNetworks, false),
-		insecure: newTransport(opts.DeniedNetworks, true),
-		web:      newWebClient(opts.DeniedNetworks),
+		strict:   newTransport(opts, false),
+		insecure: newTransport(opts, true),
+		web:      newWebClient(opts),
 		unpacker: oci.NewUnpacker(opts.Limits),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -21,10 +22,12 @@ const (
 )
 
 // newTransport returns a transport that connects to no denied address, whatever
-// name or redirect leads there. It uses no proxy, as that would connect for it.
-func newTransport(denied []netip.Prefix, insecureSkipVerify bool) *http.Transport {
-	dialer := &guardedDialer{denied: unmapPrefixes(denied)}
+// name or redirect leads there. A proxy would connect for it, so the address is looked
+// up before one is asked.
+func newTransport(opts Options, insecureSkipVerify bool) *http.Transport {
+	dialer := &guardedDialer{denied: unmapPrefixes(opts.DeniedNetworks)}
 	return &http.Transport{
+		Proxy:                  dialer.guarded(opts.Proxy),
 		DialContext:            dialer.DialContext,
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           100,
@@ -56,6 +59,33 @@ func (g *guardedDialer) DialContext(ctx context.Context, network, address string
 		Control: func(_, resolved string, _ syscall.RawConn) error { return g.check(host, resolved) },
 	}
 	return dialer.DialContext(ctx, network, address)
+}
+
+// guarded returns a proxy function that sends no request for a denied address to a
+// proxy. What cannot be looked up here, only the proxy can judge.
+func (g *guardedDialer) guarded(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
+	if proxy == nil {
+		return nil
+	}
+	return func(req *http.Request) (*url.URL, error) {
+		via, err := proxy(req)
+		if err != nil || via == nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(req.Context(), dialTimeout)
+		defer cancel()
+		host := req.URL.Hostname()
+		addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return via, nil
+		}
+		for _, address := range addresses {
+			if err := g.check(host, netip.AddrPortFrom(address, 0).String()); err != nil {
+				return nil, err
+			}
+		}
+		return via, nil
+	}
 }
 
 // check refuses a resolved address (ip:port) in a denied network.

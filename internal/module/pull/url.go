@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"time"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -144,8 +143,8 @@ func (u *URL) failed(err error) *module.Error {
 func (u *URL) doing() string { return "fetching spec.filter.url: " + u.host }
 
 // newWebClient returns the client for URLs.
-func newWebClient(denied []netip.Prefix) *http.Client {
-	transport := newTransport(denied, false)
+func newWebClient(opts Options) *http.Client {
+	transport := newTransport(opts, false)
 	transport.ResponseHeaderTimeout = headerTimeout
 	return &http.Client{Transport: transport, CheckRedirect: checkRedirect}
 }
