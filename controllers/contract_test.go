@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -341,6 +342,22 @@ var _ = It("An image that was withdrawn stays in use, and its configuration can 
 	w.clock.Step(2 * pollInterval)
 	Expect(w.answer(ctx, fd)).To(Succeed())
 	Expect(fd).To(beReady("1/1"))
+})
+
+var _ = It("A configuration that is too large for so many workloads is refused", func(ctx context.Context) {
+	w := newWorld(ctx)
+	for i := range 257 {
+		w.deployment(ctx, fmt.Sprint("app-", i), nil)
+	}
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), config(strings.Repeat("c", 256<<10)))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonTooLarge, "spec.filter.config has 262144 bytes", "at most 256 workloads"))
+	Expect(fd).To(haveCondition(wasmev1.ConditionStalled, metav1.ConditionTrue, wasmev1.ReasonTooLarge))
+	Expect(w.outputs(ctx)).To(BeEmpty())
+	Expect(user.Delete(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "app-0"}})).To(Succeed())
+	edit(ctx, fd, config("small"))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("256/256"))
 })
 
 var _ = It("A source that the operator does not allow is refused", func(ctx context.Context) {

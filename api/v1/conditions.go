@@ -61,7 +61,7 @@ const (
 	// ReasonInvalidModule: the module is not Wasm, or was not built for proxy-wasm.
 	ReasonInvalidModule = "InvalidModule"
 	// ReasonTooLarge: the manifest, a layer, the archive or the module exceeds a limit
-	// of the operator.
+	// of the operator, or the configuration is too large for so many workloads.
 	ReasonTooLarge = "TooLarge"
 	// ReasonDigestMismatch: the content that was sent does not have the digest that was
 	// asked for.

@@ -188,6 +188,11 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 	if err != nil {
 		return nil, err
 	}
+	if state.Asked != nil {
+		if err := rollout.CheckSize(state.Asked, len(state.Targets)); err != nil {
+			state.Asked, p.Module = nil, condition.FalseUntilChanged(wasmev1.ReasonTooLarge, err)
+		}
+	}
 	existing, err := r.prepareOutputs(ctx, fd, &state, p)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,12 @@
 package rollout
 
 import (
+	"fmt"
+
 	"k8s.io/utils/ptr"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
 const (
@@ -30,4 +33,18 @@ func (r *room) take(pods int) bool {
 	}
 	r.taken += pods
 	return true
+}
+
+// maxConfigurations is what the configurations in all outputs of a FilterDeployment may
+// take: each output has the whole one, in the API server's memory and istiod's.
+const maxConfigurations = 64 << 20
+
+// CheckSize returns an error for a revision whose configuration is too large for so
+// many workloads.
+func CheckSize(asked *revision.Revision, workloads int) error {
+	size := len(asked.Rendered.Configuration)
+	if size == 0 || size*workloads <= maxConfigurations {
+		return nil
+	}
+	return fmt.Errorf("spec.filter.config has %d bytes, and each of %d outputs would have them: at most %d workloads can have one so large: make it smaller, select fewer workloads, or let the module fetch it", size, workloads, maxConfigurations/size)
 }

@@ -15,6 +15,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
@@ -615,6 +616,27 @@ func TestInputsAreAllThatASpecIsRenderedFrom(t *testing.T) {
 	} {
 		if planned(change) == base {
 			t.Errorf("%s does not change them", name)
+		}
+	}
+}
+
+func TestConfigurationsAreBounded(t *testing.T) {
+	of := func(size int) *revision.Revision {
+		return &revision.Revision{Rendered: render.Filter{Configuration: make([]byte, size)}}
+	}
+	for _, row := range []struct {
+		size, workloads int
+		want            string
+	}{
+		{0, 1 << 40, ""},
+		{256 << 10, 256, ""},
+		{256 << 10, 257, "spec.filter.config has 262144 bytes, and each of 257 outputs would have them: at most 256 workloads can have one so large: make it smaller, select fewer workloads, or let the module fetch it"},
+		{1, 64 << 20, ""},
+		{1, 64<<20 + 1, "at most 67108864 workloads"},
+	} {
+		err := CheckSize(of(row.size), row.workloads)
+		if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%d bytes on %d workloads: %v", row.size, row.workloads, err)
 		}
 	}
 }
