@@ -45,7 +45,7 @@ func (w *world) made(ctx context.Context) []string {
 
 func output(kind wasmev1.Output) func(*wasmev1.FilterDeployment) {
 	return func(fd *wasmev1.FilterDeployment) {
-		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind, Selector: &metav1.LabelSelector{}}
 	}
 }
 

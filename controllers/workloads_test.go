@@ -244,7 +244,7 @@ var _ = Describe("The workloads", func() {
 		Expect(fd).To(beReady("2/2"))
 		Expect(w.output(ctx, "bare-f").Spec.WorkloadSelector).To(BeNil())
 
-		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Deployment.Istio.Output = wasmev1.OutputWasmPlugin })
+		edit(ctx, fd, output(wasmev1.OutputWasmPlugin))
 		Expect(w.settle(ctx, fd)).NotTo(Succeed())
 		Expect(fd).To(notReady(wasmev1.ReasonWorkloadUnsupported, "1 of 2 workloads failed: bare: the selector of Deployment bare has no matchLabels, so a WasmPlugin cannot select its pods"))
 		Expect(w.outputs(ctx)).To(ConsistOf("bare-f"), "it keeps what it has")

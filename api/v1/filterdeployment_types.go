@@ -371,6 +371,7 @@ type DeploymentSpec struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.selector) || !has(self.labels) || size(self.labels) == 0",message="labels and selector exclude each other: put the labels into selector.matchLabels",fieldPath=".selector"
 // +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || size(self.targetRefs) == 0 || (!has(self.selector) && (!has(self.labels) || size(self.labels) == 0) && (!has(self.kind) || size(self.kind) == 0 || self.kind.lowerAscii() == 'deployment'))",message="targetRefs replace the selection of workloads: leave kind, labels and selector out",fieldPath=".targetRefs"
+// +kubebuilder:validation:XValidation:rule="has(self.labels) || has(self.selector) || has(self.targetRefs) || !(has(self.output) || has(self.distribution))",message="this would select every workload of the namespace: set selector to {} if it should, or select some with labels, selector or targetRefs",fieldPath=".selector"
 type IstioDeploymentSpec struct {
 	// kind of the workloads, in any letter case: Deployment (default), DaemonSet or StatefulSet.
 	// +optional
@@ -380,7 +381,8 @@ type IstioDeploymentSpec struct {
 	Kind string `json:"kind,omitempty"`
 
 	// labels that a workload object must have, all of them. When empty, every
-	// workload of the kind in the namespace is selected.
+	// workload of the kind in the namespace is selected. With output or distribution,
+	// labels, selector or targetRefs must be there, even if empty.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	Labels map[string]LabelValue `json:"labels,omitempty"`

@@ -291,8 +291,8 @@ var limits = []struct{ policy, refused, message, accepted string }{
 	{"wasme-gateways", limited("patchContext: gateway"), "spec.filter.patchContext is not allowed here: use inbound or outbound, or the namespace istio-ingress", limited("patchContext: inbound")},
 	{"wasme-gateways", limited("patchContext: any"), "spec.filter.patchContext is not allowed here", limited("patchContext: outbound")},
 	{
-		"wasme-distribution", `{filter: {image: "registry.example.com/filters/hello:v1"}, deployment: {istio: {output: WasmPlugin, distribution: Registry}}}`,
-		"spec.deployment.istio.distribution Registry is not allowed here", `{filter: {image: "registry.example.com/filters/hello:v1"}, deployment: {istio: {output: WasmPlugin, distribution: Served}}}`,
+		"wasme-distribution", `{filter: {image: "registry.example.com/filters/hello:v1"}, deployment: {istio: {labels: {app: a}, output: WasmPlugin, distribution: Registry}}}`,
+		"spec.deployment.istio.distribution Registry is not allowed here", `{filter: {image: "registry.example.com/filters/hello:v1"}, deployment: {istio: {labels: {app: a}, output: WasmPlugin, distribution: Served}}}`,
 	},
 }
 

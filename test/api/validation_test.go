@@ -19,8 +19,19 @@ func filter(field string) string {
 }
 
 // istio is a spec whose deployment.istio has the given field.
-func istio(field string) string {
-	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1'}, deployment: {istio: {%s}}}", field)
+// istio is a spec whose deployment.istio has the given fields, and selects everything
+// unless they say what.
+func istio(fields string) string {
+	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1'}, deployment: {istio: {%s}}}", selecting(fields))
+}
+
+// selecting adds to fields of deployment.istio that everything is selected, unless they
+// say what is.
+func selecting(fields string) string {
+	if strings.Contains(fields, "labels") || strings.Contains(fields, "elector") || strings.Contains(fields, "targetRefs") {
+		return fields
+	}
+	return fields + ", selector: {}"
 }
 
 // source is a spec whose filter has the given fields and no image.
@@ -31,7 +42,7 @@ func source(fields string) string {
 // both is a spec with the given fields in its filter, beside an image, and in
 // its deployment.istio.
 func both(filter, istio string) string {
-	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1', %s}, deployment: {istio: {%s}}}", filter, istio)
+	return fmt.Sprintf("{filter: {image: 'example.com/filter:v1', %s}, deployment: {istio: {%s}}}", filter, selecting(istio))
 }
 
 const (
@@ -213,6 +224,7 @@ var _ = DescribeTable("a spec is accepted",
 	Entry("as many targetRefs as there may be", istio(references(16)+", "+wasmPlugin)),
 	Entry("no targetRefs", istio("targetRefs: [], labels: {app: details}")),
 
+	Entry("output: with labels that are empty", istio("labels: {}, "+wasmPlugin)),
 	Entry("output: EnvoyFilter", istio("output: EnvoyFilter")),
 	Entry("output: WasmPlugin", istio(wasmPlugin)),
 	Entry("output: TrafficExtension", istio(trafficExtension)),
@@ -220,7 +232,7 @@ var _ = DescribeTable("a spec is accepted",
 	Entry("distribution: Registry", istio("distribution: Registry")),
 	Entry("distribution: Registry with a secret in a WasmPlugin", both("imagePullOptions: {pullSecret: s}", "distribution: Registry, "+wasmPlugin)),
 	Entry("distribution: Registry with an empty secret", both("imagePullOptions: {pullSecret: ''}", "distribution: Registry")),
-	Entry("distribution: Served from a URL", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Served}}}"),
+	Entry("distribution: Served from a URL", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Served, selector: {}}}}"),
 
 	Entry("suspend", "{filter: {image: i}, suspend: true}"),
 )
@@ -507,11 +519,15 @@ var _ = DescribeTable("a spec is refused with a message that names the field",
 		`spec.deployment.istio.output: Unsupported value: "Lua": supported values: "EnvoyFilter", "WasmPlugin", "TrafficExtension"`),
 	Entry("unknown verification", istio("verification: Never"),
 		`spec.deployment.istio.verification: Unsupported value: "Never": supported values: "Required", "NotRequired"`),
+	Entry("output of everything, unsaid", "{filter: {image: 'example.com/filter:v1'}, deployment: {istio: {"+wasmPlugin+"}}}",
+		"spec.deployment.istio.selector: Invalid value: this would select every workload of the namespace: set selector to {} if it should"),
+	Entry("distribution of everything, unsaid", "{filter: {image: 'example.com/filter:v1'}, deployment: {istio: {kind: Deployment, distribution: Served}}}",
+		"this would select every workload of the namespace"),
 	Entry("unknown distribution", istio("distribution: Node"),
 		`spec.deployment.istio.distribution: Unsupported value: "Node": supported values: "Served", "Registry"`),
-	Entry("distribution: Registry with a url", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Registry}}}",
+	Entry("distribution: Registry with a url", "{filter: {"+moduleURL+"}, deployment: {istio: {distribution: Registry, selector: {}}}}",
 		"spec.deployment.istio.distribution: Invalid value: proxies can pull images only: set spec.filter.image, or set distribution to Served"),
-	Entry("distribution: Registry with a configMap", "{filter: {configMap: {name: c, key: k}}, deployment: {istio: {distribution: Registry, "+wasmPlugin+"}}}",
+	Entry("distribution: Registry with a configMap", "{filter: {configMap: {name: c, key: k}}, deployment: {istio: {selector: {}, distribution: Registry, "+wasmPlugin+"}}}",
 		"proxies can pull images only"),
 	Entry("distribution: Registry with a secret in an EnvoyFilter", both("imagePullOptions: {pullSecret: s}", "distribution: Registry"),
 		"spec.filter.imagePullOptions.pullSecret: Invalid value: an EnvoyFilter would show the credential to everyone who can read it: leave pullSecret out, set spec.deployment.istio.distribution to Served, or set spec.deployment.istio.output to WasmPlugin or TrafficExtension"),

@@ -169,7 +169,7 @@ var _ = Describe("A fetch that failed", long, func() {
 			namespace := newNamespace(ctx)
 			pods[kind] = run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 			fds[kind] = filterDeployment(namespace, push(ctx, "hello"), "")
-			fds[kind].Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+			fds[kind].Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind, Selector: &metav1.LabelSelector{}}
 			Expect(admin.Create(ctx, fds[kind])).To(Succeed())
 			Eventually(loaded(ctx, fds[kind])).Should(Equal("Loaded 1/1"), "by a "+string(kind))
 		}
@@ -206,7 +206,7 @@ var _ = Describe("Each kind of output", func() {
 			namespace := newNamespace(ctx)
 			pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 			fd := filterDeployment(namespace, push(ctx, "hello"), "")
-			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind}
+			fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Output: kind, Selector: &metav1.LabelSelector{}}
 			fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"a":1}`)}
 			Expect(admin.Create(ctx, fd)).To(Succeed())
 			meshtest.EventuallyAnswers(ctx, pod, `{"a":1}`)
