@@ -63,7 +63,9 @@ clean: ## Remove what was built.
 ##@ Test
 
 .PHONY: test
-test: check-generated lint shellcheck check-licences test-unit test-race test-api test-controllers test-mesh ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-harness test-dataplane test-outputs
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e test-envoys
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -122,8 +124,7 @@ test-controllers: $(GINKGO) ## The controllers against a real API server.
 .PHONY: test-mesh
 test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-harness test-dataplane test-outputs
-	$(MAKE) --no-print-directory test-e2e
-	go test -count=1 -timeout 30m ./test/versions
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e test-envoys
 
 .PHONY: test-harness
 test-harness: $(GINKGO) # the mesh of the other suites
@@ -140,6 +141,10 @@ test-outputs: $(GINKGO) # internal/render against istiod and real sidecars
 .PHONY: test-e2e
 test-e2e: $(GINKGO) # the whole operator
 	$(call SUITE,4,./test/e2e)
+
+.PHONY: test-envoys
+test-envoys: # what depends on the proxy, on the oldest and the newest Envoy
+	go test -count=1 -timeout 30m ./test/versions
 
 .PHONY: test-versions
 test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -358,6 +360,45 @@ var _ = It("A configuration that is too large for so many workloads is refused",
 	edit(ctx, fd, config("small"))
 	Expect(w.settle(ctx, fd)).To(Succeed())
 	Expect(fd).To(beReady("256/256"))
+})
+
+var _ = It("Several pull Secrets may be named, of which one is for the registry", func(ctx context.Context) {
+	w := newWorld(ctx, registry.WithBearerAuth(map[string]string{"ann": "right"}))
+	w.deployments(ctx, "a")
+	for name, host := range map[string]string{"other": "registry.example.com", "right": w.registry.Host()} {
+		Expect(user.Create(ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name, Annotations: map[string]string{pull.RegistryAnnotation: host}},
+			StringData: map[string]string{"username": "ann", "password": "right"},
+		})).To(Succeed())
+	}
+	secrets := func(names ...string) func(*wasmev1.FilterDeployment) {
+		return func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Filter.ImagePullOptions.PullSecrets = nil
+			for _, name := range names {
+				fd.Spec.Filter.ImagePullOptions.PullSecrets = append(fd.Spec.Filter.ImagePullOptions.PullSecrets, wasmev1.SecretReference{Name: name})
+			}
+		}
+	}
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), secrets("missing", "other", "right"))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
+	edit(ctx, fd, secrets("other", "missing"))
+	Expect(w.settle(ctx, fd)).NotTo(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonSecretInvalid, "names another registry than the image's"))
+})
+
+var _ = It("An authority for the registry may come from a ConfigMap", func(ctx context.Context) {
+	w := newWorld(ctx, registry.WithTLS())
+	w.deployments(ctx, "a")
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.registry.Certificate().Raw})
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.ImagePullOptions = &wasmev1.ImagePullOptions{CACertificates: &wasmev1.ConfigMapKey{Name: "authority", Key: "ca.crt"}}
+	})
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonConfigMapNotFound, "spec.filter.imagePullOptions.caCertificates names ConfigMap authority"))
+	Expect(user.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "authority"}, Data: map[string]string{"ca.crt": string(authority)}})).To(Succeed())
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(beReady("1/1"))
 })
 
 var _ = It("A source that the operator does not allow is refused", func(ctx context.Context) {

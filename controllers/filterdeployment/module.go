@@ -97,7 +97,7 @@ func (r *Reconciler) resolvedBefore(fd *wasmev1.FilterDeployment, history []revi
 // a backoff. The resolver tries everything else again by itself.
 func unresolved(fd *wasmev1.FilterDeployment, failure *module.Error) condition.Verdict {
 	options := fd.Spec.Filter.ImagePullOptions
-	if failure.Reason == wasmev1.ReasonUnauthorized && options != nil && options.PullSecret != "" {
+	if failure.Reason == wasmev1.ReasonUnauthorized && len(options.SecretNames()) > 0 {
 		return condition.FalseAndRetried(failure.Reason, failure)
 	}
 	return moduleVerdict(failure)

@@ -101,21 +101,45 @@ func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filt
 	request := pull.Request{Image: image}
 	if options := filter.ImagePullOptions; options != nil {
 		request.PlainHTTP, request.InsecureSkipVerify = options.PlainHTTP, options.InsecureSkipVerify
-		if options.PullSecret != "" {
-			credential, err := f.credential(ctx, owner.Namespace, filter.Image, options.PullSecret)
+		var err error
+		if request.Credential, err = f.credential(ctx, owner.Namespace, filter.Image, options); err != nil {
+			return resolve.Result{}, err
+		}
+		if options.CACertificates != nil {
+			certificates, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.imagePullOptions.caCertificates", *options.CACertificates)
 			if err != nil {
 				return resolve.Result{}, err
 			}
-			request.Credential = credential
+			request.CACertificates = string(certificates)
 		}
 	}
 	return f.Modules.Resolve(owner, request), nil
 }
 
-func (f *Finder) credential(ctx context.Context, namespace, image, pullSecret string) (pull.Credential, error) {
+// credential returns that of the first pull Secret that has one for the image's
+// registry. Without any, the error is that of the first Secret.
+func (f *Finder) credential(ctx context.Context, namespace, image string, options *wasmev1.ImagePullOptions) (pull.Credential, error) {
+	field := "spec.filter.imagePullOptions.pullSecrets"
+	if options.PullSecret != "" {
+		field = "spec.filter.imagePullOptions.pullSecret"
+	}
+	var failure error
+	for _, secret := range options.SecretNames() {
+		found, err := f.credentialOf(ctx, namespace, image, field, secret)
+		if err == nil {
+			return found, nil
+		}
+		if failure == nil {
+			failure = err
+		}
+	}
+	return pull.Credential{}, failure
+}
+
+func (f *Finder) credentialOf(ctx context.Context, namespace, image, field, pullSecret string) (pull.Credential, error) {
 	var secret corev1.Secret
 	if err := f.Reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: pullSecret}, &secret); err != nil {
-		return pull.Credential{}, fmt.Errorf("spec.filter.imagePullOptions.pullSecret names Secret %s in namespace %s, which could not be read: create it, or fix the name: %w", pullSecret, namespace, err)
+		return pull.Credential{}, fmt.Errorf("%s names Secret %s in namespace %s, which could not be read: create it, or fix the name: %w", field, pullSecret, namespace, err)
 	}
 	return pull.CredentialFor(image, &secret, f.LegacyPullSecrets)
 }

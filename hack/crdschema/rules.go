@@ -25,7 +25,9 @@ const (
 	noPorts   = `(!has(self.filter.ports) || size(self.filter.ports) == 0)`
 	hasPlace  = `has(self.filter.position)`
 	hasPhase  = `has(self.filter.position.phase)`
-	hasSecret = `(has(self.filter.imagePullOptions) && has(self.filter.imagePullOptions.pullSecret) && size(self.filter.imagePullOptions.pullSecret) > 0)`
+	hasSecret = `(has(self.filter.imagePullOptions) && (has(self.filter.imagePullOptions.pullSecret) && size(self.filter.imagePullOptions.pullSecret) > 0` +
+		` || has(self.filter.imagePullOptions.pullSecrets) && size(self.filter.imagePullOptions.pullSecrets) > 0))`
+	oneToPullWith = `(!has(self.filter.imagePullOptions) || !has(self.filter.imagePullOptions.pullSecrets) || size(self.filter.imagePullOptions.pullSecrets) < 2)`
 )
 
 // levelRule is a rule of the schema at a level, whose value the expression calls
@@ -57,6 +59,7 @@ var levelRules = []levelRule{
 	{specLevel, rules.GatewayTrafficOfService, noTargetRefs + ` || !` + gateway + ` || self.deployment.istio.targetRefs.all(ref, ref.kind != 'Service')`},
 	{specLevel, rules.PortsOfWaypoint, noTargetRefs + ` || ` + noPorts + ` || ` + gateway},
 	{specLevel, rules.RegistryWithoutImage, served + ` || has(self.filter.image)`},
+	{specLevel, rules.SeveralPullSecrets, served + ` || ` + oneToPullWith},
 	{specLevel, rules.PullSecretInEnvoyFilter, served + ` || ` + otherOutput + ` || !` + hasSecret},
 }
 

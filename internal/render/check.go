@@ -31,6 +31,9 @@ func Check(spec wasmev1.FilterDeploymentSpec) error {
 		if spec.Filter.Image == "" {
 			return rules.RegistryWithoutImage
 		}
+		if len(spec.Filter.ImagePullOptions.SecretNames()) > 1 {
+			return rules.SeveralPullSecrets
+		}
 		filter.Registry.PullSecret = pullSecret(spec.Filter)
 	}
 	for _, target := range kindsOfTargets(istio) {

@@ -77,6 +77,8 @@ var refusedByRule = map[string]struct {
 	"phase in an EnvoyFilter":            {"position: {phase: Authn}", "", rules.PhaseInEnvoyFilter},
 	"Service in an EnvoyFilter":          {"patchContext: inbound", toService, rules.ServiceInEnvoyFilter},
 	"all traffic of a Gateway":           {"patchContext: any", toGateway, rules.AllTrafficInEnvoyFilter},
+	"Registry and several secrets":       {"imagePullOptions: {pullSecrets: [{name: s}, {name: t}]}", "distribution: Registry, " + asWasmPlugin, rules.SeveralPullSecrets},
+	"Registry, EnvoyFilter and a list":   {"imagePullOptions: {pullSecrets: [{name: s}]}", "distribution: Registry", rules.PullSecretInEnvoyFilter},
 	"Registry, EnvoyFilter and a secret": {"imagePullOptions: {pullSecret: s}", "distribution: Registry", rules.PullSecretInEnvoyFilter},
 	"one Service among Gateways": {
 		"patchContext: gateway", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}, {kind: Service, name: s}]",
@@ -186,7 +188,7 @@ func TestRenderingRefusesWhatTheOutputCannotCarry(t *testing.T) {
 	for name, tc := range refusedByRule {
 		cases[name] = struct{ filter, istio, want string }{tc.filter, tc.istio, tc.rule.Error()}
 	}
-	for _, onlyChecked := range []string{"id with two dots", "id in capitals", "no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
+	for _, onlyChecked := range []string{"Registry and several secrets", "id with two dots", "id in capitals", "no source", "two sources", "three sources", "url without digest", "bad config", "unknown output", "Registry without image"} {
 		delete(cases, onlyChecked)
 	}
 	for name, tc := range cases {

@@ -41,9 +41,10 @@ func registry(spec wasmev1.FilterSpec, resolved wasmev1.ModuleStatus) (Registry,
 	return Registry{Image: reference.Context().Name() + "@" + resolved.ManifestDigest, PullSecret: pullSecret(spec)}, nil
 }
 
+// pullSecret returns the Secret that proxies pull with; empty for none.
 func pullSecret(spec wasmev1.FilterSpec) string {
-	if spec.ImagePullOptions == nil {
-		return ""
+	if names := spec.ImagePullOptions.SecretNames(); len(names) > 0 {
+		return names[0]
 	}
-	return spec.ImagePullOptions.PullSecret
+	return ""
 }

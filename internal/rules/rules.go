@@ -104,6 +104,11 @@ var (
 		"proxies can pull images only",
 		"set spec.filter.image, or set distribution to Served",
 	)
+	SeveralPullSecrets = newRule(
+		"spec.filter.imagePullOptions.pullSecrets",
+		"proxies can use one pull secret only",
+		"name one, or set spec.deployment.istio.distribution to Served",
+	)
 	PullSecretInEnvoyFilter = newRule(
 		"spec.filter.imagePullOptions.pullSecret",
 		"an EnvoyFilter would show the credential to everyone who can read it",

@@ -45,6 +45,7 @@ func scenarios() []scenario {
 		{"fanout", (*perf).fanout},
 		{"traffic", (*perf).traffic},
 		{"scale", (*perf).scale},
+		{"churn", (*perf).churn},
 		{"modules", (*perf).modules},
 		{"polls", (*perf).polls},
 		{"handover", (*perf).handover},

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,14 +26,14 @@ import (
 // templateHash is that of every ReplicaSet's pods.
 const templateHash = "5d8c7b9f64"
 
-// podsMesh has the pods of workloads, one of each, run what the EnvoyFilters say,
-// at once: in the place of istiod and as many sidecars.
+// podsMesh has the pods of workloads run what the EnvoyFilters say, at once: in the
+// place of istiod and as many sidecars.
 type podsMesh struct {
 	sidecars
 
 	mu sync.Mutex
-	// plugins by workload, `<namespace>/<name>`.
-	plugins map[string]string
+	// plugins by workload, `<namespace>/<name>`, and by the EnvoyFilter's name.
+	plugins map[string]map[string]string
 	// workloads by the addresses of their pods.
 	workloads map[netip.Addr]string
 }
@@ -39,7 +41,7 @@ type podsMesh struct {
 // startPodsMesh follows the EnvoyFilters of all namespaces until ctx ends. The
 // caller calls Close.
 func startPodsMesh(ctx context.Context, config *rest.Config) (*podsMesh, error) {
-	m := &podsMesh{plugins: map[string]string{}, workloads: map[netip.Addr]string{}}
+	m := &podsMesh{plugins: map[string]map[string]string{}, workloads: map[netip.Addr]string{}}
 	from, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
@@ -53,7 +55,7 @@ func startPodsMesh(ctx context.Context, config *rest.Config) (*podsMesh, error) 
 	if err != nil {
 		return nil, fmt.Errorf("following EnvoyFilters: %w", err)
 	}
-	m.sidecars = sidecars{plugin: m.running}
+	m.sidecars = sidecars{plugins: m.running}
 	if err := m.start(); err != nil {
 		return nil, err
 	}
@@ -73,40 +75,47 @@ func (m *podsMesh) take(object any) {
 	if names := pluginName.FindSubmatch(content); names != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.plugins[string(names[2])] = string(names[1])
+		workload, output := string(names[2]), object.(*unstructured.Unstructured).GetName()
+		if m.plugins[workload] == nil {
+			m.plugins[workload] = map[string]string{}
+		}
+		m.plugins[workload][output] = string(names[1])
 	}
 }
 
 // running is what the pod at an address runs.
-func (m *podsMesh) running(address netip.Addr) string {
+func (m *podsMesh) running(address netip.Addr) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.plugins[m.workloads[address]]
+	return slices.Collect(maps.Values(m.plugins[m.workloads[address]]))
 }
 
-// createPod creates the pod with this number, Ready, and its ReplicaSet:
-// otherwise it would be garbage.
+// createPod creates the pod with this number, Ready, and its ReplicaSet.
 func (m *podsMesh) createPod(ctx context.Context, c *cluster, number int, of *appsv1.Deployment) error {
-	set := &appsv1.ReplicaSet{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: of.Namespace, Name: of.Name + "-" + templateHash, Labels: of.Spec.Template.Labels,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(of, appsv1.SchemeGroupVersion.WithKind("Deployment"))},
-		},
-		Spec: appsv1.ReplicaSetSpec{Selector: of.Spec.Selector, Template: of.Spec.Template},
-	}
-	if err := c.admin.Create(ctx, set); err != nil {
+	set, err := c.createReplicaSet(ctx, of)
+	if err != nil {
 		return err
 	}
+	return m.createPodOf(ctx, c, number, of, set)
+}
+
+// createPodOf creates the pod with this number, Ready.
+func (m *podsMesh) createPodOf(ctx context.Context, c *cluster, number int, of *appsv1.Deployment, set *appsv1.ReplicaSet) error {
 	place := m.place(number)
 	m.mu.Lock()
 	m.workloads[place.Address] = of.Namespace + "/" + of.Name
 	m.mu.Unlock()
 	pod := injectedPod(set, of.Spec.Template, int32(place.StatsPort))
+	pod.Name = podName(set, number)
 	if err := c.admin.Create(ctx, pod); err != nil {
 		return err
 	}
 	pod.Status = readyStatus(place.Address.String())
 	return c.admin.Status().Update(ctx, pod)
+}
+
+func podName(set *appsv1.ReplicaSet, number int) string {
+	return fmt.Sprintf("%s-%05d", set.Name, number)
 }
 
 // injectedPod is about as large as a pod that Istio's injection has been over:
@@ -115,7 +124,7 @@ func injectedPod(of *appsv1.ReplicaSet, template corev1.PodTemplateSpec, statsPo
 	app := of.Spec.Template.Labels["app"]
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: of.Namespace, Name: of.Name + "-x7k2p",
+			Namespace: of.Namespace,
 			Labels: map[string]string{
 				"app": app, "pod-template-hash": templateHash, "security.istio.io/tlsMode": "istio",
 				"service.istio.io/canonical-name": app, "service.istio.io/canonical-revision": "latest",

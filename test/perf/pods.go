@@ -178,11 +178,11 @@ func startFleet(ctx context.Context, pods, dead int) (*fleet, error) {
 	f := &fleet{woken: make(chan struct{}, 1)}
 	f.running.Store(new(string))
 	silenced := map[netip.Addr]bool{}
-	f.sidecars = &sidecars{plugin: func(address netip.Addr) string {
+	f.sidecars = &sidecars{plugins: func(address netip.Addr) []string {
 		if silenced[address] {
-			return silent
+			return []string{silent}
 		}
-		return *f.running.Load()
+		return strings.Fields(*f.running.Load()) // none before the first
 	}}
 	if err := f.sidecars.start(); err != nil {
 		return nil, err

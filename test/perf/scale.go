@@ -178,17 +178,26 @@ func (p *perf) memory(ctx context.Context, c *cluster, when string) error {
 	return nil
 }
 
-// resident reads VmRSS and VmHWM of a process of the cluster, in MiB.
-func (c *cluster) resident(name string) (now, most float64, err error) {
+// pidOf finds a process of the cluster.
+func (c *cluster) pidOf(name string) (int, error) {
 	content, err := os.ReadFile(filepath.Join(c.Folder(), "run", name+".json"))
 	if err != nil {
-		return 0, 0, fmt.Errorf("finding the process: %w", err)
+		return 0, fmt.Errorf("finding the process: %w", err)
 	}
 	var record struct{ PID int }
 	if err := json.Unmarshal(content, &record); err != nil {
-		return 0, 0, fmt.Errorf("finding the process: %w", err)
+		return 0, fmt.Errorf("finding the process: %w", err)
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", record.PID))
+	return record.PID, nil
+}
+
+// resident reads VmRSS and VmHWM of a process of the cluster, in MiB.
+func (c *cluster) resident(name string) (now, most float64, err error) {
+	pid, err := c.pidOf(name)
+	if err != nil {
+		return 0, 0, err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, 0, fmt.Errorf("reading the memory of %s: %w", name, err)
 	}

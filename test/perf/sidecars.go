@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +32,8 @@ const (
 type sidecars struct {
 	*sidecar.Server
 
-	// plugin is what the pod at an address runs, without the prefix wasm_filter.;
-	// empty for none.
-	plugin func(netip.Addr) string
+	// plugins are what the pod at an address runs, without the prefix wasm_filter.
+	plugins func(netip.Addr) []string
 	// own is Envoy's page of one plugin, others what it shows of two more, rest
 	// the page but for plugins.
 	own, others, rest string
@@ -64,22 +64,24 @@ func unrelatedRows(size int) string {
 }
 
 func (s *sidecars) answer(w http.ResponseWriter, r *http.Request) {
-	plugin := s.plugin(sidecar.PodOf(r))
-	if plugin == silent {
+	plugins := s.plugins(sidecar.PodOf(r))
+	if slices.Contains(plugins, silent) {
 		sidecar.Silence(w, r)
 		return
 	}
-	sidecar.Page(s.rows(plugin))(w, r)
+	sidecar.Page(s.rows(plugins))(w, r)
 	if r.URL.RawQuery == "" {
 		_, _ = io.WriteString(w, s.rest)
 	}
 }
 
-func (s *sidecars) rows(plugin string) string {
-	if plugin == "" {
-		return s.others
+func (s *sidecars) rows(plugins []string) string {
+	var page strings.Builder
+	for _, plugin := range plugins {
+		page.WriteString(strings.ReplaceAll(s.own, recordedPlugin, plugin))
 	}
-	return strings.ReplaceAll(s.own, recordedPlugin, plugin) + s.others
+	page.WriteString(s.others)
+	return page.String()
 }
 
 // silent is the plugin of a pod that accepts requests and never answers them.

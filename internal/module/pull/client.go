@@ -1,11 +1,15 @@
 package pull
 
 import (
+	"crypto/x509"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
+
+	"k8s.io/utils/lru"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
@@ -52,7 +56,14 @@ type Client struct {
 	insecure http.RoundTripper
 	web      *http.Client
 	unpacker *oci.Unpacker
+
+	// private are transports that trust further authorities, by these.
+	mu      sync.Mutex
+	private *lru.Cache
 }
+
+// maxPrivate is the number of such transports that are kept.
+const maxPrivate = 64
 
 // NewClient returns a Client within opts.
 func NewClient(opts Options) *Client {
@@ -62,7 +73,29 @@ func NewClient(opts Options) *Client {
 		insecure: newTransport(opts, true),
 		web:      newWebClient(opts),
 		unpacker: oci.NewUnpacker(opts.Limits),
+		private:  lru.New(maxPrivate),
 	}
+}
+
+// trusting returns a transport that trusts further authorities, in PEM. The error is a
+// *module.Error.
+func (c *Client) trusting(certificates string) (http.RoundTripper, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known, found := c.private.Get(certificates); found {
+		return known.(http.RoundTripper), nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a system without any
+	}
+	if !pool.AppendCertsFromPEM([]byte(certificates)) {
+		return nil, module.Terminal(wasmev1.ReasonConfigMapInvalid, "reading spec.filter.imagePullOptions.caCertificates: there is no certificate in it: write at least one in PEM")
+	}
+	transport := newTransport(c.options, false)
+	transport.TLSClientConfig.RootCAs = pool
+	c.private.Add(certificates, transport)
+	return transport, nil
 }
 
 // Limits returns the limits on what the client reads.

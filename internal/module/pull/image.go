@@ -2,7 +2,9 @@ package pull
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -40,8 +42,12 @@ func (c *Client) OpenImage(req Request) (*Image, error) {
 	if err := c.checkAllowed("spec.filter.image", ref.Context().RegistryStr()); err != nil {
 		return nil, err
 	}
+	inner, err := c.transport(req)
+	if err != nil {
+		return nil, err
+	}
 	puller, err := remote.NewPuller(
-		remote.WithTransport(&guard{inner: c.transport(req), plainHTTP: req.PlainHTTP, limits: c.options.Limits}),
+		remote.WithTransport(&guard{inner: inner, plainHTTP: req.PlainHTTP, limits: c.options.Limits}),
 		remote.WithAuth(req.Credential.authenticator()),
 		remote.WithUserAgent(userAgent),
 		// The resolver tries again, later and for longer.
@@ -54,11 +60,14 @@ func (c *Client) OpenImage(req Request) (*Image, error) {
 	return &Image{client: c, req: req, ref: ref, remote: puller}, nil
 }
 
-func (c *Client) transport(req Request) http.RoundTripper {
-	if req.InsecureSkipVerify {
-		return c.insecure
+func (c *Client) transport(req Request) (http.RoundTripper, error) {
+	switch {
+	case req.InsecureSkipVerify:
+		return c.insecure, nil
+	case req.CACertificates != "":
+		return c.trusting(req.CACertificates)
 	}
-	return c.strict
+	return c.strict, nil
 }
 
 // Key returns the name under which the module of the image's manifest with that
@@ -72,6 +81,8 @@ func (i *Image) Key(digest string) string {
 		return "plain-http " + key
 	case i.req.InsecureSkipVerify:
 		return "unverified " + key
+	case i.req.CACertificates != "":
+		return fmt.Sprintf("verified by %x %s", sha256.Sum256([]byte(i.req.CACertificates)), key)
 	}
 	return key
 }

@@ -24,6 +24,9 @@ type Request struct {
 	PlainHTTP bool
 	// InsecureSkipVerify accepts any certificate of the image's registry.
 	InsecureSkipVerify bool
+	// CACertificates are certificates in PEM of authorities that are trusted for the
+	// image's registry, too; empty for none.
+	CACertificates string
 	// Credential is shown to the registry; the zero value is anonymous.
 	Credential Credential
 }

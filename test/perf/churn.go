@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+)
+
+const (
+	churnNamespace = "churn"
+	churnWorkloads = 5000
+	churnFilters   = 10 // on each workload
+	churnPods      = 10 // per workload
+	// churnShare of the pods is replaced each minute, and churnTime is how long.
+	churnShare = 0.01
+	churnTime  = time.Minute
+	// statusInterval is the least time between two writes of one status that pods cause.
+	statusInterval = 5 * time.Second
+	// churnBound is the share of a processor that the operator may take.
+	churnBound = 0.5
+)
+
+const churnWhat = "10 FilterDeployments on each of 5,000 workloads, 50,000 pods, 1 % of them replaced in a minute"
+
+// churn measures what the operator does while pods come and go: its processor time,
+// its memory, and how often it writes a status.
+func (p *perf) churn(ctx context.Context) error {
+	c, err := startCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	address, err := c.FreeAddress()
+	if err != nil {
+		return err
+	}
+	pods, err := startPodsMesh(ctx, c.Admin())
+	if err != nil {
+		return err
+	}
+	defer pods.Close()
+	sets, err := c.populateChurn(ctx, pods)
+	if err != nil {
+		return fmt.Errorf("preparing: %w", err)
+	}
+	operator, err := c.StartOperator(ctx, mesh.OperatorOptions{Name: "operator", ModuleServer: address})
+	if err != nil {
+		return err
+	}
+	if err := c.awaitChurn(ctx); err != nil {
+		return err
+	}
+	if err := settle(ctx); err != nil {
+		return err
+	}
+	return p.replacePods(ctx, c, pods, operator, sets)
+}
+
+// populateChurn creates it all, but for the operator, and returns the ReplicaSets.
+func (c *cluster) populateChurn(ctx context.Context, pods *podsMesh) ([]*appsv1.ReplicaSet, error) {
+	image, err := c.push(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.createNamespace(ctx, churnNamespace); err != nil {
+		return nil, err
+	}
+	if err := c.awaitServiceAccount(ctx, churnNamespace); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	sets := make([]*appsv1.ReplicaSet, churnWorkloads)
+	err = parallel(ctx, creators, churnWorkloads, func(ctx context.Context, i int) error {
+		workload := deployment(churnNamespace, fmt.Sprint("app-", i), nil)
+		if err := c.admin.Create(ctx, workload); err != nil {
+			return err
+		}
+		if sets[i], err = c.createReplicaSet(ctx, workload); err != nil {
+			return err
+		}
+		for pod := range churnPods {
+			if err := pods.createPodOf(ctx, c, i*churnPods+pod, workload, sets[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range churnFilters {
+		fd := filterDeployment(churnNamespace, fmt.Sprint("filter-", i), image, fmt.Sprint("number ", i), nil)
+		if err := c.admin.Create(ctx, fd); err != nil {
+			return nil, err
+		}
+	}
+	progress("%d workloads and %d pods created in %s", churnWorkloads, churnWorkloads*churnPods, time.Since(begin).Round(time.Second))
+	return sets, nil
+}
+
+func (c *cluster) awaitChurn(ctx context.Context) error {
+	begin := time.Now()
+	err := poll(ctx, "all FilterDeployments", scaleTimeout, func(ctx context.Context) (bool, error) {
+		if err := pause(ctx, 2*time.Second); err != nil {
+			return false, err
+		}
+		var list wasmev1.FilterDeploymentList
+		if err := c.admin.List(ctx, &list); err != nil {
+			return false, err
+		}
+		for i := range list.Items {
+			summary := list.Items[i].Status.Summary
+			if !isReady(&list.Items[i]) || *summary.Programmed != churnWorkloads || *summary.PodsLoaded != churnWorkloads*churnPods {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	progress("all Ready after %s", time.Since(begin).Round(time.Second))
+	return err
+}
+
+// replacePods replaces pods one by one, at an even pace, and adds the rows.
+func (p *perf) replacePods(ctx context.Context, c *cluster, pods *podsMesh, operator *mesh.Operator, sets []*appsv1.ReplicaSet) error {
+	begun, err := c.processorTimeOf("operator")
+	if err != nil {
+		return err
+	}
+	writesBefore, err := operatorsWrites(ctx, operator)
+	if err != nil {
+		return err
+	}
+	all := churnWorkloads * churnPods
+	replaced := int(churnShare * float64(all))
+	next := time.NewTicker(churnTime / time.Duration(replaced))
+	defer next.Stop()
+	for i := range replaced {
+		set := sets[i*len(sets)/replaced]
+		if err := c.replacePod(ctx, pods, set, i*len(sets)/replaced*churnPods, all+i); err != nil {
+			return err
+		}
+		<-next.C
+	}
+	ended, err := c.processorTimeOf("operator")
+	if err != nil {
+		return err
+	}
+	writesAfter, err := operatorsWrites(ctx, operator)
+	if err != nil {
+		return err
+	}
+	used := (ended - begun).Seconds() / churnTime.Seconds()
+	p.table.add(row{name: "processors in use, " + churnWhat, measured: fmt.Sprintf("%.1f s in %s", (ended - begun).Seconds(), churnTime), beside: "-", value: used, unit: "%.2f", bound: atMost(churnBound)})
+	// Ready turns to Unknown and back at most, beside what is gathered.
+	writes := writesAfter - writesBefore
+	p.table.add(row{name: "writes of a status, " + churnWhat, measured: fmt.Sprintf("%.0f writes", writes), beside: fmt.Sprintf("one a FilterDeployment and %s", statusInterval), value: writes / churnFilters / (churnTime.Seconds() / statusInterval.Seconds()), unit: ratio, bound: atMost(1)})
+	now, most, err := c.resident("operator")
+	if err != nil {
+		return err
+	}
+	p.table.add(row{name: "memory, " + churnWhat, measured: fmt.Sprintf("%.0f MiB, peak %.0f MiB", now, most), beside: "-", value: most, unit: mebibytes})
+	return nil
+}
+
+func (c *cluster) replacePod(ctx context.Context, pods *podsMesh, set *appsv1.ReplicaSet, old, number int) error {
+	workload := deployment(churnNamespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
+	gone := injectedPod(set, workload.Spec.Template, 0)
+	gone.Name = podName(set, old)
+	if err := c.admin.Delete(ctx, gone, client.GracePeriodSeconds(0)); err != nil {
+		return err
+	}
+	return pods.createPodOf(ctx, c, number, workload, set)
+}
+
+// processorTimeOf is what a process of the cluster used of processors so far.
+func (c *cluster) processorTimeOf(name string) (time.Duration, error) {
+	pid, err := c.pidOf(name)
+	if err != nil {
+		return 0, err
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("reading the times of %s: %w", name, err)
+	}
+	// proc(5): after the command, in brackets, utime and stime are the 12th and 13th.
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	const perSecond = 100 // USER_HZ
+	var ticks int64
+	for _, field := range fields[11:13] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading the times of %s: %w", name, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / perSecond, nil
+}
+
+// createReplicaSet creates the ReplicaSet of a Deployment: without one, its pods would
+// be garbage.
+func (c *cluster) createReplicaSet(ctx context.Context, of *appsv1.Deployment) (*appsv1.ReplicaSet, error) {
+	set := &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: of.Namespace, Name: of.Name + "-" + templateHash, Labels: of.Spec.Template.Labels,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(of, appsv1.SchemeGroupVersion.WithKind("Deployment"))},
+		},
+		Spec: appsv1.ReplicaSetSpec{Selector: of.Spec.Selector, Template: of.Spec.Template},
+	}
+	return set, c.admin.Create(ctx, set)
+}
