@@ -65,7 +65,7 @@ clean: ## Remove what was built.
 .PHONY: test
 test: check-generated lint shellcheck check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
 	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-harness test-dataplane test-outputs
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e test-envoys
+	$(MAKE) --no-print-directory test-e2e test-envoys
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -124,7 +124,7 @@ test-controllers: $(GINKGO) ## The controllers against a real API server.
 .PHONY: test-mesh
 test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-harness test-dataplane test-outputs
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e test-envoys
+	$(MAKE) --no-print-directory test-e2e test-envoys
 
 .PHONY: test-harness
 test-harness: $(GINKGO) # the mesh of the other suites
