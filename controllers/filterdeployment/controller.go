@@ -17,6 +17,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -130,7 +131,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	reported := r.reported.of(&fd)
 	begin := time.Now() // of the machine, whose time a pass takes
 	found, err := r.pass(ctx, &fd)
-	r.paces.keep(request.NamespacedName, time.Since(begin))
+	took := time.Since(begin)
 	if err == nil {
 		err = r.writeStatus(ctx, &fd, found.contest, found.SetStatus)
 	}
@@ -141,6 +142,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.paces.keep(request.NamespacedName, took, apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady))
 	r.applied.keep(&fd)
 	r.recordWorkloads(&fd, reported, &found.Plan)
 	return r.next(&fd, found)

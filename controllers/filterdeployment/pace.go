@@ -15,23 +15,28 @@ import (
 
 // Pods come, go and answer all the time, and each asks for a pass. What pods ask for is
 // gathered, for a second at least. A pass over many pods takes long, so for a
-// FilterDeployment with many of them it is gathered for longer: passes take a fiftieth of
-// a processor, and at most 5 seconds pass before one.
+// FilterDeployment with many of them that is Ready it is gathered for longer: passes take
+// a fiftieth of a processor, and at most 5 seconds pass before one. What is not Ready yet
+// waits for no more than a second, since each pass is a step of its rollout.
 const (
 	minPodDelay = time.Second
 	maxPodDelay = 5 * time.Second
 	podDelays   = 50
 )
 
-// paces remember how long passes take.
+// paces remember how long passes take over FilterDeployments that are Ready.
 type paces struct {
 	mu    sync.Mutex
 	known map[types.NamespacedName]time.Duration
 }
 
-func (p *paces) keep(name types.NamespacedName, took time.Duration) {
+func (p *paces) keep(name types.NamespacedName, took time.Duration, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !ready {
+		delete(p.known, name)
+		return
+	}
 	if p.known == nil {
 		p.known = map[types.NamespacedName]time.Duration{}
 	}

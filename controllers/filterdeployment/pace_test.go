@@ -16,9 +16,12 @@ func TestWhatPodsAskForIsGatheredForAsLongAsPassesTake(t *testing.T) {
 	for took, want := range map[time.Duration]time.Duration{
 		time.Millisecond: time.Second, 40 * time.Millisecond: 2 * time.Second, time.Minute: 5 * time.Second,
 	} {
-		r.paces.keep(name, took)
+		r.paces.keep(name, took, true)
 		g.Expect(r.PodDelay(name)).To(Equal(want), "passes take %v", took)
 	}
+	r.paces.keep(name, time.Minute, false)
+	g.Expect(r.PodDelay(name)).To(Equal(time.Second), "a rollout goes on")
+	r.paces.keep(name, time.Minute, true)
 	r.paces.forget(name)
 	g.Expect(r.PodDelay(name)).To(Equal(time.Second))
 }
