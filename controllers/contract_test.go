@@ -401,6 +401,23 @@ var _ = It("An authority for the registry may come from a ConfigMap", func(ctx c
 	Expect(fd).To(beReady("1/1"))
 })
 
+var _ = It("An image that may not be read any more keeps its configuration, too", func(ctx context.Context) {
+	w := newWorld(ctx)
+	w.deployments(ctx, "a")
+	fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	before := fd.Status.Revision
+	w.registry.Inject(registry.Status(http.StatusForbidden))
+	w.clock.Step(2 * pollInterval)
+	Expect(w.answer(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonUnauthorized))
+	edit(ctx, fd, config("changed"))
+	Expect(w.settle(ctx, fd)).To(Succeed())
+	Expect(fd).To(notReady(wasmev1.ReasonUnauthorized))
+	Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision))
+	Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": before}))
+})
+
 var _ = It("A source that the operator does not allow is refused", func(ctx context.Context) {
 	w := newWorld(ctx)
 	w.deployments(ctx, "a")

@@ -361,7 +361,8 @@ type ImagePullOptions struct {
 	PullSecrets []SecretReference `json:"pullSecrets,omitempty"`
 
 	// caCertificates is a key of a ConfigMap in the same namespace, with certificates in
-	// PEM of authorities that are trusted for this image's registry, too.
+	// PEM of authorities that the operator trusts for this image's registry, too. At most
+	// 64 KiB. With distribution Registry, proxies must trust them by other means.
 	// +optional
 	CACertificates *ConfigMapKey `json:"caCertificates,omitempty"`
 

@@ -14,6 +14,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -93,6 +95,9 @@ type Reconciler struct {
 	// conflicts are the waits after writes that were based on a cache that is behind.
 	conflicts backoffs[types.NamespacedName]
 	repairs   backoffs[repairKey]
+	// overwriters are those who changed an output again, by its repairKey, until it is
+	// repaired the next time.
+	overwriters sync.Map
 	// refusals are what the API server refused, and refusalWaits until when that waits.
 	refusals     refusalMemory
 	refusalWaits backoffs[types.NamespacedName]
@@ -158,6 +163,12 @@ func (r *Reconciler) rest(name types.NamespacedName) {
 	r.paces.forget(name)
 	r.conflicts.end(name)
 	r.repairs.endAll(func(key repairKey) bool { return key.name == name })
+	r.overwriters.Range(func(key, _ any) bool {
+		if key.(repairKey).name == name {
+			r.overwriters.Delete(key)
+		}
+		return true
+	})
 	r.forgetRefusals(name)
 	if r.Prober != nil {
 		r.Prober.Expect(name, nil)
@@ -252,17 +263,20 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 // workload needs any more, and tells the prober what pods are to run.
 func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (rollout.Plan, error) {
 	plan := rollout.Decide(*state)
-	tried := false
+	refused := false
 	for due := plan.Due(*state); len(due) > 0; due = plan.Due(*state) {
 		due = r.holdRefused(state, &plan, due)
-		tried = tried || len(due) > 0
 		r.writeOutputs(ctx, fd, state, &plan, due, existing)
+		refused = refused || slices.ContainsFunc(due, func(place int) bool {
+			attempt := state.Targets[place].Attempt
+			return attempt != nil && attempt.Reason == wasmev1.ReasonOutputRefused
+		})
 		if err := errors.Join(ctx.Err(), conflict(state.Targets)); err != nil {
 			return plan, err
 		}
 		plan = rollout.Decide(*state)
 	}
-	r.noteRefusals(state, &plan, tried)
+	r.noteRefusals(state, &plan, refused)
 	if state.Blocked.Reason == "" {
 		err := errors.Join(r.pruneOutputs(ctx, state.Owner, &plan, existing), r.pruneRevisions(ctx, state.History, existing))
 		if apierrors.IsConflict(err) {
@@ -301,7 +315,8 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		return ctrl.Result{}, err
 	}
 	interval := r.RecheckInterval
-	if filter := fd.Spec.Filter; filter.ConfigFrom != nil || filter.ConfigMap != nil || referencesService(fd) {
+	filter, options := fd.Spec.Filter, fd.Spec.Filter.ImagePullOptions
+	if filter.ConfigFrom != nil || filter.ConfigMap != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)

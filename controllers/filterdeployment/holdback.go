@@ -42,10 +42,16 @@ type repairKey struct {
 // heldBack returns errOverwritten, and who it is, when an output was repaired too short
 // a time ago to be repaired again.
 func (r *Reconciler) heldBack(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey) error {
-	if r.repairs.left(repairKey{client.ObjectKeyFromObject(fd), key}, r.Clock.Now()) == 0 {
+	id := repairKey{client.ObjectKeyFromObject(fd), key}
+	if r.repairs.left(id, r.Clock.Now()) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w%s: stop that; another installation of this operator needs another --class", errOverwritten, r.lastWriter(ctx, fd.Namespace, key))
+	by, known := r.overwriters.Load(id)
+	if !known {
+		by = r.lastWriter(ctx, fd.Namespace, key)
+		r.overwriters.Store(id, by)
+	}
+	return fmt.Errorf("%w%s: stop that; another installation of this operator needs another --class", errOverwritten, by)
 }
 
 // lastWriter says who changed an output last; empty when that is not known.
@@ -135,9 +141,9 @@ func (r *Reconciler) holdRefused(state *rollout.State, plan *rollout.Plan, place
 	return try
 }
 
-// noteRefusals remembers what the API server refused in a pass. tried says that it was
-// asked at all.
-func (r *Reconciler) noteRefusals(state *rollout.State, plan *rollout.Plan, tried bool) {
+// noteRefusals remembers what the API server refused. refused says that it refused
+// something in this pass, and not only before.
+func (r *Reconciler) noteRefusals(state *rollout.State, plan *rollout.Plan, refused bool) {
 	found := &refusal{what: whatIsWritten(plan), workloads: map[string]error{}, all: true}
 	for i := range plan.Workloads {
 		w := &plan.Workloads[i]
@@ -146,14 +152,15 @@ func (r *Reconciler) noteRefusals(state *rollout.State, plan *rollout.Plan, trie
 		}
 		found.all = found.all && w.Phase != rollout.Programmed
 	}
+	known := r.refusals.of(state.Owner)
+	another := known != nil && known.what != found.what
+	accepted := known != nil && !another && known.all && !found.all
 	switch {
-	case len(found.workloads) == 0:
+	case len(found.workloads) == 0, accepted: // then the others are tried at once
 		r.forgetRefusals(state.Owner)
-	case !tried:
-	default:
-		if known := r.refusals.of(state.Owner); known != nil && known.all && !found.all {
-			r.forgetRefusals(state.Owner) // one was accepted: the others are tried at once
-			return
+	case refused:
+		if another {
+			r.refusalWaits.end(state.Owner)
 		}
 		r.refusals.keep(state.Owner, found)
 		r.refusalWaits.extend(state.Owner, refusalWaits, state.Now)

@@ -95,10 +95,11 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 		attempt.Reason, attempt.Err = wasmev1.ReasonWorkloadUnsupported, err
 		return attempt
 	}
-	err = r.writeOutput(ctx, fd, attempt.Output, spec, existing, planned.Annotations())
+	again := r.rendered.wrote(fd, planned)
+	err = r.writeOutput(ctx, fd, attempt.Output, spec, existing, planned.Annotations(), again)
 	if fallback, exists := planned.Fallback(); errors.Is(err, errNameTaken) && exists {
 		attempt.Output = fallback
-		err = r.writeOutput(ctx, fd, fallback, spec, existing, planned.Annotations())
+		err = r.writeOutput(ctx, fd, fallback, spec, existing, planned.Annotations(), again)
 	}
 	if err == nil {
 		r.rendered.keep(fd, attempt.Output, planned.Inputs(), spec)
@@ -129,10 +130,10 @@ func writeFailure(key rollout.OutputKey, err error) (string, error) {
 const strict = client.FieldValidation(metav1.FieldValidationStrict)
 
 // writeOutput creates the output or makes it what it has to be; it writes
-// nothing when it is that already.
-func (r *Reconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, spec []byte, existing outputs, notes map[string]string) error {
+// nothing when it is that already. again says that this process wrote this before.
+func (r *Reconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, spec []byte, existing outputs, notes map[string]string, again bool) error {
 	if cached := existing[key]; cached != nil {
-		return r.repairOutput(ctx, fd, key, cached, notes, spec)
+		return r.repairOutput(ctx, fd, key, cached, notes, spec, again)
 	}
 	object := istio.Kinds[key.Kind].New()
 	object.SetNamespace(fd.Namespace)
@@ -184,12 +185,15 @@ func (r *Reconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment,
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,
 // and keeps the labels and annotations of others.
-func (r *Reconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, cached istio.Output, notes map[string]string, spec []byte) error {
+func (r *Reconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, cached istio.Output, notes map[string]string, spec []byte, again bool) error {
 	object, hash := istio.Untrim(cached)
 	if changed := ownership.Claim(object, fd, notes); !changed && hash == istio.SpecHash(spec) {
 		return nil
 	}
 	change := changeOf(cached, notes)
+	if again {
+		change = opRepair // whatever is missing, something else took it
+	}
 	if change == opRepair {
 		if err := r.heldBack(ctx, fd, key); err != nil {
 			return err
@@ -201,7 +205,9 @@ func (r *Reconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeploym
 	case err == nil:
 		r.Written.keep(fd, key, cached.GetResourceVersion(), object, r.Clock.Now())
 		if change == opRepair {
-			r.repairs.extend(repairKey{client.ObjectKeyFromObject(fd), key}, repairWaits, r.Clock.Now())
+			id := repairKey{client.ObjectKeyFromObject(fd), key}
+			r.repairs.extend(id, repairWaits, r.Clock.Now())
+			r.overwriters.Delete(id)
 		}
 	case apierrors.IsNotFound(err):
 		err = outdated(key, errors.New("it was deleted"))

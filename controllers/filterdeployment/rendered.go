@@ -38,6 +38,14 @@ func (r *renderedSpecs) holds(fd *wasmev1.FilterDeployment, planned *rollout.Wor
 	return hash == known.hash && !ownership.Claim(object, fd, planned.Annotations())
 }
 
+// wrote reports whether the output of a workload was made what the plan says before.
+func (r *renderedSpecs) wrote(fd *wasmev1.FilterDeployment, planned *rollout.Workload) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, found := r.known[client.ObjectKeyFromObject(fd)][planned.Output]
+	return found && known.inputs == planned.Inputs()
+}
+
 // keep remembers the spec of an output that is as planned.
 func (r *renderedSpecs) keep(fd *wasmev1.FilterDeployment, key rollout.OutputKey, inputs rollout.Inputs, spec []byte) {
 	r.mu.Lock()

@@ -28,6 +28,9 @@ import (
 // So are ConfigMaps with a module or a configuration.
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
 
+// maxCertificates is the number of bytes of certificates that an image may bring.
+const maxCertificates = 64 << 10
+
 // Finder asks for modules on behalf of owners: FilterDeployments, or the
 // ControllerRevisions that name a module.
 type Finder struct {
@@ -109,6 +112,9 @@ func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filt
 			certificates, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.imagePullOptions.caCertificates", *options.CACertificates)
 			if err != nil {
 				return resolve.Result{}, err
+			}
+			if len(certificates) > maxCertificates {
+				return resolve.Result{}, configMapError(wasmev1.ReasonConfigMapInvalid, "spec.filter.imagePullOptions.caCertificates names a value of %d bytes: leave the certificates out that the registry does not need, at most %d bytes are read", len(certificates), maxCertificates)
 			}
 			request.CACertificates = string(certificates)
 		}

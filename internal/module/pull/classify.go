@@ -72,7 +72,7 @@ func networkCause(err error) string {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired: // or not valid yet
 		return "its certificate is not valid at this time: renew it, or correct the clock of the operator's node"
 	case untrusted(err):
-		return "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify"
+		return "its certificate is not trusted: give it one of a known authority, or reference its authority in spec.filter.imagePullOptions.caCertificates"
 	case errors.As(err, &dns):
 		return "its name cannot be resolved"
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -316,7 +316,7 @@ func TestInsecureSkipVerifyIsForOneImage(t *testing.T) {
 	moduletest.Must(t, err)
 	wantModule(t, m, image, wasm)
 	_, err = pullWith(t, p, Request{Image: ref})
-	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted: give it one of a known authority, or set spec.filter.imagePullOptions.insecureSkipVerify")
+	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted: give it one of a known authority, or reference its authority in spec.filter.imagePullOptions.caCertificates")
 }
 
 func TestAWrongClockIsNamedWithAnInjectedClock(t *testing.T) {
