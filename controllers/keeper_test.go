@@ -72,6 +72,32 @@ var _ = Describe("The module keeper", func() {
 		replica = startOperator(ctx, w.clock, GinkgoT().TempDir())
 	})
 
+	It("keeps the modules of older revisions only while there is room", func(ctx context.Context) {
+		another := strings.Repeat("0", 64)
+		share := int64(store.DefaultBytes / 2)
+		older := *fd.Status.Module.SizeBytes
+		edit(ctx, fd, image(w.push(ctx, "hello:v2", "goodbye")))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		newer := *fd.Status.Module.SizeBytes
+		both := []types.NamespacedName{key, {Namespace: w.namespace, Name: w.revisions(ctx, fd)[1].Name}}
+		for _, key = range both {
+			kept(ctx)
+			await(ctx)
+		}
+		needed := func(size int64) {
+			GinkgoHelper()
+			for _, key = range both {
+				kept(ctx)
+			}
+			Expect(replica.Store.CheckShare(w.namespace, another, share-size)).To(Succeed())
+			Expect(replica.Store.CheckShare(w.namespace, another, share-size+1)).NotTo(Succeed())
+		}
+		needed(newer)
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.RootID = "changed" })
+		needed(older + newer)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+	})
+
 	It("logs that a module is missing, and no key that is in its URL", func(ctx context.Context) {
 		content := wasmModule("behind a key")
 		sum := sha256.Sum256(content)

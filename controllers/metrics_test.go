@@ -25,6 +25,8 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 )
 
@@ -37,8 +39,22 @@ type inMemory struct {
 }
 
 func (m *inMemory) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
-	*into.(*wasmev1.FilterDeploymentList) = m.list
+	switch list := into.(type) {
+	case *wasmev1.FilterDeploymentList:
+		*list = m.list
+	case *istio.EnvoyFilterList:
+		list.Items = []*istio.EnvoyFilter{{ObjectMeta: metav1.ObjectMeta{Namespace: "bookinfo", Name: "details-v1-hello"}}}
+	}
 	return nil
+}
+
+// servedOutputs are the kinds of outputs, as after all of them were found.
+func servedOutputs() outputkinds.Kinds {
+	kinds := outputkinds.New(nil)
+	for _, kind := range kinds {
+		kind.Assume(outputkinds.Served)
+	}
+	return kinds
 }
 
 func isElected() <-chan struct{} {
@@ -66,7 +82,7 @@ func registered(t *testing.T) []prometheus.Collector {
 		t.Fatal(err)
 	}
 	reader := &inMemory{list: wasmev1.FilterDeploymentList{Items: []wasmev1.FilterDeployment{filled("bookinfo", "hello")}}}
-	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), modules, filterdeployment.NewStatusCollector(reader, isElected())}
+	return []prometheus.Collector{metrics.Registry.(prometheus.Collector), modules, filterdeployment.NewStatusCollector(reader, servedOutputs(), isElected())}
 }
 
 // described matches what a Desc says of itself, which has no accessors.
@@ -167,11 +183,11 @@ func BenchmarkStatusOf1000FilterDeployments(b *testing.B) {
 		reader.list.Items = append(reader.list.Items, filled(fmt.Sprintf("namespace-%d", i%50), fmt.Sprintf("filter-%d", i)))
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(filterdeployment.NewStatusCollector(reader, isElected()))
+	registry.MustRegister(filterdeployment.NewStatusCollector(reader, servedOutputs(), isElected()))
 	b.ReportAllocs()
 	for b.Loop() {
 		families, err := registry.Gather()
-		if err != nil || len(families) != 6 || len(families[0].GetMetric()) != 1000 {
+		if err != nil || len(families) != 7 || len(families[0].GetMetric()) != 1000 {
 			b.Fatal(len(families), err)
 		}
 	}
@@ -213,7 +229,7 @@ func gathered(gatherer prometheus.Gatherer, namespace string) map[string]float64
 var _ = Describe("The metrics of FilterDeployments", func() {
 	It("are what their status says, and go with them", func(ctx context.Context) {
 		w := newWorld(ctx)
-		status := filterdeployment.NewStatusCollector(w.Client, isElected())
+		status := filterdeployment.NewStatusCollector(w.Client, w.Outputs, isElected())
 		w.deployments(ctx, "a", "b")
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
 		w.catchUp(ctx, w.namespace)
@@ -228,6 +244,12 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 			"filterdeployment_suspended f": 0, "filterdeployment_workloads f": 2, "filterdeployment_workloads_programmed f": 2,
 			"filterdeployment_pods f": 0, "filterdeployment_pods_loaded f": 0,
 		}
+		var outputs istio.EnvoyFilterList
+		Expect(live.List(ctx, &outputs, client.InNamespace(w.namespace))).To(Succeed())
+		for _, output := range outputs.Items {
+			all["output_bytes EnvoyFilter"] += float64(len(output.Spec.Raw))
+		}
+		Expect(all["output_bytes EnvoyFilter"]).To(BeNumerically(">", 100))
 		Expect(series(status, w.namespace)).To(Equal(all))
 		edit(ctx, fd, image("No Image"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
@@ -237,16 +259,15 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 		all["filterdeployment_ready f True"], all["filterdeployment_ready f False"], all["filterdeployment_suspended f"] = 0, 1, 1
 		all["filterdeployment_workloads_programmed f"] = 0
 		Expect(series(status, w.namespace)).To(Equal(all))
-		Expect(series(filterdeployment.NewStatusCollector(w.Client, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
+		Expect(series(filterdeployment.NewStatusCollector(w.Client, w.Outputs, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
 		Expect(user.Delete(ctx, fd)).To(Succeed())
-		w.catchUp(ctx, w.namespace)
-		Expect(series(status, w.namespace)).To(BeEmpty())
+		Eventually(ctx, func() map[string]float64 { return series(status, w.namespace) }).WithTimeout(bound).Should(BeEmpty())
 	})
 
 	It("are none when there is no cache, and take no others with them", func(ctx context.Context) {
 		w := newWorld(ctx)
 		w.stop()
-		Expect(series(filterdeployment.NewStatusCollector(unreadable{w.Client}, isElected()), "")).To(BeEmpty())
+		Expect(series(filterdeployment.NewStatusCollector(unreadable{w.Client}, w.Outputs, isElected()), "")).To(BeEmpty())
 	})
 })
 

@@ -130,11 +130,11 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	o.Reconciler = &filterdeployment.Reconciler{
 		Client:          cached,
 		Reader:          reader,
-		Finder:          source.Finder{Reader: reader, Modules: resolver(o.woken)},
+		Finder:          source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.woken)},
 		Store:           modules,
 		Peers:           alone,
 		Written:         written,
-		Outputs:         outputkinds.New(nil),
+		Outputs:         servedOutputs(),
 		Gateways:        outputkinds.NewGateways(nil),
 		WatchNamespaces: flags.watchNamespaces,
 		Recorder:        recorder,
@@ -142,11 +142,8 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		RecheckInterval: pollInterval,
 		Clock:           clock,
 	}
-	for _, kind := range o.Outputs {
-		kind.Assume(outputkinds.Served)
-	}
 	o.Gateways.Assume(outputkinds.Served)
-	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
+	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
 	return o
 }
 

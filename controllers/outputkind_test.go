@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
 	"k8s.io/utils/clock"
@@ -25,15 +24,10 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
-	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
 	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
-	"github.com/wasme-io/wasme-operator/controllers/source"
-	"github.com/wasme-io/wasme-operator/controllers/waker"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
-	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
-	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
@@ -42,8 +36,8 @@ import (
 // with backoff, a minute at the longest.
 const patience = 90 * time.Second
 
-// startManager runs both controllers as cmd/manager does, with a resolver by
-// the wall clock. Its requests to the API server go through the wrappers.
+// startManager runs both controllers in a manager. Its requests to the API server go
+// through the wrappers.
 func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeployment.Reconciler {
 	GinkgoHelper()
 	config := rest.CopyConfig(operatorConfig)
@@ -59,31 +53,18 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 		Controller:     ctrlconfig.Controller{SkipNameValidation: new(true)},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	kinds, err := discovery.NewDiscoveryClientForConfig(operatorConfig)
-	Expect(err).NotTo(HaveOccurred())
 	modules, err := store.Open(folder, store.DefaultBytes, clock.RealClock{})
 	Expect(err).NotTo(HaveOccurred())
-	puller := pull.NewClient(pull.Options{Limits: module.DefaultLimits})
-	resolver := func(wakes *waker.Waker) *resolve.Resolver {
-		resolver := resolve.New(modules, puller, resolve.Options{PollInterval: pollInterval, Workers: resolve.DefaultWorkers, Wake: wakes.Wake, Clock: clock.RealClock{}})
-		Expect(manager.Add(resolver)).To(Succeed())
-		return resolver
-	}
-	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
 	running, stop := context.WithCancel(context.Background())
-	alone, err := peers.New(running, nil, modules, filterDeployments.Wake)
-	Expect(err).NotTo(HaveOccurred())
-	reconciler := &filterdeployment.Reconciler{
+	added, err := Add(running, manager, Options{
+		Store:   modules,
 		Written: written,
-		Client:  manager.GetClient(), Reader: manager.GetAPIReader(),
-		Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(filterDeployments)}, Store: modules, Peers: alone, Outputs: outputkinds.New(kinds), Gateways: outputkinds.NewGateways(kinds),
-		Recorder:        manager.GetEventRecorder("wasme-operator"),
-		RecheckInterval: time.Hour,
-		Clock:           clock.RealClock{},
-	}
-	Expect(reconciler.SetupWithManager(manager, filterDeployments, 4)).To(Succeed())
-	keeper := &modulekeeper.Reconciler{Client: manager.GetClient(), Finder: source.Finder{Reader: manager.GetAPIReader(), Modules: resolver(revisions)}, Store: modules, Peers: alone, RecheckInterval: time.Hour}
-	Expect(keeper.SetupWithManager(manager, revisions)).To(Succeed())
+		Pull:    pull.Options{Limits: module.DefaultLimits},
+		// Nothing that a spec waits for comes from looking again.
+		PollInterval: time.Hour,
+		Workers:      4,
+	})
+	Expect(err).NotTo(HaveOccurred())
 
 	ended := make(chan error, 1)
 	go func() { ended <- manager.Start(running) }()
@@ -91,7 +72,7 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 		stop()
 		Eventually(ctx, ended).WithTimeout(patience).Should(Receive(BeNil()))
 	})
-	return reconciler
+	return added.FilterDeployments
 }
 
 var _ = Describe("The manager", Serial, Ordered, func() {

@@ -341,49 +341,6 @@ type EnvVarSource struct {
 // HostVariable is the proxy's own environment variable of the same name. It has no fields yet.
 type HostVariable struct{}
 
-// ImagePullOptions says how the operator reaches an image.
-//
-// +kubebuilder:validation:XValidation:rule="!has(self.pullSecret) || size(self.pullSecret) == 0 || !has(self.pullSecrets) || size(self.pullSecrets) == 0",message="pullSecret and pullSecrets exclude each other: put the name into pullSecrets",fieldPath=".pullSecrets"
-type ImagePullOptions struct {
-	// pullSecret is the name of a Secret in the same namespace: one of type
-	// kubernetes.io/dockerconfigjson, or one with the keys `username` and `password`
-	// and the annotation `wasme.io/registry: <host>`, which says what registry it is for.
-	// +optional
-	// +kubebuilder:validation:MaxLength=253
-	PullSecret string `json:"pullSecret,omitempty"`
-
-	// pullSecrets are such Secrets, of which the first is used that has a credential for
-	// the image's registry. With distribution Registry there can be one.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=16
-	PullSecrets []SecretReference `json:"pullSecrets,omitempty"`
-
-	// caCertificates is a key of a ConfigMap in the same namespace, with certificates in
-	// PEM of authorities that the operator trusts for this image's registry, too. At most
-	// 64 KiB. With distribution Registry, proxies must trust them by other means.
-	// +optional
-	CACertificates *ConfigMapKey `json:"caCertificates,omitempty"`
-
-	// insecureSkipVerify accepts any certificate from this image's registry.
-	// +optional
-	InsecureSkipVerify bool `json:"insecureSkipVerify,omitempty"`
-
-	// plainHttp allows plain HTTP to this image's registry.
-	// +optional
-	PlainHTTP bool `json:"plainHttp,omitempty"`
-}
-
-// SecretReference references a Secret in the same namespace.
-type SecretReference struct {
-	// name of the Secret.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
-}
-
 // DeploymentSpec selects the workloads that run a filter.
 type DeploymentSpec struct {
 	// istio selects workloads of an Istio mesh, in the namespace of the FilterDeployment.

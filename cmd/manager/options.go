@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -13,10 +14,14 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
+	"github.com/wasme-io/wasme-operator/controllers"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
 // options are the flags of the manager.
@@ -95,6 +100,30 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
 	flags.Int64Var(&opts.limits.ModuleBytes, "max-module-bytes", opts.limits.ModuleBytes, "largest module")
 	flags.IntVar(&opts.limits.ArchiveEntries, "max-archive-entries", opts.limits.ArchiveEntries, "largest number of files in an image's layers")
+}
+
+// controllers returns what the controllers are told of the flags.
+func (o options) controllers(modules *store.Store, written *filterdeployment.Written) controllers.Options {
+	return controllers.Options{
+		Store:   modules,
+		Written: written,
+		Pull: pull.Options{
+			DeniedNetworks:    o.deniedNetworks,
+			AllowedRegistries: o.allowedRegistries,
+			Proxy:             http.ProxyFromEnvironment,
+			Limits:            o.limits,
+		},
+		PollInterval:         o.pollInterval,
+		Peers:                o.peers,
+		AllowedSources:       source.Sources(o.allowedSources),
+		LegacyPullSecrets:    o.legacyPullSecrets,
+		Mesh:                 render.Mesh{ClusterID: o.clusterID, RootNamespace: o.rootNamespace, ModuleServerURL: o.moduleServerURL},
+		AllowRootNamespace:   o.allowRootNamespace,
+		WatchNamespaces:      o.watchNamespaces,
+		VerifyPods:           o.verifyPods,
+		UnverifiedNamespaces: o.unverifiedNamespaces,
+		Workers:              o.workers,
+	}
 }
 
 func (o options) validate() error {

@@ -10,10 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/client-go/discovery"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -28,19 +25,12 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
-	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
-	"github.com/wasme-io/wasme-operator/controllers/source"
-	"github.com/wasme-io/wasme-operator/controllers/waker"
-	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/istio"
-	"github.com/wasme-io/wasme-operator/internal/module/pull"
-	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
-	"github.com/wasme-io/wasme-operator/internal/peers"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/serve"
 )
 
@@ -50,10 +40,6 @@ const copyTime = time.Minute
 // syncTimeout is how long a cache may take: as long as the API server is away.
 // The module server goes on meanwhile, and /readyz tells.
 const syncTimeout = 24 * time.Hour
-
-// recheckInterval is the longest time between two looks at a FilterDeployment:
-// its pull Secret is not watched.
-const recheckInterval = 5 * time.Minute
 
 // The lease: one that its holder does not give up, because it crashed, is taken
 // over within 12 s and two attempts, and a holder gives up what it cannot renew
@@ -84,15 +70,6 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
-	server, err := serve.New(opts.moduleServerAddress, modules, func(sha256 string) {
-		if holder, held := modules.Holder(sha256); held {
-			revisions.Wake(holder)
-		}
-	})
-	if err != nil {
-		return err
-	}
 	written := &filterdeployment.Written{}
 	manager, err := newManager(config, opts, written)
 	if err != nil {
@@ -101,7 +78,24 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	if err := addControllers(ctx, manager, config, opts, modules, written, filterDeployments, revisions); err != nil {
+	added, err := controllers.Add(ctx, manager, opts.controllers(modules, written))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), added.ModuleKeeper)),
+		metrics.Registry.Register(modules),
+		metrics.Registry.Register(filterdeployment.NewStatusCollector(manager.GetClient(), added.FilterDeployments.Outputs, manager.Elected())),
+	)
+	if err != nil {
+		return err
+	}
+	server, err := serve.New(opts.moduleServerAddress, modules, func(sha256 string) {
+		if holder, held := modules.Holder(sha256); held {
+			added.WakeKeeper(holder)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	group.Go(func() error { return server.Start(ctx) })
@@ -142,78 +136,6 @@ func newManager(config *rest.Config, opts options, written *filterdeployment.Wri
 		return nil, fmt.Errorf("setting up the manager: %w", err)
 	}
 	return manager, manager.AddHealthzCheck("ping", healthz.Ping)
-}
-
-// addControllers gives each controller a resolver of its own, which wakes it.
-// Both pull through one puller into one store.
-func addControllers(ctx context.Context, manager ctrl.Manager, config *rest.Config, opts options, modules *store.Store, written *filterdeployment.Written, filterDeployments, revisions *waker.Waker) error {
-	kinds, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		return fmt.Errorf("setting up discovery: %w", err)
-	}
-	puller := pull.NewClient(pull.Options{
-		DeniedNetworks:    opts.deniedNetworks,
-		AllowedRegistries: opts.allowedRegistries,
-		Proxy:             http.ProxyFromEnvironment,
-		Limits:            opts.limits,
-	})
-	replicas, err := peers.New(ctx, opts.peers, modules, filterDeployments.Wake)
-	if err != nil {
-		return fmt.Errorf("setting up the peers (--peers): %w", err)
-	}
-	finder := func(wakes *waker.Waker) source.Finder {
-		return source.Finder{Reader: manager.GetAPIReader(), Modules: newResolver(modules, puller, opts, wakes), Allowed: source.Sources(opts.allowedSources), LegacyPullSecrets: opts.legacyPullSecrets}
-	}
-	reconciler := &filterdeployment.Reconciler{
-		Client:               manager.GetClient(),
-		Reader:               manager.GetAPIReader(),
-		Finder:               finder(filterDeployments),
-		Store:                modules,
-		Peers:                replicas,
-		Written:              written,
-		Outputs:              outputkinds.New(kinds),
-		Gateways:             outputkinds.NewGateways(kinds),
-		Recorder:             manager.GetEventRecorder("wasme-operator"),
-		Mesh:                 render.Mesh{ClusterID: opts.clusterID, RootNamespace: opts.rootNamespace, ModuleServerURL: opts.moduleServerURL},
-		AllowRootNamespace:   opts.allowRootNamespace,
-		WatchNamespaces:      opts.watchNamespaces,
-		UnverifiedNamespaces: sets.New(opts.unverifiedNamespaces...),
-		RecheckInterval:      min(opts.pollInterval, recheckInterval),
-		Clock:                clock.RealClock{},
-	}
-	if opts.verifyPods {
-		reconciler.Prober = dataplane.New(func(name types.NamespacedName) {
-			filterDeployments.WakeAfter(name, reconciler.PodDelay(name))
-		})
-		if err := manager.Add(reconciler.Prober); err != nil {
-			return fmt.Errorf("adding the prober: %w", err)
-		}
-	}
-	keeper := &modulekeeper.Reconciler{
-		Client:          manager.GetClient(),
-		Finder:          finder(revisions),
-		Store:           modules,
-		Peers:           replicas,
-		RecheckInterval: min(opts.pollInterval, recheckInterval),
-	}
-	return errors.Join(
-		manager.AddReadyzCheck("modules", readiness(manager.GetCache(), keeper)),
-		manager.Add(reconciler.Finder.Modules),
-		manager.Add(keeper.Finder.Modules),
-		metrics.Registry.Register(modules),
-		metrics.Registry.Register(filterdeployment.NewStatusCollector(manager.GetClient(), manager.Elected())),
-		reconciler.SetupWithManager(manager, filterDeployments, opts.workers),
-		keeper.SetupWithManager(manager, revisions),
-	)
-}
-
-func newResolver(modules *store.Store, puller *pull.Client, opts options, wakes *waker.Waker) *resolve.Resolver {
-	return resolve.New(modules, puller, resolve.Options{
-		PollInterval: opts.pollInterval,
-		Workers:      resolve.DefaultWorkers,
-		Wake:         wakes.Wake,
-		Clock:        clock.RealClock{},
-	})
 }
 
 // readiness is that of a replica: its caches are complete, so that it knows

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
@@ -20,16 +22,18 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // CacheOptions keep the cache small: workloads keep their identity and labels,
-// outputs their metadata and a hash of their spec. Reading a kind that is not
+// outputs their metadata and a hash of their spec, FilterDeployments and revisions small
+// configurations only. Reading a kind that is not
 // watched fails instead of starting a watch. No namespaces means all.
 //
 // What holds for outputs are the defaults: a kind that is named here must be
 // served when the operator starts, and those of outputs may come later. The written
-// outputs are told of what comes in.
+// objects are told of what comes in.
 //
 // Of FilterDeployments, and of what was made for them, the cache has those of the class
 // only, so the operator knows of no others.
@@ -43,11 +47,14 @@ func CacheOptions(namespaces []string, class string, written *Written) cache.Opt
 			return istio.Trim(item)
 		},
 		ByObject: map[client.Object]cache.ByObject{
-			&wasmev1.FilterDeployment{}:  {Label: classSelector(class), Transform: cache.TransformStripManagedFields()},
-			&corev1.Pod{}:                {Label: labels.Everything(), Transform: workload.TrimPod},
-			&corev1.Service{}:            {Label: labels.Everything(), Transform: workload.TrimReference},
-			workload.NewGateway():        {Label: labels.Everything(), Transform: workload.TrimReference},
-			&appsv1.ControllerRevision{}: {Transform: cache.TransformStripManagedFields()},
+			&wasmev1.FilterDeployment{}: {Label: classSelector(class), Transform: trimFilterDeployment},
+			&corev1.Pod{}:               {Label: labels.Everything(), Transform: workload.TrimPod},
+			&corev1.Service{}:           {Label: labels.Everything(), Transform: workload.TrimReference},
+			workload.NewGateway():       {Label: labels.Everything(), Transform: workload.TrimReference},
+			&appsv1.ControllerRevision{}: {Transform: func(item any) (any, error) {
+				written.Seen(item)
+				return revision.Trim(item)
+			}},
 		},
 	}
 	for _, kind := range workload.Kinds {
@@ -60,6 +67,20 @@ func CacheOptions(namespaces []string, class string, written *Written) cache.Opt
 		options.DefaultNamespaces[namespace] = cache.Config{}
 	}
 	return options
+}
+
+// trimFilterDeployment leaves out a large configuration, which a pass reads then.
+func trimFilterDeployment(item any) (any, error) {
+	fd, ok := item.(*wasmev1.FilterDeployment)
+	if !ok {
+		return item, nil
+	}
+	fd.SetManagedFields(nil)
+	if config := fd.Spec.Filter.Config; config != nil && len(config.Raw) > revision.MaxCachedConfiguration {
+		metav1.SetMetaDataAnnotation(&fd.ObjectMeta, revision.CutAnnotation, strconv.Itoa(len(config.Raw)))
+		fd.Spec.Filter.Config = nil
+	}
+	return fd, nil
 }
 
 func classSelector(class string) labels.Selector {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -100,10 +99,7 @@ func (o outputs) controlPlaneVerdict(labelled []rollout.OutputKey) condition.Ver
 
 // statusMemory remembers the FilterDeployments whose status is this operator's,
 // as far as this process has written or seen it.
-type statusMemory struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]knownStatus
-}
+type statusMemory struct{ memory[knownStatus] }
 
 type knownStatus struct {
 	uid types.UID
@@ -116,10 +112,8 @@ type knownStatus struct {
 // one was repaired last. In a cache that is behind, a new status looks like one
 // that is gone; writing it again is refused then.
 func (s *statusMemory) look(fd *wasmev1.FilterDeployment) (overwritten bool, repaired time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	known, found := s.known[client.ObjectKeyFromObject(fd)]
-	if !found || known.uid != fd.UID {
+	known := s.of(client.ObjectKeyFromObject(fd))
+	if known.uid == "" || known.uid != fd.UID {
 		return false, time.Time{}
 	}
 	return !hasStatus(fd), known.repaired
@@ -127,27 +121,15 @@ func (s *statusMemory) look(fd *wasmev1.FilterDeployment) (overwritten bool, rep
 
 // keep remembers that the status is this operator's now.
 func (s *statusMemory) keep(fd *wasmev1.FilterDeployment, repaired bool, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.known == nil {
-		s.known = map[types.NamespacedName]knownStatus{}
-	}
-	key := client.ObjectKeyFromObject(fd)
-	known := s.known[key]
+	name := client.ObjectKeyFromObject(fd)
+	known := s.of(name)
 	if known.uid != fd.UID {
 		known = knownStatus{uid: fd.UID}
 	}
 	if repaired {
 		known.repaired = now
 	}
-	s.known[key] = known
-}
-
-// forget drops what is remembered of a FilterDeployment that is gone.
-func (s *statusMemory) forget(name types.NamespacedName) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.known, name)
+	s.memory.keep(name, known)
 }
 
 // hasStatus reports whether a FilterDeployment has a status of this operator.

@@ -1,10 +1,12 @@
 package filterdeployment
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,7 +68,7 @@ func TestControllerWakesForTheAnnotationThatTurnsVerificationOff(t *testing.T) {
 
 func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 	scheme := runtime.NewScheme()
-	if err := wasmev1.AddToScheme(scheme); err != nil {
+	if err := errors.Join(wasmev1.AddToScheme(scheme), appsv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	named := func(name string) *wasmev1.FilterDeployment {

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,7 +67,7 @@ type Reconciler struct {
 	Prober *dataplane.Prober
 	// UnverifiedNamespaces are those whose pods cannot be reached.
 	UnverifiedNamespaces sets.Set[string]
-	// Written are the outputs that the cache does not show yet.
+	// Written are the outputs and revisions that the cache does not show yet.
 	Written *Written
 	// Outputs are the kinds of outputs that the API server serves.
 	Outputs outputkinds.Kinds
@@ -92,23 +91,25 @@ type Reconciler struct {
 	rendered renderedSpecs
 	paces    paces
 	applied  appliedMemory
+	// handedOver is since when another installation looks after a FilterDeployment.
+	handedOver memory[time.Time]
 	// conflicts are the waits after writes that were based on a cache that is behind.
 	conflicts backoffs[types.NamespacedName]
 	repairs   backoffs[repairKey]
-	// overwriters are those who changed an output again, by its repairKey, until it is
-	// repaired the next time.
-	overwriters sync.Map
+	// overwriters are those who changed an output again, until it is repaired the next time.
+	overwriters outputMemory[string]
 	// refusals are what the API server refused, and refusalWaits until when that waits.
-	refusals     refusalMemory
+	refusals     memory[*refusal]
 	refusalWaits backoffs[types.NamespacedName]
 }
 
-// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=list;watch
+// One with a large configuration is read by name: the cache has it without that.
+// +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments,verbs=get;list;watch
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/status,verbs=patch
 // blockOwnerDeletion in the owner references of outputs asks for this one:
 // +kubebuilder:rbac:groups=wasme.io,resources=filterdeployments/finalizers,verbs=update
-// Each transition is an event of its own; none is a repetition to be counted.
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create
+// An event that is repeated within minutes is counted by a patch.
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // Replicas share a lease in the operator's own namespace, and record who leads:
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=get;create;update,namespace=wasme-system
 // +kubebuilder:rbac:groups="",resources=events,verbs=create,namespace=wasme-system
@@ -118,10 +119,14 @@ type Reconciler struct {
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var fd wasmev1.FilterDeployment
 	err := r.Client.Get(ctx, request.NamespacedName, &fd)
+	if err == nil && revision.IsCut(fd.Annotations) {
+		fd = wasmev1.FilterDeployment{}
+		err = r.Reader.Get(ctx, request.NamespacedName, &fd)
+	}
 	if apierrors.IsNotFound(err) || err == nil && !fd.DeletionTimestamp.IsZero() {
 		r.rest(request.NamespacedName)
 		r.applied.forget(request.NamespacedName)
-		return ctrl.Result{}, nil
+		return r.handOver(ctx, request.NamespacedName)
 	}
 	if err != nil {
 		return ctrl.Result{}, err
@@ -163,12 +168,7 @@ func (r *Reconciler) rest(name types.NamespacedName) {
 	r.paces.forget(name)
 	r.conflicts.end(name)
 	r.repairs.endAll(func(key repairKey) bool { return key.name == name })
-	r.overwriters.Range(func(key, _ any) bool {
-		if key.(repairKey).name == name {
-			r.overwriters.Delete(key)
-		}
-		return true
-	})
+	r.overwriters.forget(name)
 	r.forgetRefusals(name)
 	if r.Prober != nil {
 		r.Prober.Expect(name, nil)

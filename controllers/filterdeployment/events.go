@@ -1,8 +1,6 @@
 package filterdeployment
 
 import (
-	"sync"
-
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -100,10 +98,7 @@ func (r *Reconciler) recordWorkloads(fd *wasmev1.FilterDeployment, reported *rep
 
 // reportedMemory remembers what events reported of the workloads of each
 // FilterDeployment.
-type reportedMemory struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]*reportedWorkloads
-}
+type reportedMemory struct{ memory[*reportedWorkloads] }
 
 // reportedWorkloads are those of one FilterDeployment, which one pass at a time uses.
 type reportedWorkloads struct {
@@ -116,24 +111,13 @@ type reportedWorkloads struct {
 // of returns what was reported of a FilterDeployment: what its status says, the
 // first time that it is seen.
 func (m *reportedMemory) of(fd *wasmev1.FilterDeployment) *reportedWorkloads {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	key := client.ObjectKeyFromObject(fd)
-	if known := m.known[key]; known != nil && known.uid == fd.UID {
-		return known
+	name := client.ObjectKeyFromObject(fd)
+	known := m.memory.of(name)
+	if known == nil || known.uid != fd.UID {
+		known = &reportedWorkloads{Reported: rollout.ReportedBy(&fd.Status), uid: fd.UID}
+		m.keep(name, known)
 	}
-	if m.known == nil {
-		m.known = map[types.NamespacedName]*reportedWorkloads{}
-	}
-	m.known[key] = &reportedWorkloads{Reported: rollout.ReportedBy(&fd.Status), uid: fd.UID}
-	return m.known[key]
-}
-
-// forget drops what is remembered of a FilterDeployment.
-func (m *reportedMemory) forget(name types.NamespacedName) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.known, name)
+	return known
 }
 
 // allow bounds the events of one FilterDeployment.

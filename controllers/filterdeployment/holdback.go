@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,15 +41,14 @@ type repairKey struct {
 
 // heldBack returns errOverwritten, and who it is, when an output was repaired too short
 // a time ago to be repaired again.
-func (r *Reconciler) heldBack(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey) error {
-	id := repairKey{client.ObjectKeyFromObject(fd), key}
-	if r.repairs.left(id, r.Clock.Now()) == 0 {
+func (r *Reconciler) heldBack(ctx context.Context, name types.NamespacedName, key rollout.OutputKey) error {
+	if r.repairs.left(repairKey{name, key}, r.Clock.Now()) == 0 {
 		return nil
 	}
-	by, known := r.overwriters.Load(id)
+	by, known := r.overwriters.of(name, key)
 	if !known {
-		by = r.lastWriter(ctx, fd.Namespace, key)
-		r.overwriters.Store(id, by)
+		by = r.lastWriter(ctx, name.Namespace, key)
+		r.overwriters.update(name, key, func(string) string { return by })
 	}
 	return fmt.Errorf("%w%s: stop that; another installation of this operator needs another --class", errOverwritten, by)
 }
@@ -78,37 +77,21 @@ func (r *Reconciler) lastWriter(ctx context.Context, namespace string, key rollo
 type refusal struct {
 	// what was refused: the revision and the kind of its outputs.
 	what string
-	// workloads are the errors by the workloads' keys, and all says that no output of
-	// the FilterDeployment was accepted.
+	// workloads are the errors by the workloads' keys.
 	workloads map[string]error
-	all       bool
+	// probe is the key of the workload whose output was tried last, for all of them.
+	probe string
 }
 
-// refusalMemory has the refusals of each FilterDeployment.
-type refusalMemory struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]*refusal
-}
-
-func (m *refusalMemory) of(name types.NamespacedName) *refusal {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.known[name]
-}
-
-func (m *refusalMemory) keep(name types.NamespacedName, found *refusal) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.known == nil {
-		m.known = map[types.NamespacedName]*refusal{}
+// choose sets the probe: of these workloads, the one after the last, in the order of their
+// keys.
+func (f *refusal) choose(keys []string) {
+	slices.Sort(keys)
+	place, found := slices.BinarySearch(keys, f.probe)
+	if found {
+		place++
 	}
-	m.known[name] = found
-}
-
-func (m *refusalMemory) forget(name types.NamespacedName) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.known, name)
+	f.probe = keys[place%len(keys)]
 }
 
 // whatIsWritten identifies what the outputs are to hold.
@@ -120,23 +103,33 @@ func whatIsWritten(plan *rollout.Plan) string {
 }
 
 // holdRefused notes in the state which of the workloads at these places are held back,
-// because the API server refused their outputs, and returns the others. When it refused
-// all, one of them is tried after the wait; else all of them are.
+// because the API server refused their outputs, and returns the others. After the wait,
+// one of them is tried: when it is accepted, so are the others at once.
 func (r *Reconciler) holdRefused(state *rollout.State, plan *rollout.Plan, places []int) []int {
 	known := r.refusals.of(state.Owner)
 	if known == nil || known.what != whatIsWritten(plan) {
 		return places
 	}
-	waiting := r.refusalWaits.left(state.Owner, state.Now) > 0
-	var try []int
+	var try, held []int
+	var keys []string
 	for _, place := range places {
+		if key := plan.Workloads[place].Key(); known.workloads[key] != nil {
+			held, keys = append(held, place), append(keys, key)
+		} else {
+			try = append(try, place)
+		}
+	}
+	probing := len(held) > 0 && r.refusalWaits.left(state.Owner, state.Now) == 0
+	if probing {
+		known.choose(keys)
+	}
+	for _, place := range held {
 		w := &plan.Workloads[place]
-		err, refused := known.workloads[w.Key()]
-		if refused && (waiting || known.all && len(try) > 0) {
-			state.Targets[place].Attempt = &rollout.Attempt{Output: w.Output, Fetch: w.Fetch, Reason: wasmev1.ReasonOutputRefused, Err: err}
+		if probing && w.Key() == known.probe {
+			try = append(try, place)
 			continue
 		}
-		try = append(try, place)
+		state.Targets[place].Attempt = &rollout.Attempt{Output: w.Output, Fetch: w.Fetch, Reason: wasmev1.ReasonOutputRefused, Err: known.workloads[w.Key()]}
 	}
 	return try
 }
@@ -144,23 +137,28 @@ func (r *Reconciler) holdRefused(state *rollout.State, plan *rollout.Plan, place
 // noteRefusals remembers what the API server refused. refused says that it refused
 // something in this pass, and not only before.
 func (r *Reconciler) noteRefusals(state *rollout.State, plan *rollout.Plan, refused bool) {
-	found := &refusal{what: whatIsWritten(plan), workloads: map[string]error{}, all: true}
-	for i := range plan.Workloads {
-		w := &plan.Workloads[i]
-		if w.Phase == rollout.Failed && w.Reason == wasmev1.ReasonOutputRefused {
-			found.workloads[w.Key()] = w.Err
-		}
-		found.all = found.all && w.Phase != rollout.Programmed
-	}
+	found := &refusal{what: whatIsWritten(plan), workloads: map[string]error{}}
 	known := r.refusals.of(state.Owner)
 	another := known != nil && known.what != found.what
-	accepted := known != nil && !another && known.all && !found.all
+	accepted := false
+	for i := range plan.Workloads {
+		w := &plan.Workloads[i]
+		refusedBefore := known != nil && known.workloads[w.Key()] != nil
+		switch {
+		case w.Phase == rollout.Failed && w.Reason == wasmev1.ReasonOutputRefused:
+			found.workloads[w.Key()] = w.Err
+		case w.Phase == rollout.Programmed && refusedBefore && !another:
+			accepted = true
+		}
+	}
 	switch {
 	case len(found.workloads) == 0, accepted: // then the others are tried at once
 		r.forgetRefusals(state.Owner)
 	case refused:
 		if another {
 			r.refusalWaits.end(state.Owner)
+		} else if known != nil {
+			found.probe = known.probe
 		}
 		r.refusals.keep(state.Owner, found)
 		r.refusalWaits.extend(state.Owner, refusalWaits, state.Now)

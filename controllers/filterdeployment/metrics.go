@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
@@ -85,6 +86,7 @@ var (
 	fdProgrammed  = prometheus.NewDesc("wasme_filterdeployment_workloads_programmed", "Workloads whose output is as the spec asks.", statusLabels, nil)
 	fdPods        = prometheus.NewDesc("wasme_filterdeployment_pods", "Pods that are to run the filter: Ready, with a sidecar; 0 when they are not asked.", statusLabels, nil)
 	fdPodsLoaded  = prometheus.NewDesc("wasme_filterdeployment_pods_loaded", "Pods among them whose proxies run the revision.", statusLabels, nil)
+	outputBytes   = prometheus.NewDesc("wasme_output_bytes", "Bytes of the specs of the outputs, by their namespace and kind.", []string{"namespace", "kind"}, nil)
 	readyStatuses = []metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown}
 )
 
@@ -95,19 +97,20 @@ const collectTimeout = 5 * time.Second
 // asked; nothing is kept, so nothing is left of one that is deleted.
 type statusCollector struct {
 	reader  client.Reader
+	outputs outputkinds.Kinds
 	elected <-chan struct{}
 }
 
-// NewStatusCollector returns the metrics of all FilterDeployments that reader
+// NewStatusCollector returns the metrics of all FilterDeployments and outputs that reader
 // has, a cache. Only the leader gives them, from when elected is closed: each is
 // there once, and an old leader does not go on with what it saw last.
-func NewStatusCollector(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
-	return &statusCollector{reader: reader, elected: elected}
+func NewStatusCollector(reader client.Reader, outputs outputkinds.Kinds, elected <-chan struct{}) prometheus.Collector {
+	return &statusCollector{reader: reader, outputs: outputs, elected: elected}
 }
 
 // Describe implements prometheus.Collector.
 func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded} {
+	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded, outputBytes} {
 		ch <- desc
 	}
 }
@@ -129,6 +132,25 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for i := range list.Items {
 		collectStatus(ch, &list.Items[i])
+	}
+	c.collectBytes(ctx, ch)
+}
+
+func (c *statusCollector) collectBytes(ctx context.Context, ch chan<- prometheus.Metric) {
+	type place struct {
+		namespace string
+		kind      wasmev1.Output
+	}
+	sums := map[place]int{}
+	err := c.outputs.Each(ctx, c.reader, "", nil, func(kind wasmev1.Output, output istio.Output) {
+		sums[place{output.GetNamespace(), kind}] += istio.SpecBytes(output)
+	})
+	if err != nil {
+		log.Log.Error(err, "Listing outputs for their metrics")
+		return
+	}
+	for at, sum := range sums {
+		ch <- prometheus.MustNewConstMetric(outputBytes, prometheus.GaugeValue, float64(sum), at.namespace, string(at.kind))
 	}
 }
 

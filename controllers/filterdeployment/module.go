@@ -34,6 +34,9 @@ func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeploy
 		if workload.IstioSpec(fd).Distribution == wasmev1.DistributionRegistry && result.Module.AgentRefuses != "" {
 			return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, fmt.Errorf("spec.deployment.istio.distribution is Registry, but proxies do not accept this image, because %s: use Served", result.Module.AgentRefuses))
 		}
+		if err := r.Store.CheckShare(fd.Namespace, result.Module.SHA256, result.Module.SizeBytes); err != nil {
+			return nil, moduleVerdict(err)
+		}
 		return asked(fd, filter, moduleStatus(*result.Module))
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {

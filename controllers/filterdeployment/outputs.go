@@ -4,18 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
@@ -54,40 +52,33 @@ func (o outputs) describe() rollout.Outputs {
 // kinds: a FilterDeployment may have asked for another one before.
 func (r *Reconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployment) (outputs, error) {
 	existing := outputs{}
-	for name, kind := range istio.Kinds {
-		if r.Outputs.State(name) != outputkinds.Served {
-			continue
+	err := r.Outputs.Each(ctx, r.Client, fd.Namespace, ownership.Labels(fd), func(kind wasmev1.Output, object istio.Output) {
+		if ownership.MayTake(object, fd) {
+			existing[rollout.OutputKey{Kind: kind, Name: object.GetName()}] = object
 		}
-		list := kind.NewList()
-		if err := r.Client.List(ctx, list, client.InNamespace(fd.Namespace), client.MatchingLabels(ownership.Labels(fd)), client.UnsafeDisableDeepCopy); err != nil {
-			return nil, fmt.Errorf("listing the outputs: %w", err)
-		}
-		err := apimeta.EachListItem(list, func(item runtime.Object) error {
-			if object := item.(istio.Output); ownership.MayTake(object, fd) {
-				existing[rollout.OutputKey{Kind: name, Name: object.GetName()}] = object
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("listing the outputs: %w", err)
-		}
-	}
-	return existing, nil
+	})
+	return existing, err
 }
 
 // writeOutputs makes the outputs of the workloads at these places what the plan
 // says, and records what came of it in the state.
 func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, plan *rollout.Plan, places []int, existing outputs) {
+	complete := sync.OnceValue(func() error { return r.complete(ctx, plan.InForce) })
 	workqueue.ParallelizeUntil(ctx, writers, len(places), func(i int) {
 		place := places[i]
-		state.Targets[place].Attempt = r.writePlanned(ctx, fd, &plan.Workloads[place], existing)
+		state.Targets[place].Attempt = r.writePlanned(ctx, fd, &plan.Workloads[place], existing, complete)
 	})
 }
 
-// writePlanned makes one output what the plan says.
-func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs) *rollout.Attempt {
+// writePlanned makes one output what the plan says. Before it renders, it completes the
+// revision in force.
+func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs, complete func() error) *rollout.Attempt {
 	attempt := &rollout.Attempt{Output: planned.Output, Fetch: planned.Fetch}
 	if cached := existing[planned.Output]; cached != nil && r.rendered.holds(fd, planned, cached) {
+		return attempt
+	}
+	if err := complete(); err != nil {
+		attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
 		return attempt
 	}
 	spec, err := planned.Spec(r.Mesh)
@@ -95,11 +86,11 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 		attempt.Reason, attempt.Err = wasmev1.ReasonWorkloadUnsupported, err
 		return attempt
 	}
-	again := r.rendered.wrote(fd, planned)
-	err = r.writeOutput(ctx, fd, attempt.Output, spec, existing, planned.Annotations(), again)
+	want := wanted{fd: fd, key: planned.Output, annotations: planned.Annotations(), spec: spec, again: r.rendered.wrote(fd, planned)}
+	err = r.writeOutput(ctx, want, existing)
 	if fallback, exists := planned.Fallback(); errors.Is(err, errNameTaken) && exists {
-		attempt.Output = fallback
-		err = r.writeOutput(ctx, fd, fallback, spec, existing, planned.Annotations(), again)
+		attempt.Output, want.key = fallback, fallback
+		err = r.writeOutput(ctx, want, existing)
 	}
 	if err == nil {
 		r.rendered.keep(fd, attempt.Output, planned.Inputs(), spec)
@@ -125,41 +116,53 @@ func writeFailure(key rollout.OutputKey, err error) (string, error) {
 	}
 }
 
+// wanted is an output as the plan wants it.
+type wanted struct {
+	fd          *wasmev1.FilterDeployment
+	key         rollout.OutputKey
+	annotations map[string]string
+	spec        []byte
+	// again says that this process wrote this before.
+	again bool
+}
+
+func (w wanted) name() types.NamespacedName { return client.ObjectKeyFromObject(w.fd) }
+
 // strict has the API server refuse a field that its Istio does not know, which
 // it would drop otherwise.
 const strict = client.FieldValidation(metav1.FieldValidationStrict)
 
 // writeOutput creates the output or makes it what it has to be; it writes
-// nothing when it is that already. again says that this process wrote this before.
-func (r *Reconciler) writeOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, spec []byte, existing outputs, notes map[string]string, again bool) error {
-	if cached := existing[key]; cached != nil {
-		return r.repairOutput(ctx, fd, key, cached, notes, spec, again)
+// nothing when it is that already.
+func (r *Reconciler) writeOutput(ctx context.Context, want wanted, existing outputs) error {
+	if cached := existing[want.key]; cached != nil {
+		return r.repairOutput(ctx, want, cached)
 	}
-	object := istio.Kinds[key.Kind].New()
-	object.SetNamespace(fd.Namespace)
-	object.SetName(key.Name)
-	ownership.Claim(object, fd, notes)
-	object.Content().Raw = spec
+	object := istio.Kinds[want.key.Kind].New()
+	object.SetNamespace(want.fd.Namespace)
+	object.SetName(want.key.Name)
+	ownership.Claim(object, want.fd, want.annotations)
+	object.Content().Raw = want.spec
 	err := r.Client.Create(ctx, object, strict)
 	if err == nil {
-		r.Written.keep(fd, key, "", object, r.Clock.Now())
+		r.Written.keep(want.fd, want.key, "", object, r.Clock.Now())
 	}
 	if !apierrors.IsAlreadyExists(err) {
-		return countWrite(key.Kind, opCreate, err)
+		return countWrite(want.key.Kind, opCreate, err)
 	}
-	return countWrite(key.Kind, opAdopt, r.takeOver(ctx, fd, key, notes, spec))
+	return countWrite(want.key.Kind, opAdopt, r.takeOver(ctx, want))
 }
 
 // takeOver decides about an object that exists although the cache has no such
 // output: the cache may be behind, the object may have lost its labels, or
 // belong to someone else.
-func (r *Reconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, notes map[string]string, spec []byte) error {
-	live := istio.Kinds[key.Kind].New()
-	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: fd.Namespace, Name: key.Name}, live); err != nil {
+func (r *Reconciler) takeOver(ctx context.Context, want wanted) error {
+	live := istio.Kinds[want.key.Kind].New()
+	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: want.fd.Namespace, Name: want.key.Name}, live); err != nil {
 		return err
 	}
 	madeByWasme := legacy.MadeEnvoyFilter(live.Content().Raw)
-	switch owner := ownership.Of(live, fd); {
+	switch owner := ownership.Of(live, want.fd); {
 	case owner == ownership.Others:
 		return errNameTaken
 	case owner == ownership.Foreign && madeByWasme:
@@ -167,52 +170,51 @@ func (r *Reconciler) takeOver(ctx context.Context, fd *wasmev1.FilterDeployment,
 	case owner == ownership.Foreign:
 		return errForeign
 	}
-	if !ownership.Claim(live, fd, map[string]string{}) {
+	if !ownership.Claim(live, want.fd, map[string]string{}) {
 		// What carries all our marks is in a cache that is not behind.
-		return outdated(key, errors.New("the cache has not seen it yet"))
+		return outdated(want.key, errors.New("the cache has not seen it yet"))
 	}
-	ownership.Claim(live, fd, notes)
-	live.Content().Raw = spec
+	ownership.Claim(live, want.fd, want.annotations)
+	live.Content().Raw = want.spec
 	if err := r.Client.Update(ctx, live, strict); err != nil {
 		return err
 	}
-	r.Written.keep(fd, key, "", live, r.Clock.Now())
+	r.Written.keep(want.fd, want.key, "", live, r.Clock.Now())
 	if madeByWasme {
-		r.record(fd, live, corev1.EventTypeNormal, eventReplaced, key.String()+" "+legacy.Replaced)
+		r.record(want.fd, live, corev1.EventTypeNormal, eventReplaced, want.key.String()+" "+legacy.Replaced)
 	}
 	return nil
 }
 
 // repairOutput replaces the whole spec, so that nothing added by hand stays,
 // and keeps the labels and annotations of others.
-func (r *Reconciler) repairOutput(ctx context.Context, fd *wasmev1.FilterDeployment, key rollout.OutputKey, cached istio.Output, notes map[string]string, spec []byte, again bool) error {
+func (r *Reconciler) repairOutput(ctx context.Context, want wanted, cached istio.Output) error {
 	object, hash := istio.Untrim(cached)
-	if changed := ownership.Claim(object, fd, notes); !changed && hash == istio.SpecHash(spec) {
+	if changed := ownership.Claim(object, want.fd, want.annotations); !changed && hash == istio.SpecHash(want.spec) {
 		return nil
 	}
-	change := changeOf(cached, notes)
-	if again {
+	change := changeOf(cached, want.annotations)
+	if want.again {
 		change = opRepair // whatever is missing, something else took it
 	}
 	if change == opRepair {
-		if err := r.heldBack(ctx, fd, key); err != nil {
+		if err := r.heldBack(ctx, want.name(), want.key); err != nil {
 			return err
 		}
 	}
-	object.Content().Raw = spec
+	object.Content().Raw = want.spec
 	err := r.Client.Update(ctx, object, strict)
 	switch {
 	case err == nil:
-		r.Written.keep(fd, key, cached.GetResourceVersion(), object, r.Clock.Now())
+		r.Written.keep(want.fd, want.key, cached.GetResourceVersion(), object, r.Clock.Now())
 		if change == opRepair {
-			id := repairKey{client.ObjectKeyFromObject(fd), key}
-			r.repairs.extend(id, repairWaits, r.Clock.Now())
-			r.overwriters.Delete(id)
+			r.repairs.extend(repairKey{want.name(), want.key}, repairWaits, r.Clock.Now())
+			r.overwriters.forget(want.name(), want.key)
 		}
 	case apierrors.IsNotFound(err):
-		err = outdated(key, errors.New("it was deleted"))
+		err = outdated(want.key, errors.New("it was deleted"))
 	}
-	return countWrite(key.Kind, change, err)
+	return countWrite(want.key.Kind, change, err)
 }
 
 // outdated returns the error of a write that was based on a cache that is behind.
@@ -226,7 +228,7 @@ func (r *Reconciler) pruneOutputs(ctx context.Context, name types.NamespacedName
 	var failures []error
 	for _, key := range plan.Obsolete(existing.describe()) {
 		failures = append(failures, r.deleteOutput(ctx, key, existing[key]))
-		r.Written.forget(name, key)
+		r.Written.outputs.forget(name, key)
 		r.rendered.forget(name, key)
 	}
 	return errors.Join(failures...)

@@ -2,7 +2,6 @@ package filterdeployment
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -25,34 +24,14 @@ const (
 )
 
 // paces remember how long passes take over FilterDeployments that are Ready.
-type paces struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]time.Duration
-}
+type paces struct{ memory[time.Duration] }
 
 func (p *paces) keep(name types.NamespacedName, took time.Duration, ready bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if !ready {
-		delete(p.known, name)
+		p.forget(name)
 		return
 	}
-	if p.known == nil {
-		p.known = map[types.NamespacedName]time.Duration{}
-	}
-	p.known[name] = took
-}
-
-func (p *paces) forget(name types.NamespacedName) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.known, name)
-}
-
-func (p *paces) of(name types.NamespacedName) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.known[name]
+	p.memory.keep(name, took)
 }
 
 // PodDelay returns how long what pods ask for is gathered before a pass.

@@ -23,6 +23,7 @@ func (r *Reconciler) listRevisions(ctx context.Context, fd *wasmev1.FilterDeploy
 	if err := r.Client.List(ctx, &list, client.InNamespace(fd.Namespace), client.MatchingLabels(ownership.Labels(fd))); err != nil {
 		return nil, fmt.Errorf("listing the revisions: %w", err)
 	}
+	r.Written.addRevision(&list, fd, r.Clock.Now())
 	var history []revision.Revision
 	for i := range list.Items {
 		if !ownership.MayTake(&list.Items[i], fd) {
@@ -49,7 +50,7 @@ func (r *Reconciler) keepRevision(ctx context.Context, fd *wasmev1.FilterDeploym
 	if desired.ResourceVersion == "" {
 		return r.createRevision(ctx, fd, desired)
 	}
-	claimed := ownership.Claim(desired, fd, nil)
+	claimed := ownership.Claim(desired, fd, map[string]string{revision.HashAnnotation: asked.Hash})
 	if !claimed && desired.Name == revision.Newest(history).Object.Name {
 		return nil
 	}
@@ -60,7 +61,11 @@ func (r *Reconciler) keepRevision(ctx context.Context, fd *wasmev1.FilterDeploym
 // FilterDeployment of this name. One that is as it has to be is left alone: the
 // cache has not seen it yet, for a minute and more after an outage.
 func (r *Reconciler) createRevision(ctx context.Context, fd *wasmev1.FilterDeployment, desired *appsv1.ControllerRevision) error {
+	r.Written.expectRevision(fd, desired)
 	err := r.Client.Create(ctx, desired)
+	if err == nil {
+		r.Written.keepRevision(fd, desired, r.Clock.Now())
+	}
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
@@ -77,6 +82,23 @@ func (r *Reconciler) createRevision(ctx context.Context, fd *wasmev1.FilterDeplo
 	}
 	live.Revision = desired.Revision
 	return r.Client.Update(ctx, &live)
+}
+
+// complete reads the configuration of a revision that the cache has without it.
+func (r *Reconciler) complete(ctx context.Context, known *revision.Revision) error {
+	if known.Whole() {
+		return nil
+	}
+	var live appsv1.ControllerRevision
+	if err := r.Reader.Get(ctx, client.ObjectKeyFromObject(known.Object), &live); err != nil {
+		return fmt.Errorf("reading ControllerRevision %s: %w", known.Object.Name, err)
+	}
+	whole, err := revision.Decode(&live)
+	if err != nil {
+		return err
+	}
+	known.Filter.Config, known.Rendered, known.Object = whole.Filter.Config, whole.Rendered, &live
+	return nil
 }
 
 // pruneRevisions deletes the revisions that are not needed any more, as far as

@@ -3,7 +3,6 @@ package filterdeployment
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"sync"
 	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -26,10 +25,7 @@ func (r *Reconciler) suspended(fd *wasmev1.FilterDeployment) func(*wasmev1.Filte
 // appliedMemory remembers what this process's last pass over each FilterDeployment
 // was about. Setting spec.suspend is itself a change of the spec, so generations
 // do not show whether something else has changed with it.
-type appliedMemory struct {
-	mu    sync.Mutex
-	known map[types.NamespacedName]appliedSpec
-}
+type appliedMemory struct{ memory[appliedSpec] }
 
 type appliedSpec struct {
 	uid        types.UID
@@ -46,37 +42,23 @@ func (a *appliedMemory) keep(fd *wasmev1.FilterDeployment) {
 	if ready == nil {
 		return // the status was not written: something else overwrites it
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.known == nil {
-		a.known = map[types.NamespacedName]appliedSpec{}
-	}
-	key := client.ObjectKeyFromObject(fd)
-	known := a.known[key]
+	name := client.ObjectKeyFromObject(fd)
+	known := a.of(name)
 	if known.uid != fd.UID || known.generation != fd.Generation {
 		known = appliedSpec{uid: fd.UID, generation: fd.Generation, spec: hashSpec(fd)}
 	}
 	known.ready = ready.Status
-	a.known[key] = known
+	a.memory.keep(name, known)
 }
 
 // ready returns the status of Ready that the last pass over this spec found;
 // empty when the last pass was over another one, or none is remembered.
 func (a *appliedMemory) ready(fd *wasmev1.FilterDeployment) metav1.ConditionStatus {
-	a.mu.Lock()
-	known, found := a.known[client.ObjectKeyFromObject(fd)]
-	a.mu.Unlock()
-	if !found || known.uid != fd.UID || known.spec != hashSpec(fd) {
+	known := a.of(client.ObjectKeyFromObject(fd))
+	if known.uid != fd.UID || known.spec != hashSpec(fd) {
 		return ""
 	}
 	return known.ready
-}
-
-// forget drops what is remembered of a FilterDeployment that is gone.
-func (a *appliedMemory) forget(name types.NamespacedName) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.known, name)
 }
 
 func hashSpec(fd *wasmev1.FilterDeployment) [sha256.Size]byte {

@@ -9,9 +9,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -66,11 +69,46 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		log.FromContext(ctx).Error(err, "Ignoring a revision")
 		return ctrl.Result{}, nil
 	}
-	r.Store.Retain(request.NamespacedName, known.Module.SHA256)
-	if err := r.fetch(ctx, request, known); err != nil {
+	needed, err := r.needed(ctx, known)
+	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if needed {
+		r.Store.Retain(request.NamespacedName, known.Module.SHA256)
+	} else {
+		r.Store.RetainSpare(request.NamespacedName, known.Module.SHA256)
+	}
+	if needed || r.Store.HasRoom(*known.Module.SizeBytes) {
+		if err := r.fetch(ctx, request, known); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
 	return ctrl.Result{RequeueAfter: wait.Jitter(r.RecheckInterval, recheckJitter)}, nil
+}
+
+// needed reports whether proxies may ask for the module of a revision: it is the newest of
+// its FilterDeployment, or not every workload is known to run that one. The others are
+// kept to go back to, while there is room for their modules.
+func (r *Reconciler) needed(ctx context.Context, known revision.Revision) (bool, error) {
+	var siblings appsv1.ControllerRevisionList
+	labels := client.MatchingLabels{ownership.OwnerLabel: known.Object.Labels[ownership.OwnerLabel]}
+	if err := r.Client.List(ctx, &siblings, client.InNamespace(known.Object.Namespace), labels, client.UnsafeDisableDeepCopy); err != nil {
+		return false, fmt.Errorf("listing the revisions: %w", err)
+	}
+	newest := known.Object
+	for i := range siblings.Items {
+		other := &siblings.Items[i]
+		if other.Revision > newest.Revision && other.Annotations[ownership.OwnerAnnotation] == known.Object.Annotations[ownership.OwnerAnnotation] {
+			newest = other
+		}
+	}
+	if newest == known.Object {
+		return true, nil
+	}
+	fd := r.filterDeploymentOf(ctx, known)
+	settled := apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady) &&
+		ptr.Deref(fd.Status.ObservedGeneration, 0) == fd.Generation && fd.Status.Revision == newest.Annotations[revision.HashAnnotation]
+	return !settled, nil
 }
 
 // fetch fetches a missing module: from another replica, else from its source.
@@ -79,7 +117,7 @@ func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revi
 		r.Finder.Modules.Forget(request.NamespacedName)
 		return nil
 	}
-	result, err := r.Finder.FindRevision(ctx, request.NamespacedName, known, r.specOf(ctx, known))
+	result, err := r.Finder.FindRevision(ctx, request.NamespacedName, known, r.filterDeploymentOf(ctx, known).Spec.Filter)
 	if err != nil {
 		return err
 	}
@@ -89,18 +127,19 @@ func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revi
 	return nil
 }
 
-// specOf returns spec.filter of the FilterDeployment that a revision belongs to, as the
+// filterDeploymentOf returns the FilterDeployment that a revision belongs to, as the
 // cache has it; an empty one when it is gone.
-func (r *Reconciler) specOf(ctx context.Context, known revision.Revision) wasmev1.FilterSpec {
+func (r *Reconciler) filterDeploymentOf(ctx context.Context, known revision.Revision) *wasmev1.FilterDeployment {
 	var fd wasmev1.FilterDeployment
 	name, made := ownership.FilterDeploymentOf(known.Object)
 	if !made || r.Client.Get(ctx, name, &fd) != nil {
-		return wasmev1.FilterSpec{}
+		return &wasmev1.FilterDeployment{}
 	}
-	return fd.Spec.Filter
+	return &fd
 }
 
-// Complete reports whether the store holds every module that a revision names.
+// Complete reports whether the store holds every module that a revision names, as far as
+// there is room for those that are not needed.
 func (r *Reconciler) Complete(ctx context.Context) bool {
 	var list appsv1.ControllerRevisionList
 	if err := r.Client.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
@@ -108,7 +147,10 @@ func (r *Reconciler) Complete(ctx context.Context) bool {
 	}
 	for i := range list.Items {
 		known, err := revision.Decode(&list.Items[i])
-		if err == nil && !r.Store.Has(known.Module.SHA256) {
+		if err != nil || r.Store.Has(known.Module.SHA256) {
+			continue
+		}
+		if needed, err := r.needed(ctx, known); err != nil || needed || r.Store.HasRoom(*known.Module.SizeBytes) {
 			return false
 		}
 	}
@@ -117,6 +159,10 @@ func (r *Reconciler) Complete(ctx context.Context) bool {
 
 // SetupWithManager registers the controller; it runs on every replica.
 func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker) error {
+	// A replica that does not lead has no other reason to cache them.
+	if _, err := manager.GetCache().GetInformer(context.Background(), &wasmev1.FilterDeployment{}, cache.BlockUntilSynced(false)); err != nil {
+		return fmt.Errorf("watching FilterDeployments: %w", err)
+	}
 	err := ctrl.NewControllerManagedBy(manager).
 		Named("module-keeper").
 		For(&appsv1.ControllerRevision{}).

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
@@ -96,6 +98,28 @@ func (k Kinds) Known() bool {
 		}
 	}
 	return true
+}
+
+// Each goes through the outputs of all kinds that are served that reader, a cache, has in
+// a namespace (empty for all) with these labels. They belong to the cache.
+func (k Kinds) Each(ctx context.Context, reader client.Reader, namespace string, labels client.MatchingLabels, visit func(wasmev1.Output, istio.Output)) error {
+	for name, kind := range k {
+		if kind.State() != Served {
+			continue
+		}
+		list := istio.Kinds[name].NewList()
+		if err := reader.List(ctx, list, client.InNamespace(namespace), labels, client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("listing the outputs: %w", err)
+		}
+		err := apimeta.EachListItem(list, func(item runtime.Object) error {
+			visit(name, item.(istio.Output))
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("listing the outputs: %w", err)
+		}
+	}
+	return nil
 }
 
 // SetupWithManager has the manager follow the kinds, and watcher watch those that

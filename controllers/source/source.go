@@ -6,18 +6,14 @@ package source
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/revision"
@@ -25,11 +21,6 @@ import (
 
 // Pull Secrets are read by name.
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
-// So are ConfigMaps with a module or a configuration.
-// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
-
-// maxCertificates is the number of bytes of certificates that an image may bring.
-const maxCertificates = 64 << 10
 
 // Finder asks for modules on behalf of owners: FilterDeployments, or the
 // ControllerRevisions that name a module.
@@ -38,6 +29,8 @@ type Finder struct {
 	Reader client.Reader
 	// Modules resolves images and URLs, and wakes the owner.
 	Modules *resolve.Resolver
+	// Values remembers what ConfigMaps hold.
+	Values *Values
 	// Allowed are the sources that modules may come from.
 	Allowed Sources
 	// LegacyPullSecrets allows pull Secrets with username and password that do not
@@ -53,11 +46,7 @@ func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wa
 	}
 	switch {
 	case filter.ConfigMap != nil:
-		content, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.configMap", *filter.ConfigMap)
-		if err != nil {
-			return resolve.Result{}, err
-		}
-		return f.Modules.ResolveContent(owner, revision.Source(filter), content), nil
+		return f.findInConfigMap(ctx, owner, filter)
 	case filter.URL != "":
 		return f.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
 	default:
@@ -75,7 +64,7 @@ func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, k
 	}
 	switch {
 	case filter.ConfigMap != nil:
-		return f.findInConfigMap(ctx, owner, known)
+		return f.findRevisionInConfigMap(ctx, owner, known)
 	case filter.URL != "":
 		return f.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: known.Module.SHA256}), nil
 	}
@@ -84,18 +73,6 @@ func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, k
 		return resolve.Result{}, fmt.Errorf("reading the image reference of a revision: %w", err)
 	}
 	return f.findImage(ctx, owner, filter, reference.Context().Digest(known.Module.ManifestDigest).String())
-}
-
-// findInConfigMap keeps what a ConfigMap holds if it is still the revision's module.
-func (f *Finder) findInConfigMap(ctx context.Context, owner types.NamespacedName, known revision.Revision) (resolve.Result, error) {
-	content, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.configMap", *known.Filter.ConfigMap)
-	if err != nil {
-		return resolve.Result{}, err
-	}
-	if sum := sha256.Sum256(content); hex.EncodeToString(sum[:]) != known.Module.SHA256 {
-		return resolve.Result{}, fmt.Errorf("ConfigMap %s has another module than the revision, which only other replicas have", known.Filter.ConfigMap.Name)
-	}
-	return f.Modules.ResolveContent(owner, revision.Source(known.Filter), content), nil
 }
 
 // findImage asks for an image with the credential of the filter's pull Secret,
@@ -109,14 +86,9 @@ func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filt
 			return resolve.Result{}, err
 		}
 		if options.CACertificates != nil {
-			certificates, err := f.configMapValue(ctx, owner.Namespace, "spec.filter.imagePullOptions.caCertificates", *options.CACertificates)
-			if err != nil {
+			if request.CACertificates, err = f.certificates(ctx, owner.Namespace, *options.CACertificates); err != nil {
 				return resolve.Result{}, err
 			}
-			if len(certificates) > maxCertificates {
-				return resolve.Result{}, configMapError(wasmev1.ReasonConfigMapInvalid, "spec.filter.imagePullOptions.caCertificates names a value of %d bytes: leave the certificates out that the registry does not need, at most %d bytes are read", len(certificates), maxCertificates)
-			}
-			request.CACertificates = string(certificates)
 		}
 	}
 	return f.Modules.Resolve(owner, request), nil
@@ -148,40 +120,4 @@ func (f *Finder) credentialOf(ctx context.Context, namespace, image, field, pull
 		return pull.Credential{}, fmt.Errorf("%s names Secret %s in namespace %s, which could not be read: create it, or fix the name: %w", field, pullSecret, namespace, err)
 	}
 	return pull.CredentialFor(image, &secret, f.LegacyPullSecrets)
-}
-
-// Configuration returns the content that spec.filter.configFrom references.
-func (f *Finder) Configuration(ctx context.Context, namespace string, from wasmev1.ConfigMapKey) ([]byte, error) {
-	const field = "spec.filter.configFrom.configMapKeyRef"
-	content, err := f.configMapValue(ctx, namespace, field, from)
-	if err != nil {
-		return nil, err
-	}
-	if len(content) > wasmev1.MaxConfigurationBytes {
-		return nil, configMapError(wasmev1.ReasonConfigMapInvalid, "%s names a value of %d bytes: a configuration has at most %d", field, len(content), wasmev1.MaxConfigurationBytes)
-	}
-	return content, nil
-}
-
-// configMapValue reads one value of a ConfigMap, which the field of the spec names.
-func (f *Finder) configMapValue(ctx context.Context, namespace, field string, from wasmev1.ConfigMapKey) ([]byte, error) {
-	var object corev1.ConfigMap
-	err := f.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: from.Name}, &object)
-	if apierrors.IsNotFound(err) {
-		return nil, configMapError(wasmev1.ReasonConfigMapNotFound, "%s names ConfigMap %s in namespace %s, which does not exist: create it, or fix the name", field, from.Name, namespace)
-	}
-	if err != nil {
-		return nil, configMapError(wasmev1.ReasonConfigMapUnreadable, "%s names ConfigMap %s in namespace %s, which could not be read: %v", field, from.Name, namespace, err)
-	}
-	if content, found := object.BinaryData[from.Key]; found {
-		return content, nil
-	}
-	if text, found := object.Data[from.Key]; found {
-		return []byte(text), nil
-	}
-	return nil, configMapError(wasmev1.ReasonConfigMapInvalid, "%s names key %q, which ConfigMap %s does not have: add the key, or fix its name", field, from.Key, from.Name)
-}
-
-func configMapError(reason, format string, args ...any) *module.Error {
-	return &module.Error{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

@@ -5,14 +5,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// specHashAnnotation is on cached outputs only, in place of their spec.
-const specHashAnnotation = "wasme.io/cached-spec-hash"
+// These are on cached outputs only, in place of their spec.
+const (
+	specHashAnnotation  = "wasme.io/cached-spec-hash"
+	specBytesAnnotation = "wasme.io/cached-spec-bytes"
+)
 
-// Trim is a cache transform: it replaces an output's spec by a hash of it.
+// Trim is a cache transform: it replaces an output's spec by a hash of it and its size.
 func Trim(item any) (any, error) {
 	object, ok := item.(Output)
 	if !ok {
@@ -25,9 +29,10 @@ func Trim(item any) (any, error) {
 		return object, nil
 	}
 	object.SetManagedFields(nil)
-	noted := make(map[string]string, len(annotations)+1)
+	noted := make(map[string]string, len(annotations)+2)
 	maps.Copy(noted, annotations)
 	noted[specHashAnnotation] = SpecHash(object.Content().Raw)
+	noted[specBytesAnnotation] = strconv.Itoa(len(object.Content().Raw))
 	object.SetAnnotations(noted)
 	*object.Content() = runtime.RawExtension{}
 	return object, nil
@@ -40,8 +45,15 @@ func Untrim(cached Output) (object Output, specHash string) {
 	annotations := object.GetAnnotations()
 	specHash = annotations[specHashAnnotation]
 	delete(annotations, specHashAnnotation)
+	delete(annotations, specBytesAnnotation)
 	object.SetAnnotations(annotations)
 	return object, specHash
+}
+
+// SpecBytes returns the size in bytes of the spec of a cached output.
+func SpecBytes(cached Output) int {
+	size, _ := strconv.Atoi(cached.GetAnnotations()[specBytesAnnotation]) // Trim wrote it
+	return size
 }
 
 // SpecHash returns a hash of a spec in JSON that is the same for equal specs,

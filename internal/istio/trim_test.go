@@ -21,9 +21,10 @@ func TestCacheKeepsOfAnOutputItsMetadataAndAHashOfItsSpec(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 		object = item.(*EnvoyFilter)
 		g.Expect(object.ObjectMeta).To(Equal(metav1.ObjectMeta{
-			Name: "a-f", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{specHashAnnotation: hash},
+			Name: "a-f", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{specHashAnnotation: hash, specBytesAnnotation: "39"},
 		}))
 		g.Expect(object.Spec.Raw).To(BeEmpty())
+		g.Expect(SpecBytes(object)).To(Equal(39))
 	}
 	g.Expect(Trim("tombstone")).To(Equal("tombstone"))
 }
@@ -60,5 +61,5 @@ func TestUntrimGivesACopyWithoutTheHash(t *testing.T) {
 	object, hash := Untrim(cached)
 	g.Expect(hash).To(Equal(SpecHash(original.Spec.Raw)))
 	g.Expect(object).To(Equal(&WasmPlugin{ObjectMeta: original.ObjectMeta}))
-	g.Expect(cached.GetAnnotations()).To(Equal(map[string]string{"note": "x", specHashAnnotation: hash}), "the cached one stays")
+	g.Expect(cached.GetAnnotations()).To(Equal(map[string]string{"note": "x", specHashAnnotation: hash, specBytesAnnotation: "18"}), "the cached one stays")
 }

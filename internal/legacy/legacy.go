@@ -102,7 +102,7 @@ func init() { metrics.Registry.MustRegister(deployments) }
 // eventRunning is the reason of the event about a Deployment of wasme's operator.
 const eventRunning = "PredecessorRunning"
 
-// Whoever may create Deployments can have these events made.
+// Anyone who can create Deployments can cause these events.
 const (
 	eventBurst      = 10
 	eventsPerSecond = 1.0 / 60

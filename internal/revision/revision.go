@@ -76,7 +76,8 @@ func New(owner types.NamespacedName, content Content) (Revision, error) {
 	return Revision{Content: content, Rendered: filter, Hash: filter.Revision()}, nil
 }
 
-// Decode reads a ControllerRevision.
+// Decode reads a ControllerRevision. One that Trim has shortened has the hash that its
+// annotation tells, and no configuration.
 func Decode(object *appsv1.ControllerRevision) (Revision, error) {
 	var content Content
 	if err := json.Unmarshal(object.Data.Raw, &content); err != nil {
@@ -91,6 +92,9 @@ func Decode(object *appsv1.ControllerRevision) (Revision, error) {
 		return Revision{}, fmt.Errorf("reading ControllerRevision %s: %w", object.Name, err)
 	}
 	known.Object = object
+	if !known.Whole() {
+		known.Hash = object.Annotations[HashAnnotation]
+	}
 	return known, nil
 }
 
@@ -124,7 +128,10 @@ func Desired(fd *wasmev1.FilterDeployment, asked Revision, history []Revision) (
 	}
 	for _, known := range history {
 		if known.Object.Name == desired.Name {
+			data := desired.Data
 			desired = known.Object.DeepCopy()
+			desired.Data = data // a cache may have less
+			delete(desired.Annotations, CutAnnotation)
 			break
 		}
 	}

@@ -53,6 +53,7 @@ func TestOneAddressDoesNotKeepOthersFromTheirModules(t *testing.T) {
 	modules, sum := storeWith(t, content)
 	modules.Retain(holder, sum)
 	server := listen(t, modules)
+	server.progress = 2 * agentTime // so that what is stalled stays so
 	base := serve(t, server)
 	address := strings.TrimPrefix(base, "http://")
 

@@ -63,9 +63,10 @@ type Server struct {
 	transfers        *transfers
 	// missed is called with a digest that is retained and not here.
 	missed func(sha256 string)
-	// hold is how long a request waits, and grace how long a response may take
-	// when the server stops: holdTime and shutdownTime, except in tests.
-	hold, grace time.Duration
+	// hold is how long a request waits, progress how long a client has for one piece of
+	// a module, and grace how long a response may take when the server stops: holdTime,
+	// writeProgress and shutdownTime, except in tests.
+	hold, progress, grace time.Duration
 }
 
 // New listens on address (host:port; port 0 picks a free one) and returns a
@@ -84,6 +85,7 @@ func New(address string, modules *store.Store, missed func(sha256 string)) (*Ser
 		retained:  semaphore.NewWeighted(maxHeld),
 		others:    semaphore.NewWeighted(maxHeld),
 		hold:      holdTime,
+		progress:  writeProgress,
 		grace:     shutdownTime,
 	}, nil
 }
@@ -115,7 +117,7 @@ func (s *Server) Start(ctx context.Context) error {
 
 // ServeHTTP answers GET and HEAD for the path of a module.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	patient := newPatientWriter(w, r)
+	patient := newPatientWriter(w, r, s.progress)
 	sha256, ok := module.ParsePath(r.URL.Path)
 	switch {
 	case !ok:
@@ -187,21 +189,22 @@ func isPeer(r *http.Request) bool { return r.Header.Get(PeerHeader) == PeerValue
 type patientWriter struct {
 	http.ResponseWriter
 	deadlines *http.ResponseController
+	progress  time.Duration
 	end       time.Time
 	// head says that net/http sends nothing of what is written.
 	head bool
 }
 
-func newPatientWriter(w http.ResponseWriter, r *http.Request) *patientWriter {
-	p := &patientWriter{w, http.NewResponseController(w), time.Now().Add(writeTotal), r.Method == http.MethodHead}
+func newPatientWriter(w http.ResponseWriter, r *http.Request, progress time.Duration) *patientWriter {
+	p := &patientWriter{w, http.NewResponseController(w), progress, time.Now().Add(writeTotal), r.Method == http.MethodHead}
 	// Connections of net/http take deadlines; Write reports the error of others.
 	_ = p.deadlines.SetWriteDeadline(p.end)
 	return p
 }
 
-// Write writes one piece, for which the client has writeProgress.
+// Write writes one piece, for which the client has the time of w.progress.
 func (w *patientWriter) Write(p []byte) (int, error) {
-	deadline := time.Now().Add(writeProgress)
+	deadline := time.Now().Add(w.progress)
 	if deadline.After(w.end) {
 		deadline = w.end
 	}

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
 
@@ -35,39 +34,30 @@ const churnWhat = "10 FilterDeployments on each of 5,000 workloads, 50,000 pods,
 // churn measures what the operator does while pods come and go: its processor time,
 // its memory, and how often it writes a status.
 func (p *perf) churn(ctx context.Context) error {
-	c, err := startCluster(ctx)
+	c, err := startPodsCluster(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.stop()
-	address, err := c.FreeAddress()
-	if err != nil {
-		return err
-	}
-	pods, err := startPodsMesh(ctx, c.Admin())
-	if err != nil {
-		return err
-	}
-	defer pods.Close()
-	sets, err := c.populateChurn(ctx, pods)
+	sets, err := c.populateChurn(ctx)
 	if err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
-	operator, err := c.StartOperator(ctx, mesh.OperatorOptions{Name: "operator", ModuleServer: address})
+	operator, err := c.StartOperator(ctx, c.operator)
 	if err != nil {
 		return err
 	}
-	if err := c.awaitChurn(ctx); err != nil {
+	if err := c.awaitAllReady(ctx, churnWorkloads, churnWorkloads*churnPods); err != nil {
 		return err
 	}
 	if err := settle(ctx); err != nil {
 		return err
 	}
-	return p.replacePods(ctx, c, pods, operator, sets)
+	return p.replacePods(ctx, c, operator, sets)
 }
 
 // populateChurn creates it all, but for the operator, and returns the ReplicaSets.
-func (c *cluster) populateChurn(ctx context.Context, pods *podsMesh) ([]*appsv1.ReplicaSet, error) {
+func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, error) {
 	image, err := c.push(ctx, "")
 	if err != nil {
 		return nil, err
@@ -89,7 +79,7 @@ func (c *cluster) populateChurn(ctx context.Context, pods *podsMesh) ([]*appsv1.
 			return err
 		}
 		for pod := range churnPods {
-			if err := pods.createPodOf(ctx, c, i*churnPods+pod, workload, sets[i]); err != nil {
+			if err := c.pods.createPodOf(ctx, c.cluster, i*churnPods+pod, workload, sets[i]); err != nil {
 				return err
 			}
 		}
@@ -108,30 +98,8 @@ func (c *cluster) populateChurn(ctx context.Context, pods *podsMesh) ([]*appsv1.
 	return sets, nil
 }
 
-func (c *cluster) awaitChurn(ctx context.Context) error {
-	begin := time.Now()
-	err := poll(ctx, "all FilterDeployments", scaleTimeout, func(ctx context.Context) (bool, error) {
-		if err := pause(ctx, 2*time.Second); err != nil {
-			return false, err
-		}
-		var list wasmev1.FilterDeploymentList
-		if err := c.admin.List(ctx, &list); err != nil {
-			return false, err
-		}
-		for i := range list.Items {
-			summary := list.Items[i].Status.Summary
-			if !isReady(&list.Items[i]) || *summary.Programmed != churnWorkloads || *summary.PodsLoaded != churnWorkloads*churnPods {
-				return false, nil
-			}
-		}
-		return true, nil
-	})
-	progress("all Ready after %s", time.Since(begin).Round(time.Second))
-	return err
-}
-
 // replacePods replaces pods one by one, at an even pace, and adds the rows.
-func (p *perf) replacePods(ctx context.Context, c *cluster, pods *podsMesh, operator *mesh.Operator, sets []*appsv1.ReplicaSet) error {
+func (p *perf) replacePods(ctx context.Context, c *podsCluster, operator *mesh.Operator, sets []*appsv1.ReplicaSet) error {
 	begun, err := c.processorTimeOf("operator")
 	if err != nil {
 		return err
@@ -146,7 +114,7 @@ func (p *perf) replacePods(ctx context.Context, c *cluster, pods *podsMesh, oper
 	defer next.Stop()
 	for i := range replaced {
 		set := sets[i*len(sets)/replaced]
-		if err := c.replacePod(ctx, pods, set, i*len(sets)/replaced*churnPods, all+i); err != nil {
+		if err := c.replacePod(ctx, set, i*len(sets)/replaced*churnPods, all+i); err != nil {
 			return err
 		}
 		<-next.C
@@ -161,7 +129,6 @@ func (p *perf) replacePods(ctx context.Context, c *cluster, pods *podsMesh, oper
 	}
 	used := (ended - begun).Seconds() / churnTime.Seconds()
 	p.table.add(row{name: "processors in use, " + churnWhat, measured: fmt.Sprintf("%.1f s in %s", (ended - begun).Seconds(), churnTime), beside: "-", value: used, unit: "%.2f", bound: atMost(churnBound)})
-	// Ready turns to Unknown and back at most, beside what is gathered.
 	writes := writesAfter - writesBefore
 	p.table.add(row{name: "writes of a status, " + churnWhat, measured: fmt.Sprintf("%.0f writes", writes), beside: fmt.Sprintf("one a FilterDeployment and %s", statusInterval), value: writes / churnFilters / (churnTime.Seconds() / statusInterval.Seconds()), unit: ratio, bound: atMost(1)})
 	now, most, err := c.resident("operator")
@@ -172,14 +139,14 @@ func (p *perf) replacePods(ctx context.Context, c *cluster, pods *podsMesh, oper
 	return nil
 }
 
-func (c *cluster) replacePod(ctx context.Context, pods *podsMesh, set *appsv1.ReplicaSet, old, number int) error {
+func (c *podsCluster) replacePod(ctx context.Context, set *appsv1.ReplicaSet, old, number int) error {
 	workload := deployment(churnNamespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
 	gone := injectedPod(set, workload.Spec.Template, 0)
 	gone.Name = podName(set, old)
 	if err := c.admin.Delete(ctx, gone, client.GracePeriodSeconds(0)); err != nil {
 		return err
 	}
-	return pods.createPodOf(ctx, c, number, workload, set)
+	return c.pods.createPodOf(ctx, c.cluster, number, workload, set)
 }
 
 // processorTimeOf is what a process of the cluster used of processors so far.

@@ -98,19 +98,25 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 // push stores the hello filter in the registry. Those with another salt have
 // other bytes and so another digest.
 func (c *cluster) push(ctx context.Context, salt string) (string, error) {
+	var sections []byte
+	if salt != "" {
+		section := append([]byte{byte(len("salt"))}, "salt"+salt...)
+		sections = append([]byte{0, byte(len(section))}, section...) // a custom section
+	}
+	return c.pushWith(ctx, "perf/hello"+salt+":v1", sections)
+}
+
+// pushWith stores the hello filter with these sections added.
+func (c *cluster) pushWith(ctx context.Context, path string, sections []byte) (string, error) {
 	module, err := filters.Build(ctx, filters.Hello)
 	if err != nil {
 		return "", err
 	}
-	if salt != "" {
-		section := append([]byte{byte(len("salt"))}, "salt"+salt...)
-		module = append(append(module, 0, byte(len(section))), section...) // a custom section
-	}
-	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: append(module, sections...), RootIDs: []string{filters.RootID}})
 	if err != nil {
 		return "", err
 	}
-	return c.registry.Push(ctx, "perf/hello"+salt+":v1", image)
+	return c.registry.Push(ctx, path, image)
 }
 
 // createNamespace creates a namespace.

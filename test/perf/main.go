@@ -47,6 +47,7 @@ func scenarios() []scenario {
 		{"scale", (*perf).scale},
 		{"churn", (*perf).churn},
 		{"modules", (*perf).modules},
+		{"siege", (*perf).siege},
 		{"polls", (*perf).polls},
 		{"handover", (*perf).handover},
 		{"pods", (*perf).pods},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,7 +19,6 @@ import (
 )
 
 const (
-	// fetchers fetch the module at once, each so many times over its own connection.
 	fetchers   = 500
 	fetches    = 4
 	fetchLaps  = 5
@@ -39,11 +39,11 @@ func (p *perf) modules(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	path, size, err := c.servedModule(ctx)
+	path, size, err := c.servedModule(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
-	ours := &fetching{url: operator.ModuleServerURL + path, size: size}
+	ours := &fetching{url: operator.ModuleServerURL + path, size: size, clients: fetchers, fetches: fetches}
 	theirs, stop, err := c.startNginx(ctx, ours)
 	if errors.Is(err, exec.ErrNotFound) {
 		if err := ours.lap(ctx); err != nil {
@@ -70,9 +70,10 @@ func (p *perf) modules(ctx context.Context) error {
 	return nil
 }
 
-// servedModule has the operator hold a module, and returns its path and size.
-func (c *cluster) servedModule(ctx context.Context) (string, int64, error) {
-	image, err := c.push(ctx, "")
+// servedModule has the operator hold a module with these sections added, and returns its
+// path and size.
+func (c *cluster) servedModule(ctx context.Context, sections []byte) (string, int64, error) {
+	image, err := c.pushWith(ctx, "perf/hello:v1", sections)
 	if err != nil {
 		return "", 0, err
 	}
@@ -119,7 +120,7 @@ func (c *cluster) startNginx(ctx context.Context, original *fetching) (*fetching
 	if err != nil {
 		return nil, nil, err
 	}
-	copied := &fetching{url: "http://" + address + "/modules/module.wasm", size: original.size}
+	copied := &fetching{url: "http://" + address + "/modules/module.wasm", size: original.size, clients: original.clients, fetches: original.fetches}
 	user := ""
 	if os.Geteuid() == 0 {
 		user = "user root;" // its own user may not read a temporary folder
@@ -171,6 +172,8 @@ func download(ctx context.Context, url, path string) error {
 type fetching struct {
 	url  string
 	size int64
+	// clients fetch the module at once, each so many times over its own connection.
+	clients, fetches int
 
 	laps    samples
 	mu      sync.Mutex
@@ -178,7 +181,7 @@ type fetching struct {
 }
 
 func (f *fetching) name() string {
-	return fmt.Sprintf("module of %.1f MiB served to %d clients at once", float64(f.size)/(1<<20), fetchers)
+	return fmt.Sprintf("module of %.1f MiB served to %d clients at once", float64(f.size)/(1<<20), f.clients)
 }
 
 func (f *fetching) String() string {
@@ -187,22 +190,24 @@ func (f *fetching) String() string {
 
 // rate is the median throughput in MiB/s.
 func (f *fetching) rate() float64 {
-	return float64(fetchers*fetches*f.size) / (1 << 20) / f.laps.median().Seconds()
+	return float64(int64(f.clients*f.fetches)*f.size) / (1 << 20) / f.laps.median().Seconds()
 }
 
 // lap lets all clients fetch, each with a connection of its own.
 func (f *fetching) lap(ctx context.Context) error {
 	took, err := stopwatch(func() error {
-		return parallel(ctx, fetchers, fetchers, func(ctx context.Context, _ int) error { return f.client(ctx) })
+		return parallel(ctx, f.clients, f.clients, f.client)
 	})
 	f.laps = append(f.laps, took)
 	return err
 }
 
-func (f *fetching) client(ctx context.Context) error {
-	transport := &http.Transport{ReadBufferSize: fetchPiece, DisableCompression: true}
+// client fetches from an address of its own, as pods do.
+func (f *fetching) client(ctx context.Context, i int) error {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1+byte(i/250), 1+byte(i%250))}}
+	transport := &http.Transport{ReadBufferSize: fetchPiece, DisableCompression: true, DialContext: dialer.DialContext}
 	defer transport.CloseIdleConnections()
-	for range fetches {
+	for range f.fetches {
 		took, err := stopwatch(func() error { return fetch(ctx, &http.Client{Transport: transport}, f.url, f.size) })
 		if err != nil {
 			return err

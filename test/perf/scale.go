@@ -38,38 +38,26 @@ const scaleWhat = "1,000 FilterDeployments, 10,000 workloads and pods"
 // under it and as it starts with all of it there, and what it writes and asks
 // while nothing changes.
 func (p *perf) scale(ctx context.Context) error {
-	c, err := startCluster(ctx)
+	c, err := startPodsCluster(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.stop()
-	address, err := c.FreeAddress()
+	operator, err := c.StartOperator(ctx, c.operator)
 	if err != nil {
 		return err
 	}
-	// The same address after a restart, for it appears in the outputs; without
-	// leader election, so that every write of it counts.
-	options := mesh.OperatorOptions{Name: "operator", ModuleServer: address}
-	operator, err := c.StartOperator(ctx, options)
-	if err != nil {
-		return err
-	}
-	pods, err := startPodsMesh(ctx, c.Admin())
-	if err != nil {
-		return err
-	}
-	defer pods.Close()
-	if err := c.populate(ctx, pods); err != nil {
+	if err := c.populate(ctx); err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
-	if err := p.memory(ctx, c, "as they come"); err != nil {
+	if err := p.memory(ctx, c.cluster, "as they come"); err != nil {
 		return err
 	}
 	if err := operator.Stop(); err != nil {
 		return err
 	}
-	asked := pods.count()
-	if operator, err = c.StartOperator(ctx, options); err != nil {
+	asked := c.pods.count()
+	if operator, err = c.StartOperator(ctx, c.operator); err != nil {
 		return err
 	}
 	err = poll(ctx, "all pods to be asked", patience, func(context.Context) (bool, error) {
@@ -78,14 +66,14 @@ func (p *perf) scale(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.memory(ctx, c, "started with them there"); err != nil {
+	if err := p.memory(ctx, c.cluster, "started with them there"); err != nil {
 		return err
 	}
 	if err := p.writesOfStart(ctx, operator); err != nil {
 		return err
 	}
-	asked = pods.count()
-	if err := p.writesWhenIdle(ctx, c, operator); err != nil {
+	asked = c.pods.count()
+	if err := p.writesWhenIdle(ctx, c.cluster, operator); err != nil {
 		return err
 	}
 	counted := asked()
@@ -99,8 +87,40 @@ func (p *perf) scale(ctx context.Context) error {
 	return nil
 }
 
+// podsCluster is a cluster with Pods, whose sidecars are stand-ins.
+type podsCluster struct {
+	*cluster
+	pods *podsMesh
+	// operator has the same address after a restart, since it appears in the outputs,
+	// and no leader election, so that every write of it counts.
+	operator mesh.OperatorOptions
+}
+
+// startPodsCluster starts a cluster without an operator. The caller calls stop.
+func startPodsCluster(ctx context.Context) (*podsCluster, error) {
+	started, err := startCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &podsCluster{cluster: started, operator: mesh.OperatorOptions{Name: "operator"}}
+	c.operator.ModuleServer, err = c.FreeAddress()
+	if err == nil {
+		c.pods, err = startPodsMesh(ctx, c.Admin())
+	}
+	if err != nil {
+		c.cluster.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *podsCluster) stop() {
+	c.pods.Close()
+	c.cluster.stop()
+}
+
 // populate creates it all and waits until every FilterDeployment is Ready.
-func (c *cluster) populate(ctx context.Context, pods *podsMesh) error {
+func (c *podsCluster) populate(ctx context.Context) error {
 	image, err := c.push(ctx, "")
 	if err != nil {
 		return err
@@ -121,7 +141,7 @@ func (c *cluster) populate(ctx context.Context, pods *podsMesh) error {
 		if err := c.admin.Create(ctx, workload); err != nil {
 			return err
 		}
-		return pods.createPod(ctx, c, i, workload)
+		return c.pods.createPod(ctx, c.cluster, i, workload)
 	})
 	if err != nil {
 		return err
@@ -135,15 +155,13 @@ func (c *cluster) populate(ctx context.Context, pods *podsMesh) error {
 	if err != nil {
 		return err
 	}
-	if err := c.awaitAllReady(ctx); err != nil {
-		return err
-	}
-	progress("all Ready after %s", time.Since(begin).Round(time.Second))
-	return nil
+	return c.awaitAllReady(ctx, scaleWorkloads, scaleWorkloads)
 }
 
-func (c *cluster) awaitAllReady(ctx context.Context) error {
-	return poll(ctx, "all FilterDeployments", scaleTimeout, func(ctx context.Context) (bool, error) {
+// awaitAllReady waits until every FilterDeployment is Ready, on so many workloads and pods.
+func (c *cluster) awaitAllReady(ctx context.Context, workloads, pods int64) error {
+	begin := time.Now()
+	err := poll(ctx, "all FilterDeployments", scaleTimeout, func(ctx context.Context) (bool, error) {
 		if err := pause(ctx, 2*time.Second); err != nil { // a listing is work for the API server
 			return false, err
 		}
@@ -152,10 +170,12 @@ func (c *cluster) awaitAllReady(ctx context.Context) error {
 			return false, err
 		}
 		waits := slices.ContainsFunc(list.Items, func(fd wasmev1.FilterDeployment) bool {
-			return !isReady(&fd) || *fd.Status.Summary.Programmed != scaleWorkloads || *fd.Status.Summary.PodsLoaded != scaleWorkloads
+			return !isReady(&fd) || *fd.Status.Summary.Programmed != workloads || *fd.Status.Summary.PodsLoaded != pods
 		})
 		return !waits, nil
 	})
+	progress("all Ready after %s", time.Since(begin).Round(time.Second))
+	return err
 }
 
 // memory adds a row with what the operator's process has resident, and had at most.

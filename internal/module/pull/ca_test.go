@@ -2,6 +2,9 @@ package pull
 
 import (
 	"encoding/pem"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,6 +37,34 @@ func TestAuthoritiesOfAnImage(t *testing.T) {
 	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "its certificate is not trusted")
 	_, err = client.OpenImage(Request{Image: reference, CACertificates: "no certificate"})
 	moduletest.WantError(t, err, wasmev1.ReasonConfigMapInvalid, "there is no certificate in it")
+}
+
+// A process reads the authorities once, so this test runs itself in others.
+func TestAuthoritiesInSSLCertDir(t *testing.T) {
+	const imageVariable = "PULL_TEST_IMAGE"
+	if reference := os.Getenv(imageVariable); reference != "" {
+		opened, err := NewClient(Options{Limits: module.DefaultLimits}).OpenImage(Request{Image: reference})
+		moduletest.Must(t, err)
+		_, err = opened.Digest(t.Context())
+		moduletest.Must(t, err)
+		return
+	}
+	r := moduletest.StartRegistry(t, registry.WithTLS())
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: moduletest.Wasm("behind a private authority"), RootIDs: []string{"r"}})
+	moduletest.Must(t, err)
+	reference, err := r.Push(t.Context(), "filter:v1", image)
+	moduletest.Must(t, err)
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Certificate().Raw})
+	folder := t.TempDir()
+	moduletest.Must(t, os.WriteFile(filepath.Join(folder, "private.crt"), certificate, 0o600))
+	for folder, trusted := range map[string]bool{folder: true, t.TempDir(): false} {
+		command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		command.Env = append(os.Environ(), imageVariable+"="+reference, "SSL_CERT_DIR="+folder)
+		output, err := command.CombinedOutput()
+		if trusted != (err == nil) || !trusted && !strings.Contains(string(output), "its certificate is not trusted") {
+			t.Errorf("trusted %t: %v: %s", trusted, err, output)
+		}
+	}
 }
 
 // Whoever chooses the authority may be the registry.

@@ -184,16 +184,32 @@ func (r *Resolver) own(owner types.NamespacedName, req pull.Request) *entry {
 
 // ResolveContent is Resolve for a module whose bytes the caller has: it returns
 // when they are checked and in the store, which takes a write to disk when the
-// store does not have them yet. Reference says where they come from. The request
-// that owner had is forgotten. The resolver does not try again after a failure.
-func (r *Resolver) ResolveContent(owner types.NamespacedName, reference string, content []byte) Result {
+// store does not have them yet. Reference says where they come from, and version
+// identifies them for RecallContent. The request that owner had is forgotten. The
+// resolver does not try again after a failure.
+func (r *Resolver) ResolveContent(owner types.NamespacedName, reference, version string, content []byte) Result {
 	r.Forget(owner)
 	m, err := r.store.KeepContent(content, r.client.Limits())
+	if err == nil {
+		err = r.store.Remember(version, m)
+	}
 	if err != nil {
 		return Result{Err: asError(err)}
 	}
 	m.Reference = reference
 	return Result{Module: &m}
+}
+
+// RecallContent is ResolveContent for bytes of this version that the store has, and
+// reports whether it has.
+func (r *Resolver) RecallContent(owner types.NamespacedName, reference, version string) (Result, bool) {
+	m, found := r.store.Recall(version)
+	if !found {
+		return Result{}, false
+	}
+	r.Forget(owner)
+	m.Reference = reference
+	return Result{Module: &m}, true
 }
 
 // Forget drops the owner and its request, unless the request has other owners.

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -519,7 +520,7 @@ func TestARestartRemembersWhatTheAgentRefuses(t *testing.T) {
 func TestResolveContentKeepsTheModule(t *testing.T) {
 	wasm := moduletest.Wasm("content")
 	f := startResolver(t, 1)
-	got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", wasm)
+	got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", "version", wasm)
 	if got.Err != nil {
 		t.Fatal(got.Err)
 	}
@@ -539,12 +540,28 @@ func TestResolveContentKeepsTheModule(t *testing.T) {
 	}
 }
 
+func TestRecallContentKnowsAVersion(t *testing.T) {
+	wasm := moduletest.Wasm("content")
+	f := startResolver(t, 1)
+	if got, found := f.RecallContent(holder("a"), "configmap/filters/plugin.wasm", "version"); found {
+		t.Errorf("recalled %+v", got.Module)
+	}
+	kept := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", "version", wasm)
+	got, found := f.RecallContent(holder("a"), "configmap/filters/plugin.wasm", "version")
+	if !found || !reflect.DeepEqual(got, kept) {
+		t.Errorf("recalled %+v, not %+v", got.Module, kept.Module)
+	}
+	if _, found := f.RecallContent(holder("a"), "configmap/filters/plugin.wasm", "another version"); found {
+		t.Error("recalled another version")
+	}
+}
+
 func TestResolveContentForgetsTheOwnersRequest(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	wasm := moduletest.Wasm("moved")
 	f := startResolver(t, 1)
 	f.resolved(holder("a"), pull.Request{Image: moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, wasm)), PlainHTTP: true})
-	if got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", wasm); got.Err != nil {
+	if got := f.ResolveContent(holder("a"), "configmap/filters/plugin.wasm", "version", wasm); got.Err != nil {
 		t.Fatal(got.Err)
 	}
 	f.mu.Lock()

@@ -2,9 +2,10 @@
 // bound, and remembers which image or URL held which module.
 //
 // Those who serve or roll out a module retain it (retention.go): a retained
-// module may be served and is not evicted. When room is needed, the store
-// evicts modules without a holder, first those that nobody retains, then those
-// that were released longest ago (store.go). What comes in is written to a
+// module may be served. One that a holder needs is not evicted. When room is
+// needed, the store evicts others: first those that nobody retains, then those that
+// were released longest ago, then those that are retained only while there is
+// room (store.go). One namespace's modules take no more than its share. What comes in is written to a
 // TempFile, which counts against the bound from its first byte, and becomes a
 // module only whole (disk.go). The bytes come from a client of package pull,
 // from another replica (Import), or from an object in the cluster (KeepContent).
@@ -18,6 +19,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +47,10 @@ const (
 
 // DefaultBytes is a sensible bound of a store.
 const DefaultBytes = 2 << 30
+
+// namespaceShare is the part of the store that the modules which one namespace needs may
+// take: others must find room, too.
+const namespaceShare = 0.5
 
 // maxImages is the number of images and URLs that a store remembers the modules of.
 const maxImages = 10_000
@@ -165,18 +171,28 @@ func (s *Store) open(sha256 string) (*File, error) {
 // it may be served, and is not evicted. A holder retains one module: a second
 // call with another digest releases the first.
 func (s *Store) Retain(holder types.NamespacedName, sha256 string) {
+	s.retain(holder, hold{sha256: sha256})
+}
+
+// RetainSpare is Retain for a module that its holder does not need now: it may be served,
+// and is evicted when its room is needed.
+func (s *Store) RetainSpare(holder types.NamespacedName, sha256 string) {
+	s.retain(holder, hold{sha256: sha256, spare: true})
+}
+
+func (s *Store) retain(holder types.NamespacedName, retained hold) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
 	if passed := now.Add(firstPass); passed.Before(s.settles) {
 		s.settles = passed
 	}
-	s.retention.retain(holder, sha256, now)
+	s.retention.retain(holder, retained, now)
 	s.announce()
 }
 
-// Release ends what Retain began. The module stays retained for
-// ServedAfterRelease after its last holder, unless its room is needed.
+// Release ends what Retain or RetainSpare began. A module that was needed stays retained
+// for ServedAfterRelease after its last holder, unless its room is needed.
 func (s *Store) Release(holder types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,6 +204,34 @@ func (s *Store) Holder(sha256 string) (types.NamespacedName, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.retention.holder(sha256)
+}
+
+// CheckShare reports a namespace whose modules would take more than its share with one of
+// this digest (64 hex) and number of bytes. The error is a *module.Error.
+func (s *Store) CheckShare(namespace, sha256 string, size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	needed := s.retention.neededIn(namespace)
+	if slices.Contains(needed, sha256) {
+		return nil
+	}
+	taken := int64(0)
+	for _, other := range needed {
+		if stored := s.stored(other); stored != nil {
+			taken += stored.size
+		}
+	}
+	if share := int64(namespaceShare * float64(s.maxBytes)); taken+size > share {
+		return module.Temporary(wasmev1.ReasonStoreUnavailable, "keeping the module: the modules in use in namespace %s take %d bytes, and with this one's %d they would take more than the %d that one namespace may have: remove filters there, or raise --module-store-max-bytes", namespace, taken, size, share)
+	}
+	return nil
+}
+
+// HasRoom reports whether a module of this many bytes fits without an eviction.
+func (s *Store) HasRoom(size int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes+size <= s.maxBytes
 }
 
 // Await opens a module as soon as it is both retained and in the store. When ctx
@@ -239,7 +283,7 @@ func (s *Store) announce() {
 	s.changed = make(chan struct{})
 }
 
-// reserve makes room for n bytes: it evicts modules that have no holder.
+// reserve makes room for n bytes: it evicts modules that nobody needs.
 func (s *Store) reserve(n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -263,7 +307,8 @@ func (s *Store) unreserve(n int64) {
 }
 
 // victim returns the module to evict first: one that nobody retains, else the
-// one that was released longest ago; among equals, the least recently used.
+// one that was released longest ago, else one that is retained while there is room;
+// among equals, the least recently used.
 func (s *Store) victim() (string, bool) {
 	now := s.clock.Now()
 	victim := ""
@@ -285,9 +330,21 @@ func (s *Store) stored(sha256 string) *storedModule {
 
 func (s *Store) compareUse(a, b string, now time.Time) int {
 	return cmp.Or(
+		compareBools(s.retention.spare(a), s.retention.spare(b)),
 		s.retention.lingers(a, now).Compare(s.retention.lingers(b, now)),
 		s.stored(a).lastUsed.Compare(s.stored(b).lastUsed),
 	)
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
 }
 
 // evict removes a module. Recall forgets the images that held it.

@@ -179,6 +179,53 @@ func TestStoreEvictsWhatWasReleasedLongestAgoWhenAllIsRetained(t *testing.T) {
 	}
 }
 
+func TestStoreEvictsWhatIsNotNeededLast(t *testing.T) {
+	clk := clocktesting.NewFakePassiveClock(time.Now())
+	s, err := Open(t.TempDir(), 30, clk)
+	moduletest.Must(t, err)
+	s.Retain(holder("needs"), put(t, s, "0123456789"))
+	s.RetainSpare(holder("spare"), put(t, s, "123456789a"))
+	clk.SetTime(clk.Now().Add(time.Second))
+	s.Retain(holder("goes"), put(t, s, "23456789ab"))
+	s.Release(holder("goes"))
+	if s.HasRoom(1) {
+		t.Error("it is full")
+	}
+	held := func(text string) bool { return s.Has(moduletest.SHA256(text)) }
+	put(t, s, "nobody's 1")
+	if !held("0123456789") || !held("123456789a") || held("23456789ab") {
+		t.Errorf("held: %v", s.modules)
+	}
+	file, err := s.OpenRetained(moduletest.SHA256("123456789a"))
+	moduletest.Must(t, err)
+	moduletest.Must(t, file.Close())
+	s.Retain(holder("comes"), moduletest.SHA256("nobody's 1"))
+	put(t, s, "nobody's 2")
+	if !held("0123456789") || held("123456789a") || !held("nobody's 1") {
+		t.Errorf("held: %v", s.modules)
+	}
+}
+
+func TestANamespaceHasAShareOfTheStore(t *testing.T) {
+	s := openStore(t, t.TempDir(), 30)
+	inNamespace := func(namespace, name string) types.NamespacedName {
+		return types.NamespacedName{Namespace: namespace, Name: name}
+	}
+	held := put(t, s, "0123456789")
+	s.Retain(inNamespace("a", "1"), held)
+	s.Retain(inNamespace("a", "2"), held) // the same module counts once
+	s.RetainSpare(inNamespace("a", "3"), put(t, s, "123456789a"))
+	other := moduletest.SHA256("another module")
+	moduletest.Must(t, s.CheckShare("a", other, 5))
+	moduletest.Must(t, s.CheckShare("a", held, 10))
+	moduletest.Must(t, s.CheckShare("b", other, 15))
+	moduletest.WantError(t, s.CheckShare("a", other, 6), wasmev1.ReasonStoreUnavailable, "the modules in use in namespace a take 10 bytes, and with this one's 6 they would take more than the 15 that one namespace may have")
+	s.Release(inNamespace("a", "1"))
+	moduletest.WantError(t, s.CheckShare("a", other, 6), wasmev1.ReasonStoreUnavailable, "take 10 bytes")
+	s.Release(inNamespace("a", "2"))
+	moduletest.Must(t, s.CheckShare("a", other, 15))
+}
+
 func TestWhatTheStoreFindsCanBeEvictedWhenItsHoldersAreKnown(t *testing.T) {
 	for name, c := range map[string]struct {
 		retain bool

@@ -1,0 +1,128 @@
+// Package controllers adds the operator's controllers to a manager: the one that makes
+// the mesh what FilterDeployments say (filterdeployment), and the one with which each
+// replica keeps the modules that are named (modulekeeper).
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/discovery"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
+	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
+	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
+	"github.com/wasme-io/wasme-operator/controllers/source"
+	"github.com/wasme-io/wasme-operator/controllers/waker"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+// recheckInterval is the longest time between two looks at a FilterDeployment:
+// its pull Secret is not watched.
+const recheckInterval = 5 * time.Minute
+
+// Options are what the controllers need beside the manager.
+type Options struct {
+	Store *store.Store
+	// Written is the one that the manager's cache was made with.
+	Written *filterdeployment.Written
+	Pull    pull.Options
+	// PollInterval is how often an image is asked for.
+	PollInterval time.Duration
+	// Peers are the URLs of the module servers of all replicas.
+	Peers []string
+	// AllowedSources are those that modules may come from; empty for all.
+	AllowedSources    source.Sources
+	LegacyPullSecrets bool
+	Mesh              render.Mesh
+	// AllowRootNamespace lets filters in the mesh's root namespace reach every namespace.
+	AllowRootNamespace bool
+	// WatchNamespaces are those that the cache has; empty for all.
+	WatchNamespaces []string
+	// VerifyPods says that pods are asked what they run, but for those of UnverifiedNamespaces.
+	VerifyPods           bool
+	UnverifiedNamespaces []string
+	// Workers is the number of FilterDeployments reconciled at once.
+	Workers int
+}
+
+// Controllers are those of one replica.
+type Controllers struct {
+	FilterDeployments *filterdeployment.Reconciler
+	ModuleKeeper      *modulekeeper.Reconciler
+	// WakeKeeper has the module keeper look at a ControllerRevision.
+	WakeKeeper func(types.NamespacedName)
+}
+
+// Add adds the controllers to a manager. Each has a resolver of its own, which wakes
+// it. Both pull through one puller into one store. The context ends what asks the peers.
+func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers, error) {
+	kinds, err := discovery.NewDiscoveryClientForConfig(manager.GetConfig())
+	if err != nil {
+		return nil, fmt.Errorf("setting up discovery: %w", err)
+	}
+	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
+	replicas, err := peers.New(ctx, opts.Peers, opts.Store, filterDeployments.Wake)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the peers (--peers): %w", err)
+	}
+	puller, values := pull.NewClient(opts.Pull), source.NewValues()
+	finder := func(wakes *waker.Waker) source.Finder {
+		resolver := resolve.New(opts.Store, puller, resolve.Options{
+			PollInterval: opts.PollInterval,
+			Workers:      resolve.DefaultWorkers,
+			Wake:         wakes.Wake,
+			Clock:        clock.RealClock{},
+		})
+		return source.Finder{Reader: manager.GetAPIReader(), Modules: resolver, Values: values, Allowed: opts.AllowedSources, LegacyPullSecrets: opts.LegacyPullSecrets}
+	}
+	reconciler := &filterdeployment.Reconciler{
+		Client:               manager.GetClient(),
+		Reader:               manager.GetAPIReader(),
+		Finder:               finder(filterDeployments),
+		Store:                opts.Store,
+		Peers:                replicas,
+		Written:              opts.Written,
+		Outputs:              outputkinds.New(kinds),
+		Gateways:             outputkinds.NewGateways(kinds),
+		Recorder:             manager.GetEventRecorder("wasme-operator"),
+		Mesh:                 opts.Mesh,
+		AllowRootNamespace:   opts.AllowRootNamespace,
+		WatchNamespaces:      opts.WatchNamespaces,
+		UnverifiedNamespaces: sets.New(opts.UnverifiedNamespaces...),
+		RecheckInterval:      min(opts.PollInterval, recheckInterval),
+		Clock:                clock.RealClock{},
+	}
+	if opts.VerifyPods {
+		reconciler.Prober = dataplane.New(func(name types.NamespacedName) {
+			filterDeployments.WakeAfter(name, reconciler.PodDelay(name))
+		})
+		if err := manager.Add(reconciler.Prober); err != nil {
+			return nil, fmt.Errorf("adding the prober: %w", err)
+		}
+	}
+	keeper := &modulekeeper.Reconciler{
+		Client:          manager.GetClient(),
+		Finder:          finder(revisions),
+		Store:           opts.Store,
+		Peers:           replicas,
+		RecheckInterval: min(opts.PollInterval, recheckInterval),
+	}
+	return &Controllers{reconciler, keeper, revisions.Wake}, errors.Join(
+		manager.Add(reconciler.Finder.Modules),
+		manager.Add(keeper.Finder.Modules),
+		reconciler.SetupWithManager(manager, filterDeployments, opts.Workers),
+		keeper.SetupWithManager(manager, revisions),
+	)
+}
