@@ -261,7 +261,7 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 		Expect(series(status, w.namespace)).To(Equal(all))
 		Expect(series(filterdeployment.NewStatusCollector(w.Client, w.Outputs, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")
 		Expect(user.Delete(ctx, fd)).To(Succeed())
-		Eventually(ctx, func() map[string]float64 { return series(status, w.namespace) }).WithTimeout(bound).Should(BeEmpty())
+		Eventually(ctx, func() map[string]float64 { return series(status, w.namespace) }).WithTimeout(patience).Should(BeEmpty(), "the garbage collector is busy")
 	})
 
 	It("are none when there is no cache, and take no others with them", func(ctx context.Context) {

@@ -97,6 +97,12 @@ const (
 	ReasonDistributing = "Distributing"
 	// ReasonSpreading: the module is rolled out from workload to workload, as pods load it.
 	ReasonSpreading = "Spreading"
+	// ReasonRolloutPaused: spec.rollout.paused keeps the next step from beginning.
+	ReasonRolloutPaused = "RolloutPaused"
+	// ReasonRolloutHeld: a step of a staged rollout failed, and everything stays as it is.
+	ReasonRolloutHeld = "RolloutHeld"
+	// ReasonRolledBack: a step of a staged rollout failed, and the last good revision is in force.
+	ReasonRolledBack = "RolledBack"
 	// ReasonNothingResolved: there is no revision to program yet.
 	ReasonNothingResolved = "NothingResolved"
 	// ReasonLastGoodRevision: the spec cannot be resolved, and an earlier revision

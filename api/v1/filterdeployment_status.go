@@ -34,6 +34,10 @@ type FilterDeploymentStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	Revision string `json:"revision,omitempty"`
 
+	// rollout is how far a staged rollout is.
+	// +optional
+	Rollout *RolloutStatus `json:"rollout,omitempty"`
+
 	// summary counts the workloads.
 	// +optional
 	Summary *WorkloadSummary `json:"summary,omitempty"`

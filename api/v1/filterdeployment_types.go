@@ -128,6 +128,10 @@ type FilterDeploymentSpec struct {
 	// +optional
 	Deployment DeploymentSpec `json:"deployment,omitempty"`
 
+	// rollout says how a new revision reaches the workloads.
+	// +optional
+	Rollout *RolloutSpec `json:"rollout,omitempty"`
+
 	// suspend keeps everything as it is: the operator looks up no new image, and
 	// writes, repairs and deletes nothing. Ready is Unknown for what was changed in the
 	// spec at the same time or later, and not applied.
@@ -449,6 +453,7 @@ const ClassLabel = "wasme.io/class"
 // +kubebuilder:printcolumn:name="PODS",type=string,JSONPath=`.status.summary.podsReady`
 // +kubebuilder:printcolumn:name="IMAGE",type=string,JSONPath=`.spec.filter.image`
 // +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="ROLLOUT",type=string,JSONPath=`.status.rollout.phase`,priority=1
 // +kubebuilder:printcolumn:name="DIGEST",type=string,JSONPath=`.status.module.sha256`,priority=1
 // +kubebuilder:printcolumn:name="MESSAGE",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 type FilterDeployment struct {

@@ -49,21 +49,22 @@ func TestControllerWakesForAStatus(t *testing.T) {
 	}
 }
 
-func TestControllerWakesForTheAnnotationThatTurnsVerificationOff(t *testing.T) {
+func TestControllerWakesForItsAnnotations(t *testing.T) {
 	g := NewWithT(t)
 	with := func(annotations map[string]string) *wasmev1.FilterDeployment {
 		return &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Annotations: annotations}}
 	}
 	none, off, other := with(nil), with(map[string]string{wasmev1.VerifyPodsAnnotation: "false"}), with(map[string]string{"other": "false"})
 	wakes := func(before, after *wasmev1.FilterDeployment) bool {
-		return verificationChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after})
+		return annotationsChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after})
 	}
 	g.Expect(wakes(none, off)).To(BeTrue())
 	g.Expect(wakes(off, none)).To(BeTrue())
+	g.Expect(wakes(none, with(map[string]string{wasmev1.RetryAnnotation: "12345678"}))).To(BeTrue())
 	g.Expect(wakes(none, other)).To(BeFalse())
-	g.Expect(verificationChanged().Create(event.CreateEvent{Object: off})).To(BeFalse())
-	g.Expect(verificationChanged().Delete(event.DeleteEvent{Object: off})).To(BeFalse())
-	g.Expect(verificationChanged().Generic(event.GenericEvent{Object: off})).To(BeFalse())
+	g.Expect(annotationsChanged().Create(event.CreateEvent{Object: off})).To(BeFalse())
+	g.Expect(annotationsChanged().Delete(event.DeleteEvent{Object: off})).To(BeFalse())
+	g.Expect(annotationsChanged().Generic(event.GenericEvent{Object: off})).To(BeFalse())
 }
 
 func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {

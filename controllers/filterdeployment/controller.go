@@ -152,6 +152,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if found.Plan.Rejecting {
+		rollbacksTotal.WithLabelValues(fd.Status.Rollout.Rejected.Reason).Inc()
+	}
 	r.paces.keep(request.NamespacedName, took, apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady))
 	r.applied.keep(&fd)
 	r.recordWorkloads(&fd, reported, &found.Plan)
@@ -189,7 +192,7 @@ type pass struct {
 func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*pass, error) {
 	state := rollout.State{
 		Owner: client.ObjectKeyFromObject(fd), Generation: fd.Generation, Status: fd.Status,
-		Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
+		Strategy: rollout.StrategyOf(fd), Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
 	}
 	p := &pass{}
 	var err error

@@ -25,6 +25,12 @@ var writesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Help: "Writes of outputs, by their kind, the operation (create, adopt, update, repair, delete) and the result.",
 }, []string{"kind", "operation", "result"})
 
+// rollbacksTotal: the reason is one of Loaded.
+var rollbacksTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "wasme_rollbacks_total",
+	Help: "Staged rollouts that failed and were rolled back, or held, by the reason.",
+}, []string{"reason"})
+
 // What is done to an output. A repair undoes what something else changed.
 const (
 	opCreate = "create"
@@ -41,7 +47,10 @@ const (
 )
 
 func init() {
-	metrics.Registry.MustRegister(writesTotal)
+	metrics.Registry.MustRegister(writesTotal, rollbacksTotal)
+	for _, reason := range rollout.BadReasons {
+		rollbacksTotal.WithLabelValues(reason)
+	}
 	results := []string{resultSuccess, resultOutdated, wasmev1.ReasonConflict, wasmev1.ReasonOutputRefused, wasmev1.ReasonWriteFailed}
 	for kind := range istio.Kinds {
 		for _, operation := range []string{opCreate, opAdopt, opUpdate, opRepair, opDelete} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
@@ -63,7 +63,7 @@ func (r *Reconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployme
 // writeOutputs makes the outputs of the workloads at these places what the plan
 // says, and records what came of it in the state.
 func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, plan *rollout.Plan, places []int, existing outputs) {
-	complete := sync.OnceValue(func() error { return r.complete(ctx, plan.InForce) })
+	complete := r.completer(ctx)
 	workqueue.ParallelizeUntil(ctx, writers, len(places), func(i int) {
 		place := places[i]
 		state.Targets[place].Attempt = r.writePlanned(ctx, fd, &plan.Workloads[place], existing, complete)
@@ -71,13 +71,13 @@ func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeploym
 }
 
 // writePlanned makes one output what the plan says. Before it renders, it completes the
-// revision in force.
-func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs, complete func() error) *rollout.Attempt {
+// revision.
+func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs, complete func(*revision.Revision) error) *rollout.Attempt {
 	attempt := &rollout.Attempt{Output: planned.Output, Fetch: planned.Fetch}
 	if cached := existing[planned.Output]; cached != nil && r.rendered.holds(fd, planned, cached) {
 		return attempt
 	}
-	if err := complete(); err != nil {
+	if err := complete(planned.Revision()); err != nil {
 		attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
 		return attempt
 	}

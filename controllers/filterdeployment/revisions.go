@@ -3,6 +3,7 @@ package filterdeployment
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -82,6 +83,17 @@ func (r *Reconciler) createRevision(ctx context.Context, fd *wasmev1.FilterDeplo
 	}
 	live.Revision = desired.Revision
 	return r.Client.Update(ctx, &live)
+}
+
+// completer returns what completes the revisions that outputs are to hold, for several
+// writers at once.
+func (r *Reconciler) completer(ctx context.Context) func(*revision.Revision) error {
+	var mu sync.Mutex
+	return func(known *revision.Revision) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return r.complete(ctx, known)
+	}
 }
 
 // complete reads the configuration of a revision that the cache has without it.

@@ -33,7 +33,7 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 	}
 	watch := ctrl.NewControllerManagedBy(manager).
 		Named("filterdeployment").
-		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, verificationChanged(), statusLost()))).
+		For(&wasmev1.FilterDeployment{}, builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, annotationsChanged(), statusLost()))).
 		// A pod that becomes Ready is to run the filter.
 		Watches(&corev1.Pod{}, r.podHandler(), builder.WithPredicates(podChanged())).
 		// The predecessor's operator is reported; it wakes nothing.
@@ -171,13 +171,15 @@ func deletions() predicate.Predicate {
 	}
 }
 
-// verificationChanged lets through updates of the annotation by which the pods of a
-// FilterDeployment are not verified.
-func verificationChanged() predicate.Predicate {
+// annotationsChanged lets through updates of the annotations by which the pods of a
+// FilterDeployment are not verified, and by which a rollout is tried again.
+func annotationsChanged() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(e event.UpdateEvent) bool {
-			return e.ObjectOld.GetAnnotations()[wasmev1.VerifyPodsAnnotation] != e.ObjectNew.GetAnnotations()[wasmev1.VerifyPodsAnnotation]
+			before, after := e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()
+			return before[wasmev1.VerifyPodsAnnotation] != after[wasmev1.VerifyPodsAnnotation] ||
+				before[wasmev1.RetryAnnotation] != after[wasmev1.RetryAnnotation]
 		},
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },

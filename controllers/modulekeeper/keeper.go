@@ -106,7 +106,8 @@ func (r *Reconciler) needed(ctx context.Context, known revision.Revision) (bool,
 		return true, nil
 	}
 	fd := r.filterDeploymentOf(ctx, known)
-	settled := apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady) &&
+	going := fd.Status.Rollout != nil && fd.Status.Rollout.Phase != wasmev1.RolloutComplete
+	settled := !going && apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady) &&
 		ptr.Deref(fd.Status.ObservedGeneration, 0) == fd.Generation && fd.Status.Revision == newest.Annotations[revision.HashAnnotation]
 	return !settled, nil
 }

@@ -45,6 +45,7 @@ type watch struct {
 	owner   types.NamespacedName
 	plugin  string
 	explain bool
+	watched bool
 	verdict Verdict
 	// looked says that rows holds those of the last answer.
 	looked bool
@@ -121,13 +122,13 @@ func (p *pod) moveTo(place Pod) bool {
 // want takes over an expectation, and reports whether it asks for more than before. What is
 // known of a filter stays known when another revision of it is expected.
 func (w *watch) want(expected Expectation) bool {
-	news := w.plugin != expected.Plugin || expected.Explain && !w.explain
+	news := w.plugin != expected.Plugin || expected.Explain && !w.explain || expected.Watch && !w.watched
 	if w.plugin != expected.Plugin {
 		w.fetch, w.verdict = fetches{}, Verdict{}
 		w.looked = w.looked && relate(expected.Plugin, w.plugin) != unrelated
 		w.plugin = expected.Plugin
 	}
-	w.explain = expected.Explain
+	w.explain, w.watched = expected.Explain, expected.Watch
 	return news
 }
 
@@ -147,6 +148,11 @@ func (p *pod) settled() bool {
 	return p.failures == 0 && !slices.ContainsFunc(p.watches, func(w *watch) bool {
 		return w.verdict.State != StateLoaded || w.verdict.StaleListeners
 	})
+}
+
+// watched reports whether the pod is asked each second.
+func (p *pod) watched() bool {
+	return slices.ContainsFunc(p.watches, func(w *watch) bool { return w.watched })
 }
 
 // see takes over what a worker saw of the pod.

@@ -101,6 +101,7 @@ func TestWhatIsKnownOfAFilterWhenItsTargetChanges(t *testing.T) {
 	}{
 		"the same":              {Expectation{Plugin: greeting}, false, true, StateLoaded},
 		"an explanation":        {Expectation{Plugin: greeting, Explain: true}, true, true, StateLoaded},
+		"a closer look":         {Expectation{Plugin: greeting, Watch: true}, true, true, StateLoaded},
 		"another revision":      {Expectation{Plugin: greetingOld}, true, true, StateOtherRevision},
 		"another filter":        {Expectation{Plugin: otherFilter}, true, false, StateUnknown},
 		"a WasmPlugin's plugin": {Expectation{Plugin: "bookinfo.greeting"}, true, false, StateUnknown},

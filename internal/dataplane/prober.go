@@ -81,6 +81,9 @@ type Expectation struct {
 	// Explain says that pilot-agent is asked, too, whenever the plugin is not there.
 	// Verdict.Fetch is its answer.
 	Explain bool
+	// Watch says that the pod is asked each second, although it runs the plugin, whose
+	// module may crash.
+	Watch bool
 }
 
 // Prober asks pods what they run. Its methods can be called concurrently.

@@ -16,6 +16,9 @@ const (
 	maxRetry    = 15 * time.Second
 	retryJitter = 0.2
 
+	// watchPeriod is the time between two questions to a pod that is watched.
+	watchPeriod = time.Second
+
 	// A pod of which everything is verified is asked once per period. The period is
 	// perPod for each pod, within these bounds.
 	minPeriod = 30 * time.Second
@@ -41,13 +44,17 @@ func (p *Prober) plan(known *pod, delay time.Duration) {
 
 // planNext schedules the next probe of a pod that was asked just now.
 func (p *Prober) planNext(known *pod) {
-	if known.settled() {
+	switch {
+	case known.settled() && known.watched():
+		known.attempts = 0
+		p.plan(known, wait.Jitter(watchPeriod, retryJitter))
+	case known.settled():
 		known.attempts = 0
 		p.plan(known, untilTurn(time.Now(), period(len(p.pods)), p.turn(known.UID)))
-		return
+	default:
+		p.plan(known, retryDelay(known.attempts))
+		known.attempts++
 	}
-	p.plan(known, retryDelay(known.attempts))
-	known.attempts++
 }
 
 // retryDelay returns the delay after this number of probes since the last change.

@@ -49,6 +49,12 @@ func TestThePlanOfTheNextProbe(t *testing.T) {
 		if delay := time.Until(settled.due); delay != want || settled.attempts != 0 {
 			t.Errorf("in %s, not %s; %d attempts", delay, want, settled.attempts)
 		}
+
+		settled.watches[0].watched = true
+		p.planNext(settled)
+		if delay := time.Until(settled.due); delay < watchPeriod || delay > watchPeriod*12/10 {
+			t.Errorf("watched: in %s", delay)
+		}
 	})
 }
 

@@ -181,7 +181,7 @@ func (s *story) later(wait time.Duration) { s.state.Now = s.state.Now.Add(wait) 
 // end holds the story to its golden file.
 func (s *story) end() {
 	s.Helper()
-	path := filepath.Join("testdata", strings.TrimPrefix(s.Name(), "TestDecide/")+".txt")
+	path := filepath.Join("testdata", filepath.Base(s.Name())+".txt")
 	if *update {
 		if err := os.WriteFile(path, []byte(s.text.String()), 0o644); err != nil {
 			s.Fatal(err)

@@ -3,6 +3,7 @@ package rollout
 import (
 	"slices"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
@@ -17,6 +18,8 @@ const (
 	// Distributing means that the replicas of the operator are copying the module
 	// of the revision that the spec asks for.
 	Distributing
+	// RolledBack means that the rollout of the revision that the spec asks for failed.
+	RolledBack
 )
 
 // NeedsDistribution reports whether every replica of the operator has to hold
@@ -42,14 +45,19 @@ func (s *State) held() func(hash string) bool {
 // inForce returns the revision that the outputs are to hold; nil for none. Until
 // every replica can serve the module of a new one, it is what they held so far,
 // which is still repaired and still reaches new workloads.
-func (s *State) inForce() (*revision.Revision, Standing) {
+func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Standing) {
 	switch {
 	case s.Blocked.Reason != "":
-		return revision.Newest(s.History), Current
+		return s.lastGood(), Current
+	case rollout != nil && rollout.Phase == wasmev1.RolloutRolledBack:
+		return s.kept(rollout.From), RolledBack
 	case s.Asked == nil:
-		return revision.Newest(s.History), LastGood
+		return s.lastGood(), LastGood
 	case s.Distributed:
 		return s.Asked, Current
+	}
+	if base := s.base(); base != nil {
+		return base, Distributing
 	}
 	held := s.held()
 	before := slices.IndexFunc(s.History, func(known revision.Revision) bool { return held(known.Hash) })

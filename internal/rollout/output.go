@@ -63,6 +63,17 @@ func (o Outputs) Revisions() sets.Set[string] {
 	return held
 }
 
+// holding returns the outputs that hold a revision.
+func (o Outputs) holding(hash string) []OutputKey {
+	var keys []OutputKey
+	for key, output := range o {
+		if output.Revision == hash {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 // keyFor returns the kind and name of the output that is to hold a revision for a target.
 func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target workload.Target) OutputKey {
 	hashed := hashedKey(owner, inForce, target)
@@ -79,6 +90,9 @@ func hashedKey(owner types.NamespacedName, inForce *revision.Revision, target wo
 }
 
 func workloadNote(target workload.Target) string { return target.Kind + "/" + target.Name }
+
+// Revision returns what the workload's output is to hold.
+func (w *Workload) Revision() *revision.Revision { return w.inForce }
 
 // Spec returns the JSON of the spec that the workload's output is to have.
 func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {

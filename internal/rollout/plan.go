@@ -19,7 +19,9 @@
 //  4. Which pods prove that they run it, and if not, why (proof.go).
 //  5. Which pods are told to fetch again, because their fetch failed or was
 //     overtaken.
-//  6. What the conditions Programmed and Loaded, and the state of each workload,
+//  6. Where the rollout is staged, which workloads wait for the step before theirs, and
+//     whether that was so bad that the last good revision comes back (steps.go).
+//  7. What the conditions Programmed and Loaded, and the state of each workload,
 //     say about it (verdicts.go).
 //
 // The controller writes what Due returns, records each Attempt in the State, and
@@ -69,6 +71,8 @@ type State struct {
 	// Blocked, unless it has no reason, says why no output can be written.
 	Blocked condition.Verdict
 
+	// Strategy is how a new revision reaches the workloads.
+	Strategy Strategy
 	// Unverified says why pods are not asked what they run; empty when they are.
 	Unverified string
 	// Verification says what follows where pods cannot be asked, or do not answer.
@@ -130,6 +134,8 @@ const (
 	AwaitingPods
 	// AwaitingRoom: pods of other workloads still load the module.
 	AwaitingRoom
+	// AwaitingStep: the step before has to be good first.
+	AwaitingStep
 	// Programmed: the output holds the revision in force.
 	Programmed
 	// Failed: the output could not be written.
@@ -157,8 +163,11 @@ type Workload struct {
 	// when something can, or need not.
 	Unproven string
 
-	owner   types.NamespacedName
+	owner types.NamespacedName
+	// inForce is what the output is to hold now: the plan's, unless behind says that it
+	// is the one before.
 	inForce *revision.Revision
+	behind  bool
 	pods    []Pod
 	// bringsFetch says that the revision in force makes its pods fetch, or drain.
 	bringsFetch bool
@@ -174,6 +183,11 @@ type Plan struct {
 	Workloads []Workload
 	// Deleted are the workloads that no longer exist and whose outputs stay.
 	Deleted []Deleted
+	// Rollout is how far the rollout of the revision is; nil unless it is staged.
+	Rollout *wasmev1.RolloutStatus
+	// Rejecting says that this plan ends the rollout, which the status has to remember
+	// before anything is written.
+	Rejecting bool
 	// Again is the time after which there is more to decide; 0 for never.
 	Again time.Duration
 	// Programmed and Loaded are the contents of these conditions.
@@ -183,6 +197,8 @@ type Plan struct {
 	Unanswered bool
 
 	verifyPods bool
+	// back says that workloads go back to what they ran before.
+	back bool
 	// notRequired says that Loaded does not wait for what nothing shows.
 	notRequired bool
 	// proofs are those of all workloads.
@@ -192,9 +208,12 @@ type Plan struct {
 // Decide plans.
 func Decide(s State) Plan {
 	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted}
-	p.InForce, p.Standing = s.inForce()
+	p.Rollout = s.rollout()
+	p.InForce, p.Standing = s.inForce(p.Rollout)
+	p.back = p.InForce != nil && p.InForce == s.base()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {
+		p.step(&s)
 		room := p.admit(&s)
 		p.proveAll(&s)
 		p.renew(&s, room)
@@ -267,15 +286,18 @@ func (w *Workload) took(attempt *Attempt) {
 // admit finds out which outputs wait, and returns the room that is taken then.
 // What is under way, or was written just now, comes first.
 func (p *Plan) admit(s *State) room {
-	r := roomFor(p.InForce.Module)
+	r := roomFor(p.InForce.Module, s.Strategy)
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		loading, left := w.loading(s)
 		r.taken += loading
 		p.Again = soonest(p.Again, left)
 		// A renewal holds nothing up: the pods had their time.
-		if w.Phase == Due && loading > 0 && w.Holds != p.InForce && w.Fetch.Renewals == 0 {
+		if w.Phase == Due && loading > 0 && w.Holds != p.InForce && w.Fetch.Renewals == 0 && !p.back {
 			w.Phase = AwaitingPods
+		}
+		if p.back && w.Holds != nil {
+			w.bringsFetch = false // the agents have the module
 		}
 		if w.Phase == Programmed && w.bringsFetch {
 			r.taken += w.sidecars()
@@ -286,8 +308,9 @@ func (p *Plan) admit(s *State) room {
 		if w.Phase == Due && w.bringsFetch && !r.take(w.sidecars()) {
 			w.Phase = AwaitingRoom
 		}
-		if (w.Phase == Due || w.Phase == Programmed) && w.bringsFetch {
-			w.Fetch = Fetch{Revision: p.InForce.Hash, At: s.Now}
+		changes := w.bringsFetch || p.Rollout != nil && !p.back && w.Holds != p.InForce
+		if (w.Phase == Due || w.Phase == Programmed) && changes {
+			w.Fetch = Fetch{Revision: w.inForce.Hash, At: s.Now}
 		}
 	}
 	return r
@@ -339,11 +362,13 @@ func (w *Workload) plugin(expected *revision.Revision) string {
 }
 
 // Waits reports whether the output has to wait before it may hold the revision in force.
-func (w *Workload) Waits() bool { return w.Phase == AwaitingPods || w.Phase == AwaitingRoom }
+func (w *Workload) Waits() bool {
+	return w.Phase == AwaitingPods || w.Phase == AwaitingRoom || w.Phase == AwaitingStep || w.behind
+}
 
 // expected returns the revision that its pods are to run now; nil when it is not known.
 func (w *Workload) expected() *revision.Revision {
-	if w.Waits() {
+	if w.Waits() && !w.behind {
 		return w.Holds
 	}
 	return w.inForce
@@ -363,7 +388,7 @@ func (p *Plan) renew(s *State, r room) {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		pods := stuck(w.Proofs, w.Fetch.renewedFor(p.InForce.Hash))
-		if w.Renewed || w.Phase == Failed || len(pods) == 0 {
+		if w.Renewed || w.Phase == Failed || w.behind || len(pods) == 0 {
 			continue
 		}
 		if left := w.Fetch.renewalDue(p.InForce.Hash, s.Now); left > 0 {
@@ -392,6 +417,9 @@ func (p *Plan) waiting() int {
 // written again because the plan renews a fetch.
 func (p *Plan) Due(s State) []int {
 	var due []int
+	if p.Rejecting {
+		return nil
+	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		if w.Phase == Due || w.Phase == Programmed && w.Fetch != s.Targets[i].Attempt.Fetch {
@@ -405,7 +433,10 @@ func (p *Plan) Due(s State) []int {
 // kind included. A workload whose new output is not written keeps its old one, and
 // one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
-	if p.InForce == nil || p.Workloads == nil {
+	if p.Standing == RolledBack && p.InForce == nil {
+		return sorted(existing.holding(p.Rollout.To))
+	}
+	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
 		return nil
 	}
 	wanted, keepsOld := map[OutputKey]bool{}, map[string]bool{}
@@ -425,6 +456,11 @@ func (p *Plan) Obsolete(existing Outputs) []OutputKey {
 			obsolete = append(obsolete, key)
 		}
 	}
-	slices.SortFunc(obsolete, func(a, b OutputKey) int { return compare(a.String(), b.String()) })
-	return obsolete
+	return sorted(obsolete)
+}
+
+// sorted sorts outputs in place.
+func sorted(keys []OutputKey) []OutputKey {
+	slices.SortFunc(keys, func(a, b OutputKey) int { return compare(a.String(), b.String()) })
+	return keys
 }

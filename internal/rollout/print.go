@@ -11,7 +11,7 @@ import (
 
 var phaseNames = map[Phase]string{
 	NoRevision: "NoRevision", Due: "Due", AwaitingPods: "AwaitingPods",
-	AwaitingRoom: "AwaitingRoom", Programmed: "Programmed", Failed: "Failed",
+	AwaitingRoom: "AwaitingRoom", AwaitingStep: "AwaitingStep", Programmed: "Programmed", Failed: "Failed",
 }
 
 // String implements fmt.Stringer.
@@ -24,6 +24,9 @@ func (p Phase) String() string { return phaseNames[p] }
 func (p *Plan) String() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "revision %s\n", hashOf(p.InForce))
+	if r := p.Rollout; r != nil {
+		fmt.Fprintf(&text, "rollout from %s to %s: %s, step %d\n", cmp.Or(r.From, "none"), r.To, r.Phase, *r.Step)
+	}
 	fmt.Fprintf(&text, "Programmed %s %s: %s\n", p.Programmed.Status, p.Programmed.Reason, p.Programmed.Message)
 	fmt.Fprintf(&text, "Loaded %s %s: %s\n", p.Loaded.Status, p.Loaded.Reason, p.Loaded.Message)
 	if p.Again > 0 {

@@ -60,6 +60,7 @@ func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation in
 		status.Reason = condition.Cut(ready.Message)
 	}
 	r.Plan.setRevision(status)
+	status.Rollout = r.Plan.Rollout
 	if !r.Plan.Unanswered {
 		r.Plan.setWorkloads(status)
 	}
@@ -180,12 +181,18 @@ func (p *Plan) why(w *Workload) string {
 	switch {
 	case p.Standing == Distributing:
 		return "waits until every replica of the operator holds the new module"
+	case p.Standing == RolledBack && p.InForce == nil:
+		return fmt.Sprintf("runs nothing, because revision %s was rolled back", p.Rollout.To)
 	case w.Phase == NoRevision:
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:
 		return fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", w.Fetch.Revision, LoadTimeout)
+	case w.Phase == AwaitingStep, w.behind:
+		return "waits until the workloads before it run the revision well"
 	case w.Phase == AwaitingRoom:
 		return "waits until pods of other workloads have loaded the module"
+	case p.Standing == RolledBack && w.Phase == Programmed:
+		return fmt.Sprintf("runs revision %s, because revision %s was rolled back", p.Rollout.From, p.Rollout.To)
 	case p.Standing == LastGood:
 		return fmt.Sprintf("keeps revision %s until the spec can be resolved", p.InForce.Hash)
 	default:

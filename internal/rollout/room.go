@@ -20,9 +20,13 @@ const (
 // room counts the pods that load at one time.
 type room struct{ taken, size int }
 
-func roomFor(module wasmev1.ModuleStatus) room {
+func roomFor(module wasmev1.ModuleStatus, strategy Strategy) room {
 	bytes := max(1, ptr.Deref(module.SizeBytes, 0))
-	return room{size: int(min(max(1, fetchingBytes/bytes), MaxLoadingPods))}
+	pods := MaxLoadingPods
+	if strategy.Staged {
+		pods = strategy.MaxPods
+	}
+	return room{size: min(int(max(1, fetchingBytes/bytes)), pods)}
 }
 
 // take takes room for the pods of a workload and reports whether there was any.

@@ -25,12 +25,15 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 		return blocked
 	}
 	all, waiting := len(p.Workloads), p.waiting()
+	rollout := p.rolloutVerdict(waiting)
 	failures := filtered(p.Workloads, func(w Workload) bool { return w.Phase == Failed })
 	switch {
 	case len(failures) > 0:
 		return condition.FalseAndRetried(failures[0].Reason, describeFailures(failures, all))
 	case p.Standing == Distributing:
 		return condition.Unknown(wasmev1.ReasonDistributing, "waiting until every replica of the operator holds the new module")
+	case rollout.Reason != "":
+		return rollout
 	case p.InForce == nil:
 		return condition.False(wasmev1.ReasonNothingResolved, "there is no module to run yet")
 	case p.Standing == LastGood:
@@ -62,9 +65,6 @@ func (p *Plan) proveAll(s *State) {
 	if s.Unverified != "" {
 		return
 	}
-	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
-	position := p.InForce.Rendered.Place.Position
-	anchored := position.Before != "" || position.After != ""
 	pods := 0
 	for i := range p.Workloads {
 		pods += len(p.Workloads[i].pods)
@@ -75,25 +75,34 @@ func (p *Plan) proveAll(s *State) {
 		if !p.notRequired {
 			w.Unproven = w.unproven()
 		}
-		own := w.Fetch.waited(p.InForce.Hash, waited, s.Now)
-		plugin := ""
-		if expected := w.expected(); expected != nil && len(w.pods) > 0 {
-			plugin = w.plugin(expected)
-		}
 		first := len(p.proofs)
-		for _, pod := range w.pods {
-			age := s.Now.Sub(pod.ReadySince)
-			proof := Proof{
-				name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
-				waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
-			}
-			if pod.Sidecar && plugin != "" {
-				proof.verdict = pod.Seen.On(plugin)
-			}
-			p.proofs = append(p.proofs, proof)
-		}
+		p.proofs = p.appendProofs(p.proofs, w, s)
 		w.Proofs = p.proofs[first:]
 	}
+}
+
+// appendProofs appends what is known of the pods of a workload.
+func (p *Plan) appendProofs(proofs []Proof, w *Workload, s *State) []Proof {
+	waited, settled := waitedFor(&s.Status, p.InForce.Hash, s.Now)
+	position := p.InForce.Rendered.Place.Position
+	anchored := position.Before != "" || position.After != ""
+	own := w.Fetch.waited(p.InForce.Hash, waited, s.Now)
+	plugin := ""
+	if expected := w.expected(); expected != nil && len(w.pods) > 0 {
+		plugin = w.plugin(expected)
+	}
+	for _, pod := range w.pods {
+		age := s.Now.Sub(pod.ReadySince)
+		proof := Proof{
+			name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
+			waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
+		}
+		if pod.Sidecar && plugin != "" {
+			proof.verdict = pod.Seen.On(plugin)
+		}
+		proofs = append(proofs, proof)
+	}
+	return proofs
 }
 
 // waitedFor returns how long pods have been waited for with a revision: since
@@ -126,6 +135,10 @@ func (f Fetch) waited(revision string, since time.Duration, now time.Time) time.
 // Expectations returns what the sidecars of the pods are to run.
 func (p *Plan) Expectations() []dataplane.Expectation {
 	var expectations []dataplane.Expectation
+	left := 0 // pods to watch
+	if r := p.Rollout; r != nil && p.Standing == Current && (r.Phase == wasmev1.RolloutProgressing || r.Phase == wasmev1.RolloutBaking) {
+		left = MaxLoadingPods
+	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		expected := w.expected()
@@ -134,9 +147,14 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 		}
 		plugin := w.plugin(expected)
 		for _, pod := range w.pods {
-			if pod.Sidecar {
-				expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: plugin, Explain: true})
+			if !pod.Sidecar {
+				continue
 			}
+			watch := left > 0 && expected == p.InForce
+			if watch {
+				left--
+			}
+			expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: plugin, Explain: true, Watch: watch})
 		}
 	}
 	return expectations

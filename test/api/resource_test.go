@@ -171,6 +171,7 @@ var _ = Describe("the resource", func() {
 				{Type: wasmev1.ConditionReady, Status: metav1.ConditionFalse, Reason: "Conflict", Message: "what to do", LastTransitionTime: metav1.Now()},
 			},
 			Module:  &wasmev1.ModuleStatus{Reference: "r", ManifestDigest: "sha256:0", SHA256: "a6e01e05", SizeBytes: new(int64(1))},
+			Rollout: &wasmev1.RolloutStatus{Phase: wasmev1.RolloutBaking, To: "12345678", Step: new(int32(1))},
 			Summary: &wasmev1.WorkloadSummary{Workloads: new(int64(6)), Programmed: new(int64(5)), WorkloadsReady: "5/6", Pods: new(int64(12)), PodsLoaded: new(int64(11)), PodsReady: "11/12"},
 		}
 		Expect(k8s.Status().Update(ctx, fd)).To(Succeed())
@@ -184,11 +185,11 @@ var _ = Describe("the resource", func() {
 				columns = append(columns, column.Name)
 			}
 		}
-		Expect(columns).To(Equal([]string{"Name", "READY", "WORKLOADS", "PODS", "IMAGE", "AGE", "DIGEST (wide)", "MESSAGE (wide)"}))
+		Expect(columns).To(Equal([]string{"Name", "READY", "WORKLOADS", "PODS", "IMAGE", "AGE", "ROLLOUT (wide)", "DIGEST (wide)", "MESSAGE (wide)"}))
 		cells := table.Rows[0].Cells
 		Expect(cells[5]).To(MatchRegexp(`^\d+s$`))
 		cells[5] = "AGE"
-		Expect(cells).To(Equal([]any{"printed", "False", "5/6", "11/12", "example.com/filter:v1", "AGE", "a6e01e05", "what to do"}))
+		Expect(cells).To(Equal([]any{"printed", "False", "5/6", "11/12", "example.com/filter:v1", "AGE", "Baking", "a6e01e05", "what to do"}))
 	})
 })
 

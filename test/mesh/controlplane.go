@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ const (
 	readyTimeout  = time.Minute
 	tokenLifetime = 24 * time.Hour
 	issuer        = "https://kubernetes.default.svc.cluster.local"
+	// etcdBytes is what a cluster with thousands of large objects needs; etcd's default is 2 GiB.
+	etcdBytes = 16 << 30
 	// probeTimeout bounds one request that asks whether something is ready.
 	probeTimeout = 2 * time.Second
 	// Many tests in parallel share one identity: the limits that clients set
@@ -190,7 +193,7 @@ func (c *ControlPlane) startEtcd(ctx context.Context) (string, error) {
 		"--data-dir=" + filepath.Join(c.folder, "etcd"),
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer,
-		"--unsafe-no-fsync", "--log-level=warn",
+		"--unsafe-no-fsync", "--log-level=warn", "--quota-backend-bytes=" + strconv.Itoa(etcdBytes),
 	}})
 	if err != nil {
 		return "", err

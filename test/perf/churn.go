@@ -43,6 +43,12 @@ func (p *perf) churn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
+	if err := c.programChurn(ctx); err != nil {
+		return err
+	}
+	if err := c.startChurnPods(ctx, sets); err != nil {
+		return fmt.Errorf("preparing: %w", err)
+	}
 	operator, err := c.StartOperator(ctx, c.operator)
 	if err != nil {
 		return err
@@ -56,7 +62,7 @@ func (p *perf) churn(ctx context.Context) error {
 	return p.replacePods(ctx, c, operator, sets)
 }
 
-// populateChurn creates it all, but for the operator, and returns the ReplicaSets.
+// populateChurn creates the workloads and FilterDeployments, and returns the ReplicaSets.
 func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, error) {
 	image, err := c.push(ctx, "")
 	if err != nil {
@@ -75,15 +81,9 @@ func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, 
 		if err := c.admin.Create(ctx, workload); err != nil {
 			return err
 		}
-		if sets[i], err = c.createReplicaSet(ctx, workload); err != nil {
-			return err
-		}
-		for pod := range churnPods {
-			if err := c.pods.createPodOf(ctx, c.cluster, i*churnPods+pod, workload, sets[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		var err error
+		sets[i], err = c.createReplicaSet(ctx, workload)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -94,8 +94,42 @@ func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, 
 			return nil, err
 		}
 	}
-	progress("%d workloads and %d pods created in %s", churnWorkloads, churnWorkloads*churnPods, time.Since(begin).Round(time.Second))
+	progress("%d workloads created in %s", churnWorkloads, time.Since(begin).Round(time.Second))
 	return sets, nil
+}
+
+// programChurn has an operator write all outputs before there are pods, which would get
+// them in waves.
+func (c *podsCluster) programChurn(ctx context.Context) error {
+	operator, err := c.StartOperator(ctx, c.operator)
+	if err != nil {
+		return err
+	}
+	if err := c.awaitAllReady(ctx, churnWorkloads, 0); err != nil {
+		return err
+	}
+	return operator.Stop()
+}
+
+// startChurnPods creates the pods of all workloads.
+func (c *podsCluster) startChurnPods(ctx context.Context, sets []*appsv1.ReplicaSet) error {
+	begin := time.Now()
+	err := parallel(ctx, creators, churnWorkloads, func(ctx context.Context, i int) error {
+		for pod := range churnPods {
+			if err := c.startPod(ctx, sets[i], i*churnPods+pod); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	progress("%d pods created in %s", churnWorkloads*churnPods, time.Since(begin).Round(time.Second))
+	return err
+}
+
+// startPod creates the pod with this number, of a Deployment's ReplicaSet.
+func (c *podsCluster) startPod(ctx context.Context, set *appsv1.ReplicaSet, number int) error {
+	workload := deployment(churnNamespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
+	return c.pods.createPodOf(ctx, c.cluster, number, workload, set)
 }
 
 // replacePods replaces pods one by one, at an even pace, and adds the rows.
@@ -140,13 +174,12 @@ func (p *perf) replacePods(ctx context.Context, c *podsCluster, operator *mesh.O
 }
 
 func (c *podsCluster) replacePod(ctx context.Context, set *appsv1.ReplicaSet, old, number int) error {
-	workload := deployment(churnNamespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
-	gone := injectedPod(set, workload.Spec.Template, 0)
+	gone := injectedPod(set, set.Spec.Template, 0)
 	gone.Name = podName(set, old)
 	if err := c.admin.Delete(ctx, gone, client.GracePeriodSeconds(0)); err != nil {
 		return err
 	}
-	return c.pods.createPodOf(ctx, c.cluster, number, workload, set)
+	return c.startPod(ctx, set, number)
 }
 
 // processorTimeOf is what a process of the cluster used of processors so far.

@@ -46,6 +46,7 @@ func scenarios() []scenario {
 		{"traffic", (*perf).traffic},
 		{"scale", (*perf).scale},
 		{"churn", (*perf).churn},
+		{"large", (*perf).large},
 		{"modules", (*perf).modules},
 		{"siege", (*perf).siege},
 		{"polls", (*perf).polls},

@@ -1,0 +1,151 @@
+package v1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// RolloutStrategy says how a new revision reaches the workloads.
+//
+// +kubebuilder:validation:Enum=Immediate;Staged
+// +kubebuilder:validation:MaxLength=16
+type RolloutStrategy string
+
+// The rollout strategies.
+const (
+	// RolloutImmediate writes a new configuration to all workloads at once, and spreads
+	// a new module over them in waves, whatever becomes of it.
+	RolloutImmediate RolloutStrategy = "Immediate"
+	// RolloutStaged writes a new revision to one workload first, and then to others in
+	// waves. A step begins when the pods of the ones before run the revision well.
+	RolloutStaged RolloutStrategy = "Staged"
+)
+
+// RolloutFailure says what follows when a step of a staged rollout fails.
+//
+// +kubebuilder:validation:Enum=RollBack;Hold
+// +kubebuilder:validation:MaxLength=16
+type RolloutFailure string
+
+// What follows a failed step.
+const (
+	// RolloutRollBack has the workloads run the last good revision again.
+	RolloutRollBack RolloutFailure = "RollBack"
+	// RolloutHold leaves everything as it is.
+	RolloutHold RolloutFailure = "Hold"
+)
+
+// RetryAnnotation on a FilterDeployment begins the rollout of a revision again that was
+// rolled back. Its value is the revision; a second retry needs another value, such as
+// `<revision>/2`.
+const RetryAnnotation = "wasme.io/retry"
+
+// RolloutSpec says how a new revision reaches the workloads.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.strategy) && self.strategy == 'Staged') || !(has(self.bakeTime) || has(self.maxPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: set strategy to Staged, or leave them out",fieldPath=".strategy"
+type RolloutSpec struct {
+	// strategy is Staged or Immediate; default Immediate. Staged needs pods that are
+	// verified.
+	// +optional
+	Strategy RolloutStrategy `json:"strategy,omitempty"`
+
+	// bakeTime is how long the pods of a step must run the revision well before the next
+	// step begins; default 10s.
+	// +optional
+	// +kubebuilder:validation:Format=duration
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('1h')",message="bakeTime must be 0s to 1h"
+	BakeTime *metav1.Duration `json:"bakeTime,omitempty"`
+
+	// maxPods is how many pods may load the revision at one time, after the first
+	// workload; default 256.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	MaxPods *int32 `json:"maxPods,omitempty"`
+
+	// onFailure is RollBack or Hold; default RollBack.
+	// +optional
+	OnFailure RolloutFailure `json:"onFailure,omitempty"`
+
+	// paused stops before the next step.
+	// +optional
+	Paused bool `json:"paused,omitempty"`
+}
+
+// RolloutPhase is how far a rollout is.
+//
+// +kubebuilder:validation:Enum=Progressing;Baking;Paused;Held;RolledBack;Complete
+// +kubebuilder:validation:MaxLength=16
+type RolloutPhase string
+
+// The phases of a rollout.
+const (
+	// RolloutProgressing waits until the pods of the step run the revision.
+	RolloutProgressing RolloutPhase = "Progressing"
+	// RolloutBaking means that they do, and waits for bakeTime.
+	RolloutBaking RolloutPhase = "Baking"
+	// RolloutPaused waits until paused is no longer set.
+	RolloutPaused RolloutPhase = "Paused"
+	// RolloutHeld means that a step failed, and that everything stays as it is.
+	RolloutHeld RolloutPhase = "Held"
+	// RolloutRolledBack means that a step failed, and that the workloads are to run the
+	// last good revision.
+	RolloutRolledBack RolloutPhase = "RolledBack"
+	// RolloutComplete means that all workloads run the revision, and did so for bakeTime.
+	RolloutComplete RolloutPhase = "Complete"
+)
+
+// RolloutStatus is how far a staged rollout is. It is kept from one process of the
+// operator to the next.
+type RolloutStatus struct {
+	// phase is how far it is.
+	// +required
+	Phase RolloutPhase `json:"phase"`
+
+	// from is the last good revision; empty when there is none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	From string `json:"from,omitempty"`
+
+	// to is the revision that is rolled out.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	To string `json:"to"`
+
+	// step counts the steps that began.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Step *int32 `json:"step"`
+
+	// since is when the phase began.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// rejected is the revision that was rolled back.
+	// +optional
+	Rejected *RejectedRevision `json:"rejected,omitempty"`
+
+	// retried is the value of the annotation wasme.io/retry that was followed last.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Retried string `json:"retried,omitempty"`
+}
+
+// RejectedRevision is a revision that was rolled back, and is not rolled out again by itself.
+type RejectedRevision struct {
+	// revision identifies it.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Revision string `json:"revision"`
+
+	// reason is the one that the condition Loaded had.
+	// +required
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason"`
+
+	// message says what happened, and where.
+	// +required
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message"`
+
+	// at is when it was rolled back.
+	// +required
+	At metav1.Time `json:"at"`
+}

@@ -1,0 +1,169 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+)
+
+func staged(fd *wasmev1.FilterDeployment) {
+	fd.Spec.Rollout = &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutStaged}
+}
+
+var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
+	const bakeTime = 10 * time.Second
+	var w *world
+	var s *sidecars
+	var fd *wasmev1.FilterDeployment
+	var a, b []netip.Addr
+	var first string
+
+	phase := func(ctx context.Context) func() wasmev1.RolloutPhase {
+		return func() wasmev1.RolloutPhase {
+			_, err := w.reconcile(ctx, fd)
+			Expect(err).NotTo(HaveOccurred())
+			return fd.Status.Rollout.Phase
+		}
+	}
+	// reaches makes passes until the pods' answers bring the rollout to a phase.
+	reaches := func(ctx context.Context, want wasmev1.RolloutPhase) {
+		GinkgoHelper()
+		Eventually(ctx, phase(ctx)).WithTimeout(bound).Should(Equal(want))
+	}
+	holds := func(ctx context.Context, inA, inB string) {
+		GinkgoHelper()
+		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": inA, "b-f": inB}))
+	}
+	// begins changes the configuration, which reaches b.
+	begins := func(ctx context.Context, text string) string {
+		GinkgoHelper()
+		edit(ctx, fd, config(text))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, fd.Status.Revision)
+		Expect(fd.Status.Rollout).To(And(HaveField("Phase", wasmev1.RolloutProgressing), HaveField("From", first), HaveField("To", fd.Status.Revision)))
+		return fd.Status.Revision
+	}
+
+	restart := func(ctx context.Context) {
+		w.restart(ctx)
+		w.newProber()
+		w.startProber()
+	}
+
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		s = w.startSidecars()
+		w.deployments(ctx, "a", "b")
+		a, b = s.start(ctx, "a", 3), s.start(ctx, "b", 1)
+		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), staged)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.outputs(ctx)).To(ConsistOf("b-f"))
+		s.load(ctx, fd, "b", b)
+		reaches(ctx, wasmev1.RolloutBaking)
+		w.clock.Step(bakeTime)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		s.load(ctx, fd, "a", a)
+		reaches(ctx, wasmev1.RolloutBaking)
+		Expect(fd).To(beReady("2/2"))
+		w.clock.Step(bakeTime)
+		reaches(ctx, wasmev1.RolloutComplete)
+		first = fd.Status.Revision
+	})
+
+	It("reaches one workload first, and the other when that has run it for a while", func(ctx context.Context) {
+		second := begins(ctx, "second")
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "on 1 of 2 workloads"))
+		s.load(ctx, fd, "b", b)
+		reaches(ctx, wasmev1.RolloutBaking)
+		holds(ctx, first, second)
+
+		By("going on after a restart")
+		restart(ctx)
+		reaches(ctx, wasmev1.RolloutBaking)
+		holds(ctx, first, second)
+		w.clock.Step(bakeTime)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, second, second)
+		s.load(ctx, fd, "a", a)
+		reaches(ctx, wasmev1.RolloutBaking)
+		Expect(fd).To(beReady("2/2"))
+		w.clock.Step(bakeTime)
+		reaches(ctx, wasmev1.RolloutComplete)
+		Expect(*fd.Status.Rollout.Step).To(BeEquivalentTo(2))
+	})
+
+	It("is rolled back when the first workload refuses it, and does not come back by itself", func(ctx context.Context) {
+		second := begins(ctx, "refused")
+		s.run(plugin(fd, "b", first), b...)
+		w.clock.Step(rollout.LoadTimeout)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+		Expect(fd).To(notReady(wasmev1.ReasonRolledBack, "revision "+second+" was rolled back to "+first, wasmev1.RetryAnnotation+"="+second))
+		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", wasmev1.ReasonOlderRevision)))
+		Expect(fd.Status.Revision).To(Equal(first))
+		Expect(w.events(ctx, fd)).To(ContainElement(ContainSubstring(wasmev1.ReasonRolledBack)))
+
+		By("a restart")
+		restart(ctx)
+		w.clock.Step(time.Hour)
+		for range 3 {
+			Expect(w.settle(ctx, fd)).To(Succeed())
+		}
+		holds(ctx, first, first)
+
+		By("the annotation, once")
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Annotations = map[string]string{wasmev1.RetryAnnotation: second}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, second)
+		w.clock.Step(rollout.LoadTimeout)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+
+		By("another spec")
+		s.becomes(ctx, fd, "4/4")
+		begins(ctx, "third")
+	})
+
+	It("is not rolled back before the status remembers that", func(ctx context.Context) {
+		second := begins(ctx, "refused")
+		s.run(plugin(fd, "b", first), b...)
+		w.clock.Step(rollout.LoadTimeout)
+		failed := 0
+		w.intercept(func(write string) error {
+			if strings.HasPrefix(write, "patch status") {
+				failed++
+				return errors.New("injected")
+			}
+			return nil
+		})
+		Eventually(ctx, func() int {
+			_, _ = w.reconcile(ctx, fd)
+			return failed
+		}).WithTimeout(bound).Should(BeNumerically(">=", 3))
+		holds(ctx, first, second)
+		w.intercept(nil)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+	})
+
+	It("leaves nothing when it is deleted in the middle", func(ctx context.Context) {
+		begins(ctx, "second")
+		Expect(user.Delete(ctx, fd)).To(Succeed())
+		Eventually(ctx, func() []string { return w.outputs(ctx) }).WithTimeout(bound).Should(BeEmpty())
+		Expect(w.revisions(ctx, fd)).To(BeEmpty())
+	})
+})

@@ -1,0 +1,341 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+// A staged rollout brings a new revision to one workload first, and then to others in
+// waves. What is known of it is in the status (RolloutStatus), so that another process
+// goes on with it:
+//
+//	Progressing  the pods of the workloads that hold the revision load it
+//	Baking       they run it, and are watched for the bake time
+//	Complete     all workloads hold the revision, and it was baked
+//	Paused       the next step waits for the user
+//	Held         a step was bad, and everything stays as it is
+//	RolledBack   a step was bad, and the last good revision is in force
+//
+// The last good revision (From) is the one of the last rollout that was complete. A
+// workload that is new gets that one first. It needs pods to prove a revision, so
+// workloads without pods hold the new one at once.
+
+// defaultBakeTime is how long a step is watched unless the spec says otherwise.
+const defaultBakeTime = 10 * time.Second
+
+// Strategy is how a new revision reaches the workloads.
+type Strategy struct {
+	// Staged is false for all at once; the other fields do not count then.
+	Staged   bool
+	BakeTime time.Duration
+	// MaxPods is how many pods may load at one time, after the first workload.
+	MaxPods int
+	// Hold says that a bad step is not rolled back.
+	Hold, Paused bool
+	// Retry is the value of the annotation wasme.io/retry.
+	Retry string
+}
+
+// StrategyOf returns the strategy of a FilterDeployment.
+func StrategyOf(fd *wasmev1.FilterDeployment) Strategy {
+	spec := fd.Spec.Rollout
+	if spec == nil || spec.Strategy != wasmev1.RolloutStaged {
+		return Strategy{}
+	}
+	return Strategy{
+		Staged:   true,
+		BakeTime: ptr.Deref(spec.BakeTime, metav1.Duration{Duration: defaultBakeTime}).Duration,
+		MaxPods:  int(ptr.Deref(spec.MaxPods, MaxLoadingPods)),
+		Hold:     spec.OnFailure == wasmev1.RolloutHold,
+		Paused:   spec.Paused,
+		Retry:    fd.Annotations[wasmev1.RetryAnnotation],
+	}
+}
+
+// staged reports whether revisions reach the workloads in steps: only pods can tell
+// whether a step was good.
+func (s *State) staged() bool { return s.Strategy.Staged && s.Unverified == "" }
+
+// rollout returns the rollout of the revision that the spec asks for, before this plan
+// takes a step; nil when there is none. While the revision is not known, it is the one
+// that the status has.
+func (s *State) rollout() *wasmev1.RolloutStatus {
+	if !s.staged() {
+		return nil
+	}
+	last := s.Status.Rollout.DeepCopy()
+	if s.Asked == nil || s.Blocked.Reason != "" {
+		return last
+	}
+	switch {
+	case last == nil:
+		return s.begin(&wasmev1.RolloutStatus{Phase: wasmev1.RolloutComplete, To: s.Status.Revision})
+	case last.To != s.Asked.Hash:
+		return s.begin(last)
+	case s.retries(last):
+		begun := s.begin(last)
+		begun.Retried = s.Strategy.Retry
+		return begun
+	}
+	return last
+}
+
+// begin returns a rollout that begins after another one.
+func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
+	from := after.From
+	if after.Phase == wasmev1.RolloutComplete {
+		from = after.To
+	}
+	if s.kept(from) == nil {
+		from = s.heldBefore()
+	}
+	begun := &wasmev1.RolloutStatus{Phase: wasmev1.RolloutProgressing, From: from, To: s.Asked.Hash, Step: new(int32(0)), Retried: after.Retried}
+	begun.Since = new(metav1.NewTime(s.Now))
+	return begun
+}
+
+// retries reports whether the user wants a revision that failed to be tried again.
+func (s *State) retries(last *wasmev1.RolloutStatus) bool {
+	failed := last.Phase == wasmev1.RolloutRolledBack || last.Phase == wasmev1.RolloutHeld
+	return failed && s.Strategy.Retry != last.Retried && strings.HasPrefix(s.Strategy.Retry, last.To)
+}
+
+// kept returns the revision of the history with a hash; nil for none.
+func (s *State) kept(hash string) *revision.Revision {
+	if place := slices.IndexFunc(s.History, func(known revision.Revision) bool { return known.Hash == hash }); place >= 0 {
+		return &s.History[place]
+	}
+	return nil
+}
+
+// heldBefore returns the newest revision that an output holds beside the one that the
+// spec asks for; empty for none.
+func (s *State) heldBefore() string {
+	held := s.Outputs.Revisions()
+	for i := range s.History {
+		if hash := s.History[i].Hash; hash != s.Asked.Hash && held.Has(hash) {
+			return hash
+		}
+	}
+	return ""
+}
+
+// base returns the last good revision while a rollout is not complete; nil otherwise, and
+// when there is none.
+func (s *State) base() *revision.Revision {
+	if rollout := s.Status.Rollout; s.staged() && rollout != nil && rollout.Phase != wasmev1.RolloutComplete {
+		return s.kept(rollout.From)
+	}
+	return nil
+}
+
+// lastGood returns the revision that runs while the one that the spec asks for is not
+// known; nil for none.
+func (s *State) lastGood() *revision.Revision {
+	return cmp.Or(s.base(), revision.Newest(s.History))
+}
+
+// step takes the next step of a staged rollout, if it is time: it decides which of the
+// workloads that are due have to wait.
+func (p *Plan) step(s *State) {
+	r := p.Rollout
+	if r == nil || p.InForce.Hash != r.To || r.Phase == wasmev1.RolloutComplete {
+		return
+	}
+	if r.From == r.To { // to what was there before the rollout began
+		p.back = true
+		p.setPhase(s, wasmev1.RolloutComplete)
+		return
+	}
+	if from := s.kept(r.From); from != nil {
+		p.startFrom(s, from)
+	}
+	if r.Phase == wasmev1.RolloutHeld {
+		p.await(0)
+		return
+	}
+	pending, written, failed := p.countPending()
+	judged := p.judge(s)
+	baked := judged.pods == 0 || s.Strategy.BakeTime == 0 || r.Phase == wasmev1.RolloutPaused ||
+		r.Phase == wasmev1.RolloutBaking && s.Now.Sub(r.Since.Time) >= s.Strategy.BakeTime
+	admitted := 0
+	switch {
+	case judged.bad.Reason != "":
+		p.reject(s, judged.bad)
+	case judged.loading:
+		p.setPhase(s, wasmev1.RolloutProgressing)
+	case !baked:
+		p.setPhase(s, wasmev1.RolloutBaking)
+		p.Again = soonest(p.Again, max(s.Strategy.BakeTime-s.Now.Sub(r.Since.Time), time.Second))
+	case pending == 0 && written == 0 && !failed:
+		p.setPhase(s, wasmev1.RolloutComplete)
+	case pending > 0 && s.Strategy.Paused:
+		p.setPhase(s, wasmev1.RolloutPaused)
+	case judged.pods == 0:
+		p.setPhase(s, wasmev1.RolloutProgressing)
+		r.Step, admitted = new(int32(1)), max(0, 1-written)
+	default:
+		p.setPhase(s, wasmev1.RolloutProgressing)
+		r.Step, admitted = new(*r.Step+1), pending
+	}
+	p.await(admitted)
+}
+
+// countPending counts the workloads with pods that do not hold the revision yet, those to
+// which it was written in this pass, and whether one could not be written.
+func (p *Plan) countPending() (pending, written int, failed bool) {
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		switch {
+		case w.Phase == Failed:
+			failed = true
+		case w.Holds == p.InForce || w.sidecars() == 0:
+		case w.behind, w.Phase == Due:
+			pending++
+		case w.Phase == Programmed:
+			written++
+		}
+	}
+	return pending, written, failed
+}
+
+// startFrom has workloads that are new hold the last good revision first.
+func (p *Plan) startFrom(s *State, from *revision.Revision) {
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Holds != nil || w.sidecars() == 0 {
+			continue
+		}
+		w.behind, w.inForce = true, from
+		if w.Phase == Due {
+			w.Output = s.Outputs.keyFor(s.Owner, from, w.Target)
+		}
+	}
+}
+
+func (p *Plan) setPhase(s *State, phase wasmev1.RolloutPhase) {
+	if p.Rollout.Phase != phase {
+		p.Rollout.Phase, p.Rollout.Since = phase, new(metav1.NewTime(s.Now))
+	}
+}
+
+// reject ends the rollout. Nothing is written until the status remembers that: another
+// process would roll the revision out again.
+func (p *Plan) reject(s *State, bad condition.Verdict) {
+	phase := wasmev1.RolloutRolledBack
+	if s.Strategy.Hold {
+		phase = wasmev1.RolloutHeld
+	}
+	p.setPhase(s, phase)
+	p.Rollout.Rejected = &wasmev1.RejectedRevision{Revision: p.Rollout.To, Reason: bad.Reason, Message: condition.Cut(bad.Message), At: metav1.NewTime(s.Now)}
+	p.Rejecting = true
+	p.Again = soonest(p.Again, time.Millisecond)
+}
+
+// await has the workloads that are due wait, but for so many of them: those whose pods
+// prove that they run the last good revision come first, then those with few pods.
+func (p *Plan) await(admitted int) {
+	var due []*Workload
+	for i := range p.Workloads {
+		if w := &p.Workloads[i]; w.Phase == Due && !w.behind && w.Holds != p.InForce && w.sidecars() > 0 {
+			due = append(due, w)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *Workload) int {
+		return cmp.Or(cmp.Compare(a.unprovenPods(), b.unprovenPods()), cmp.Compare(a.sidecars(), b.sidecars()))
+	})
+	for _, w := range due[min(admitted, len(due)):] {
+		w.Phase = AwaitingStep
+	}
+}
+
+// unprovenPods returns 1 for a workload with pods that do not run what its output holds.
+func (w *Workload) unprovenPods() int {
+	if w.Holds == nil {
+		return 0
+	}
+	plugin := w.plugin(w.Holds)
+	if slices.ContainsFunc(w.pods, func(pod Pod) bool { return pod.Sidecar && !pod.Seen.On(plugin).Proven() }) {
+		return 1
+	}
+	return 0
+}
+
+// judgement is what the pods of the workloads that hold the new revision say of it.
+type judgement struct {
+	// pods is their number, loading says that some are not known to run it yet.
+	pods    int
+	loading bool
+	// bad is what is wrong; without a reason nothing is.
+	bad condition.Verdict
+}
+
+// judge looks at the workloads that hold the revision since an earlier pass.
+func (p *Plan) judge(s *State) judgement {
+	var found judgement
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Holds != p.InForce || w.sidecars() == 0 {
+			continue
+		}
+		found.pods += w.sidecars()
+		proofs := p.appendProofs(nil, w, s)
+		v := loadedVerdict(proofs, p.InForce.OutputKind())
+		switch {
+		case slices.ContainsFunc(proofs, Proof.unanswered), v.Reason == wasmev1.ReasonLoading:
+			found.loading = true
+		case found.bad.Reason == "" && p.isBad(v):
+			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
+		}
+	}
+	return found
+}
+
+// BadReasons are the reasons of Loaded for which a revision is to blame. For the last two
+// it is only where the first workload of a rollout ran the last good revision: then it took
+// the filter's place away. What else a workload lacks (a sidecar, a listener, an answer)
+// keeps no others waiting, since no other revision would help.
+var BadReasons = []string{
+	wasmev1.ReasonCrashing, wasmev1.ReasonRefused, wasmev1.ReasonOlderRevision, wasmev1.ReasonFetchFailed,
+	wasmev1.ReasonNotLoaded, wasmev1.ReasonNoListener, wasmev1.ReasonAnchorMissing,
+}
+
+// isBad reports whether the revision is to blame.
+func (p *Plan) isBad(v condition.Verdict) bool {
+	if v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing {
+		return p.Rollout.From != "" && *p.Rollout.Step <= 1
+	}
+	return slices.Contains(BadReasons, v.Reason)
+}
+
+// rolloutVerdict is Programmed while a staged rollout is not complete; without a reason
+// when it has nothing to say.
+func (p *Plan) rolloutVerdict(waiting int) condition.Verdict {
+	if p.Rollout == nil {
+		return condition.Verdict{}
+	}
+	r, all := p.Rollout, len(p.Workloads)
+	switch {
+	case r.Phase == wasmev1.RolloutRolledBack:
+		return condition.FalseUntilChanged(wasmev1.ReasonRolledBack, fmt.Errorf("revision %s was rolled back to %s after a failure at %s: change the spec, or annotate with %s=%s to try again",
+			r.To, cmp.Or(r.From, "nothing"), r.Rejected.Message, wasmev1.RetryAnnotation, r.To))
+	case r.Phase == wasmev1.RolloutHeld:
+		return condition.FalseUntilChanged(wasmev1.ReasonRolloutHeld, fmt.Errorf("revision %s stays on %d of %d workloads after a failure at %s: change the spec, or annotate with %s=%s to try again",
+			r.To, all-waiting, all, r.Rejected.Message, wasmev1.RetryAnnotation, r.To))
+	case r.Phase == wasmev1.RolloutPaused:
+		return condition.Unknown(wasmev1.ReasonRolloutPaused, "revision %s on %d of %d workloads: remove spec.rollout.paused to go on", r.To, all-waiting, all)
+	case r.Phase != wasmev1.RolloutComplete && waiting > 0:
+		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the next step begins when their pods run it well", r.To, all-waiting, all)
+	}
+	return condition.Verdict{}
+}

@@ -1,0 +1,304 @@
+package rollout
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+)
+
+var (
+	runsAndCrashes = dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true}
+	silent         = dataplane.Verdict{State: dataplane.StateUnreachable}
+)
+
+// everywhere has all pods answer.
+func (s *story) everywhere(verdict dataplane.Verdict) {
+	for _, t := range s.state.Targets {
+		s.see(t.Name, len(t.Pods), verdict)
+	}
+}
+
+// complete brings a first revision to three workloads with pods, and one without.
+func (s *story) complete() *revision.Revision {
+	s.Helper()
+	s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+	s.state.Targets = []Target{target("a", 3), target("b", 1), target("c", 2), target("empty", 0)}
+	first := s.asks("aa", small, "world")
+	for range 3 {
+		s.happens("")
+		s.everywhere(runs)
+		s.happens("")
+		s.later(defaultBakeTime)
+		s.happens("")
+	}
+	if r := s.state.Status.Rollout; r.Phase != wasmev1.RolloutComplete || r.To != first.Hash {
+		s.Fatalf("%+v", r)
+	}
+	s.text.Reset()
+	return first
+}
+
+func TestStagedRollouts(t *testing.T) {
+	for name, tell := range map[string]func(*story){
+		"staged": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to the workload with the fewest pods, and to that without any")
+			s.see("b", 1, runs)
+			s.later(time.Second)
+			s.happens("its pod runs it, and is watched")
+			s.later(defaultBakeTime - time.Second)
+			s.happens("a second is left")
+			s.later(time.Second)
+			s.happens("the others follow")
+			s.see("a", 3, runs)
+			s.happens("c is late")
+			s.see("c", 2, runs)
+			s.happens("all run it")
+			s.later(defaultBakeTime)
+			s.happens("it is complete")
+		},
+		"staged with a refused configuration": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a new configuration goes to one workload")
+			s.see("b", 1, runsOther)
+			s.later(LoadTimeout - time.Second)
+			s.happens("its pod still runs the last one")
+			s.later(time.Second)
+			s.happens("it is late: the status has to remember that before anything is written")
+			s.happens("the workloads go back")
+			s.see("b", 1, runs)
+			s.see("empty", 0, runs)
+			s.later(time.Hour)
+			s.happens("the revision does not come back")
+			s.state.Strategy.Retry = s.state.Asked.Hash
+			s.happens("unless it is wanted")
+			s.see("b", 1, runsOther)
+			s.later(LoadTimeout)
+			s.happens("it is refused again")
+			s.happens("the same annotation does not begin it once more")
+			s.asks("aa", small, "accepted")
+			s.happens("a new spec begins at the first step")
+		},
+		"staged with a crash while it is watched": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.see("b", 1, runs)
+			s.happens("its pod runs it")
+			s.later(time.Second)
+			s.see("b", 1, runsAndCrashes)
+			s.happens("it crashes")
+			s.happens("the workloads go back at once")
+		},
+		"staged and held": func(s *story) {
+			s.complete()
+			s.state.Strategy.Hold = true
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.see("b", 1, runsAndCrashes)
+			s.happens("it crashes")
+			s.see("b", 1, runs)
+			s.later(time.Hour)
+			s.happens("it stays so")
+		},
+		"staged and paused": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Strategy.Paused = true
+			s.see("b", 1, runs)
+			s.happens("its pod runs it")
+			s.later(defaultBakeTime)
+			s.happens("the next step waits")
+			s.later(time.Hour)
+			s.happens("and waits")
+			s.state.Strategy.Paused = false
+			s.happens("it goes on")
+		},
+		"staged for the first time": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 2), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.see("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("the pod refuses it")
+			s.happens("its output is taken back")
+			s.happens("nothing runs")
+		},
+		"staged over what ran before": func(s *story) {
+			s.state.Targets = []Target{target("a", 2), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply, at once")
+			s.everywhere(runs)
+			s.happens("all run it")
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.happens("the strategy changes, and nothing else")
+			s.asks("bb", small, "world")
+			s.happens("the next revision is staged")
+		},
+		"staged with a new workload": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Targets = append(s.state.Targets, target("new", 1), target("new-without-pods", 0))
+			s.happens("workloads come")
+			s.see("b", 1, runs)
+			s.see("new", 1, runs)
+			s.happens("their pods answer")
+			s.later(defaultBakeTime)
+			s.happens("the new one follows with the others")
+		},
+		"staged twice in quick succession": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.see("b", 1, runs)
+			s.happens("its pod runs it")
+			s.asks("cc", small, "world")
+			s.happens("a third one begins at the first step, from the first one")
+		},
+		"staged and taken back by the user": func(s *story) {
+			first := s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Asked = first
+			s.happens("the spec is what it was")
+		},
+		"staged over a restart": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.see("b", 1, runs)
+			s.happens("its pod runs it")
+			s.everywhere(dataplane.Verdict{})
+			s.later(time.Hour)
+			s.happens("another process has not heard of any pod")
+			s.everywhere(runs)
+			s.happens("they answer")
+		},
+		"staged while the spec cannot be resolved": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Asked = nil
+			s.happens("access is denied")
+		},
+		"staged while the next module is copied": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.asks("cc", small, "world")
+			s.state.Distributed = false
+			s.happens("the last good revision runs meanwhile")
+		},
+		"staged with what cannot be written": func(s *story) {
+			s.complete()
+			s.failures = map[string]error{"b-f": fmt.Errorf("injected")}
+			s.asks("bb", small, "world")
+			s.happens("another workload is the first")
+		},
+		"staged with a pod that does not answer": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.see("b", 1, silent)
+			s.later(LoadTimeout)
+			s.happens("it is waited for, and skipped")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			tell(s)
+			s.end()
+		})
+	}
+}
+
+func TestPodsOfAStepAreWatched(t *testing.T) {
+	g := NewWithT(t)
+	s := newStory(t)
+	s.complete()
+	watched := func() map[string]int {
+		counts := map[string]int{}
+		for _, expectation := range s.plan.Expectations() {
+			if expectation.Watch {
+				counts[expectation.Plugin]++
+			}
+		}
+		return counts
+	}
+	g.Expect(watched()).To(BeEmpty(), "nothing is rolled out")
+	s.state.Targets = append(s.state.Targets, target("d", 2*MaxLoadingPods))
+	s.happens("a workload comes")
+	s.see("d", 2*MaxLoadingPods, runs)
+	next := s.asks("bb", small, "world")
+	s.happens("another module")
+	g.Expect(watched()).To(Equal(map[string]int{"wasm_filter.ns/b/hello@" + next.Hash: 1}))
+	s.see("b", 1, runs)
+	s.happens("it is watched")
+	g.Expect(watched()).To(HaveLen(1))
+	for range 2 {
+		s.later(defaultBakeTime)
+		s.happens("the others follow, and at last the large one")
+		s.see("a", 3, runs)
+		s.see("c", 2, runs)
+		s.happens("their pods run it")
+	}
+	all := 0
+	for _, pods := range watched() {
+		all += pods
+	}
+	g.Expect(all).To(Equal(MaxLoadingPods), "not thousands of pods each second")
+}
+
+func TestStrategyIsThatOfTheSpec(t *testing.T) {
+	g := NewWithT(t)
+	fd := &wasmev1.FilterDeployment{}
+	g.Expect(StrategyOf(fd)).To(Equal(Strategy{}))
+	fd.Spec.Rollout = &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate}
+	g.Expect(StrategyOf(fd)).To(Equal(Strategy{}))
+	fd.Spec.Rollout.Strategy = wasmev1.RolloutStaged
+	g.Expect(StrategyOf(fd)).To(Equal(Strategy{Staged: true, BakeTime: 10 * time.Second, MaxPods: 256}))
+	fd.Annotations = map[string]string{wasmev1.RetryAnnotation: "12345678"}
+	fd.Spec.Rollout.BakeTime, fd.Spec.Rollout.MaxPods = &metav1.Duration{}, new(int32(7))
+	fd.Spec.Rollout.OnFailure, fd.Spec.Rollout.Paused = wasmev1.RolloutHold, true
+	g.Expect(StrategyOf(fd)).To(Equal(Strategy{Staged: true, MaxPods: 7, Hold: true, Paused: true, Retry: "12345678"}))
+}
+
+func TestWhatARevisionIsToBlameFor(t *testing.T) {
+	for _, row := range []struct {
+		reason string
+		from   string
+		step   int32
+		bad    bool
+	}{
+		{wasmev1.ReasonCrashing, "", 9, true},
+		{wasmev1.ReasonRefused, "", 9, true},
+		{wasmev1.ReasonOlderRevision, "", 9, true},
+		{wasmev1.ReasonFetchFailed, "", 9, true},
+		{wasmev1.ReasonNotLoaded, "", 9, true},
+		{wasmev1.ReasonNoSidecar, "12345678", 1, false},
+		{wasmev1.ReasonUnreachable, "12345678", 1, false},
+		{wasmev1.ReasonLoaded, "12345678", 1, false},
+		{wasmev1.ReasonNoListener, "12345678", 1, true},
+		{wasmev1.ReasonAnchorMissing, "12345678", 1, true},
+		{wasmev1.ReasonNoListener, "12345678", 2, false},
+		{wasmev1.ReasonNoListener, "", 1, false},
+	} {
+		t.Run(row.reason, func(t *testing.T) {
+			p := Plan{Rollout: &wasmev1.RolloutStatus{From: row.from, Step: &row.step}}
+			NewWithT(t).Expect(p.isBad(condition.Verdict{Reason: row.reason})).To(Equal(row.bad))
+		})
+	}
+}
