@@ -13,6 +13,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
 func staged(fd *wasmev1.FilterDeployment) {
@@ -43,16 +44,30 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		GinkgoHelper()
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": inA, "b-f": inB}))
 	}
-	// begins changes the configuration, which reaches b.
+	// begins changes the configuration, which b tries beside the one that it runs.
 	begins := func(ctx context.Context, text string) string {
 		GinkgoHelper()
 		edit(ctx, fd, config(text))
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		holds(ctx, first, fd.Status.Revision)
+		holds(ctx, first, first)
+		Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(fd.Status.Revision+" ")))
+		Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
 		Expect(fd.Status.Rollout).To(And(HaveField("Phase", wasmev1.RolloutProgressing), HaveField("From", first), HaveField("To", fd.Status.Revision)))
 		return fd.Status.Revision
 	}
 
+	// goesLive has the pods of a Deployment load what they try, and then run it.
+	goesLive := func(ctx context.Context, deployment string, pods []netip.Addr) {
+		GinkgoHelper()
+		revision := fd.Status.Revision
+		s.runBoth(plugin(fd, deployment, first), stagedPlugin(fd, deployment, revision), pods...)
+		Eventually(ctx, func() string {
+			_, err := w.reconcile(ctx, fd)
+			Expect(err).NotTo(HaveOccurred())
+			return w.held(ctx)[deployment+"-f"]
+		}).WithTimeout(bound).Should(Equal(revision))
+		s.load(ctx, fd, deployment, pods)
+	}
 	restart := func(ctx context.Context) {
 		w.restart(ctx)
 		w.newProber()
@@ -81,8 +96,9 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 
 	It("reaches one workload first, and the other when that has run it for a while", func(ctx context.Context) {
 		second := begins(ctx, "second")
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "on 0 of 2 workloads"))
+		goesLive(ctx, "b", b)
 		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "on 1 of 2 workloads"))
-		s.load(ctx, fd, "b", b)
 		reaches(ctx, wasmev1.RolloutBaking)
 		holds(ctx, first, second)
 
@@ -92,8 +108,9 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		holds(ctx, first, second)
 		w.clock.Step(bakeTime)
 		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, second)
+		goesLive(ctx, "a", a)
 		holds(ctx, second, second)
-		s.load(ctx, fd, "a", a)
 		reaches(ctx, wasmev1.RolloutBaking)
 		Expect(fd).To(beReady("2/2"))
 		w.clock.Step(bakeTime)
@@ -102,14 +119,15 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 	})
 
 	It("is rolled back when the first workload refuses it, and does not come back by itself", func(ctx context.Context) {
+		s.agents.AnswerElse(sidecar.Page(recorded("agent-loaded"))) // they passed it on
 		second := begins(ctx, "refused")
-		s.run(plugin(fd, "b", first), b...)
 		w.clock.Step(rollout.LoadTimeout)
 		reaches(ctx, wasmev1.RolloutRolledBack)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		holds(ctx, first, first)
 		Expect(fd).To(notReady(wasmev1.ReasonRolledBack, "revision "+second+" was rolled back to "+first, wasmev1.RetryAnnotation+"="+second))
-		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", wasmev1.ReasonOlderRevision)))
+		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", BeElementOf(wasmev1.ReasonRefused, wasmev1.ReasonNotLoaded))), "the agent may not have been asked yet")
+		Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
 		Expect(fd.Status.Revision).To(Equal(first))
 		Expect(w.events(ctx, fd)).To(ContainElement(ContainSubstring(wasmev1.ReasonRolledBack)))
 
@@ -126,11 +144,11 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 			fd.Annotations = map[string]string{wasmev1.RetryAnnotation: second}
 		})
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		holds(ctx, first, second)
+		Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(second+" ")))
 		w.clock.Step(rollout.LoadTimeout)
 		reaches(ctx, wasmev1.RolloutRolledBack)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		holds(ctx, first, first)
+		Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
 
 		By("another spec")
 		s.becomes(ctx, fd, "4/4")
@@ -138,8 +156,9 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 	})
 
 	It("is not rolled back before the status remembers that", func(ctx context.Context) {
-		second := begins(ctx, "refused")
-		s.run(plugin(fd, "b", first), b...)
+		second := begins(ctx, "second")
+		goesLive(ctx, "b", b)
+		s.run(plugin(fd, "b", first), b...) // it falls back
 		w.clock.Step(rollout.LoadTimeout)
 		failed := 0
 		w.intercept(func(write string) error {

@@ -126,6 +126,12 @@ func (s *sidecars) run(plugin string, pods ...netip.Addr) {
 	s.envoys.Answer(sidecar.Page(envoyPage(plugin)), pods...)
 }
 
+// runBoth has pods run a plugin, and another one in the staging slot.
+func (s *sidecars) runBoth(plugin, staged string, pods ...netip.Addr) {
+	GinkgoHelper()
+	s.envoys.Answer(sidecar.Page(envoyPage(plugin)+envoyPage(staged)), pods...)
+}
+
 // failFetches has pilot-agents tell of a fetch that failed.
 func (s *sidecars) failFetches() {
 	GinkgoHelper()
@@ -135,6 +141,11 @@ func (s *sidecars) failFetches() {
 // plugin is what pods of a Deployment show of a filter in a revision.
 func plugin(fd *wasmev1.FilterDeployment, deployment, revision string) string {
 	return fmt.Sprintf("wasm_filter.%s/%s/%s@%s", fd.Namespace, deployment, fd.Name, revision)
+}
+
+// stagedPlugin is what they show of a revision in the staging slot.
+func stagedPlugin(fd *wasmev1.FilterDeployment, deployment, revision string) string {
+	return fmt.Sprintf("wasm_filter.%s/%s/%s/next@%s", fd.Namespace, deployment, fd.Name, revision)
 }
 
 // load has pods run what the output of their Deployment holds.

@@ -79,7 +79,7 @@ func countWrite(kind wasmev1.Output, operation string, err error) error {
 // rendered in another way: the labels of the workload's pods changed, or the
 // operator is a newer one.
 func changeOf(cached istio.Output, notes map[string]string) string {
-	for _, key := range []string{revision.HashAnnotation, rollout.FetchAnnotation} {
+	for _, key := range []string{revision.HashAnnotation, rollout.FetchAnnotation, rollout.StagedAnnotation} {
 		if cached.GetAnnotations()[key] != notes[key] {
 			return opUpdate
 		}

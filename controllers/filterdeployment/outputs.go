@@ -77,9 +77,11 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 	if cached := existing[planned.Output]; cached != nil && r.rendered.holds(fd, planned, cached) {
 		return attempt
 	}
-	if err := complete(planned.Revision()); err != nil {
-		attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
-		return attempt
+	for _, known := range planned.Revisions() {
+		if err := complete(known); err != nil {
+			attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
+			return attempt
+		}
 	}
 	spec, err := planned.Spec(r.Mesh)
 	if err != nil {

@@ -45,8 +45,9 @@ func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployme
 		if target.IsReference() {
 			target.Proxies.Istio = workload.OldestIstio(pods)
 		}
-		targets[i] = rollout.Target{Target: target, Pods: r.describePods(client.ObjectKeyFromObject(fd), pods)}
+		targets[i] = rollout.Target{Target: target, Pods: describePods(pods)}
 	}
+	r.recall(client.ObjectKeyFromObject(fd), targets)
 	if oldest := oldestIstio(targets); oldest != nil && verdict.Status == metav1.ConditionTrue {
 		verdict.Message += ", whose oldest proxy runs Istio " + oldest.String()
 	}
@@ -125,8 +126,8 @@ func (r *Reconciler) listPods(ctx context.Context, of workload.Target) ([]*corev
 	return pods, nil
 }
 
-// describePods returns pods with what the prober knows of them.
-func (r *Reconciler) describePods(fd client.ObjectKey, list []*corev1.Pod) []rollout.Pod {
+// describePods returns what pods say of themselves.
+func describePods(list []*corev1.Pod) []rollout.Pod {
 	pods := make([]rollout.Pod, 0, len(list))
 	for _, pod := range list {
 		ready := rollout.Pod{Name: pod.Name, ReadySince: workload.ReadyCondition(pod).LastTransitionTime.Time}
@@ -135,7 +136,6 @@ func (r *Reconciler) describePods(fd client.ObjectKey, list []*corev1.Pod) []rol
 		}
 		pods = append(pods, ready)
 	}
-	r.recall(fd, pods)
 	return pods
 }
 
@@ -212,17 +212,23 @@ func (r *Reconciler) podsOf(ctx context.Context, namespace, owner string) ([]cor
 	return list.Items, nil
 }
 
-// recall notes what the prober knows of pods.
-func (r *Reconciler) recall(fd client.ObjectKey, pods []rollout.Pod) {
-	if r.Prober == nil || len(pods) == 0 {
+// recall notes what the prober knows of the pods. It asks for all of them at once, since
+// the prober is busy with others.
+func (r *Reconciler) recall(fd client.ObjectKey, targets []rollout.Target) {
+	if r.Prober == nil {
 		return
 	}
-	addresses := make([]dataplane.Pod, len(pods))
-	for i := range pods {
-		addresses[i] = pods[i].Address
+	var addresses []dataplane.Pod
+	for i := range targets {
+		for j := range targets[i].Pods {
+			addresses = append(addresses, targets[i].Pods[j].Address)
+		}
 	}
-	for i, seen := range r.Prober.Seen(fd, addresses) {
-		pods[i].Seen = seen
+	seen := r.Prober.Seen(fd, addresses)
+	for i := range targets {
+		for j := range targets[i].Pods {
+			targets[i].Pods[j].Seen, seen = seen[0], seen[1:]
+		}
 	}
 }
 

@@ -67,31 +67,63 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 	}
 	target = filter.inEnvoyFilter(target)
 	name := ecdsName(owner, target, filter)
-	extension, err := structpb.NewStruct(extensionConfig(mesh, owner, filter, target, renewal))
+	patches, err := slotPatches(mesh, filter, target, name,
+		extensionConfig(mesh, filter, name, PluginName(owner, target, filter.Revision()), renewal),
+		extensionReference(name, defaultConfig(filter.FailStrategy)))
 	if err != nil {
-		return nil, fmt.Errorf("rendering the extension configuration: %w", err)
-	}
-	reference, err := structpb.NewStruct(extensionReference(filter, name))
-	if err != nil {
-		return nil, fmt.Errorf("rendering the HTTP filter: %w", err)
+		return nil, err
 	}
 	rendered := &networking.EnvoyFilter{
-		TargetRefs: referencesTo(target),
-		Priority:   filter.Place.envoyFilterPriority(),
-		ConfigPatches: []*networking.EnvoyFilter_EnvoyConfigObjectPatch{{
-			ApplyTo: networking.EnvoyFilter_EXTENSION_CONFIG,
-			Match:   &networking.EnvoyFilter_EnvoyConfigObjectMatch{Proxy: proxyMatch(mesh, target)},
-			Patch:   &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_ADD, Value: extension},
-		}},
+		TargetRefs:    referencesTo(target),
+		Priority:      filter.Place.envoyFilterPriority(),
+		ConfigPatches: patches,
 	}
 	if labels := selectorFor(target); labels != nil {
 		rendered.WorkloadSelector = &networking.WorkloadSelector{Labels: labels}
 	}
-	rendered.ConfigPatches = append(rendered.ConfigPatches, httpFilterPatches(mesh, filter, target, reference)...)
-	if len(filter.Place.Ports) == 0 && runsInbound(filter.PatchContext) {
-		rendered.ConfigPatches = append(rendered.ConfigPatches, tunnelPatch(mesh, target, name))
-	}
 	return rendered, nil
+}
+
+// AddStagingSlot adds a second place to an EnvoyFilter that was rendered for a filter: right
+// beside it, but disabled, so that no request passes it. There a proxy fetches, starts and
+// configures the staged filter, while the first one serves. The slot has names of its own,
+// so that neither shares a VM, a row in the metrics or an ECDS resource with the first one.
+// A nil staged filter leaves it idle.
+func AddStagingSlot(to *networking.EnvoyFilter, mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, staged *Filter) error {
+	target = filter.inEnvoyFilter(target)
+	name := ecdsName(owner, target, filter) + stagingSuffix
+	extension := map[string]any{"name": name, "typed_config": allowAll()}
+	if staged != nil {
+		extension = extensionConfig(mesh, *staged, name, StagedPluginName(owner, target, staged.Revision()), "")
+	}
+	reference := extensionReference(name, allowAll())
+	reference["disabled"] = true
+	patches, err := slotPatches(mesh, filter, target, name, extension, reference)
+	to.ConfigPatches = append(to.ConfigPatches, patches...)
+	return err
+}
+
+// slotPatches returns the patches for one place of a filter: its extension configuration
+// and the HTTP filters that refer to it.
+func slotPatches(mesh Mesh, filter Filter, target workload.Target, name string, extension, reference map[string]any) ([]*networking.EnvoyFilter_EnvoyConfigObjectPatch, error) {
+	config, err := structpb.NewStruct(extension)
+	if err != nil {
+		return nil, fmt.Errorf("rendering the extension configuration: %w", err)
+	}
+	httpFilter, err := structpb.NewStruct(reference)
+	if err != nil {
+		return nil, fmt.Errorf("rendering the HTTP filter: %w", err)
+	}
+	patches := []*networking.EnvoyFilter_EnvoyConfigObjectPatch{{
+		ApplyTo: networking.EnvoyFilter_EXTENSION_CONFIG,
+		Match:   &networking.EnvoyFilter_EnvoyConfigObjectMatch{Proxy: proxyMatch(mesh, target)},
+		Patch:   &networking.EnvoyFilter_Patch{Operation: networking.EnvoyFilter_Patch_ADD, Value: config},
+	}}
+	patches = append(patches, httpFilterPatches(mesh, filter, target, httpFilter)...)
+	if len(filter.Place.Ports) == 0 && runsInbound(filter.PatchContext) {
+		patches = append(patches, tunnelPatch(mesh, target, name))
+	}
+	return patches, nil
 }
 
 // proxyMatch returns the metadata of the proxies that the patches are for. It leaves
@@ -186,7 +218,7 @@ func portMatch(match *networking.EnvoyFilter_ListenerMatch, context wasmev1.Patc
 
 // extensionReference returns the HTTP filter. It refers to the extension
 // configuration by name and says what runs until the first one is accepted.
-func extensionReference(filter Filter, name string) map[string]any {
+func extensionReference(name string, defaultConfig map[string]any) map[string]any {
 	return map[string]any{
 		"name": name,
 		"config_discovery": map[string]any{
@@ -195,7 +227,7 @@ func extensionReference(filter Filter, name string) map[string]any {
 				"initial_fetch_timeout": "0s",
 				"resource_api_version":  "V3",
 			},
-			"default_config": defaultConfig(filter.FailStrategy),
+			"default_config": defaultConfig,
 			"type_urls":      []any{wasmType, rbacType},
 		},
 	}
@@ -205,7 +237,7 @@ func extensionReference(filter Filter, name string) map[string]any {
 // with an ALLOW action but no policy it denies every request.
 func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 	if strategy == wasmev1.FailOpen {
-		return map[string]any{"@type": rbacType}
+		return allowAll()
 	}
 	return map[string]any{
 		"@type": rbacType,
@@ -213,8 +245,10 @@ func defaultConfig(strategy wasmev1.FailStrategy) map[string]any {
 	}
 }
 
-func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, renewal string) map[string]any {
-	name := ecdsName(owner, target, filter)
+func allowAll() map[string]any { return map[string]any{"@type": rbacType} }
+
+// extensionConfig returns the ECDS resource with a name, whose plugin is called plugin.
+func extensionConfig(mesh Mesh, filter Filter, name, plugin, renewal string) map[string]any {
 	vm := map[string]any{
 		"vm_id":   vmID(name, filter.Env),
 		"runtime": "envoy.wasm.runtime.v8",
@@ -224,7 +258,7 @@ func extensionConfig(mesh Mesh, owner types.NamespacedName, filter Filter, targe
 		vm["environment_variables"] = variables
 	}
 	config := map[string]any{
-		"name":           PluginName(owner, target, filter.Revision()),
+		"name":           plugin,
 		"root_id":        filter.RootID,
 		"failure_policy": failurePolicies[filter.FailStrategy],
 		"vm_config":      vm,

@@ -220,7 +220,11 @@ func TestECDSNameChangesOnlyWithThePlacement(t *testing.T) {
 func TestRenewalChangesNoName(t *testing.T) {
 	filter := filterOf(t, baseCase())
 	names := func(renewal string) string {
-		config := extensionConfig(testMesh, testOwner, filter, details, renewal)
+		rendered, err := EnvoyFilter(testMesh, testOwner, filter, details, renewal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := rendered.ConfigPatches[0].Patch.Value.AsMap()
 		plugin := config["typed_config"].(map[string]any)["config"].(map[string]any)
 		return config["name"].(string) + plugin["name"].(string)
 	}

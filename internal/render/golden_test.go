@@ -49,6 +49,9 @@ type goldenCase struct {
 	rootIDs      []string
 	target       workload.Target
 	renewal      string
+	// slot says that there is a staging slot, and staged is what is in it; nil for nothing.
+	slot   bool
+	staged *wasmev1.FilterSpec
 }
 
 // variants are changes of a case, by the name that they give it.
@@ -184,7 +187,17 @@ func placeVariants() variants {
 // envoyFilterVariants are what only an EnvoyFilter can say.
 func envoyFilterVariants() variants {
 	all := variants{
-		"renewal":                 func(c *goldenCase) { c.renewal = "2" },
+		"renewal":           func(c *goldenCase) { c.renewal = "2" },
+		"staging-slot-idle": func(c *goldenCase) { c.slot = true },
+		"staging-slot": func(c *goldenCase) {
+			c.slot, c.staged = true, c.filter.DeepCopy()
+			c.staged.Config = configuration(`"staged"`)
+		},
+		"staging-slot-ports": func(c *goldenCase) {
+			c.filter.Ports = []int32{9080, 9081}
+			c.slot, c.staged = true, c.filter.DeepCopy()
+			c.staged.FailStrategy = wasmev1.FailOpen
+		},
 		"selector-without-labels": func(c *goldenCase) { c.target.Selector = nil },
 		"renewal-vm-env": func(c *goldenCase) {
 			c.renewal = "2"
@@ -245,6 +258,9 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 	switch output {
 	case wasmev1.OutputEnvoyFilter:
 		spec, err := EnvoyFilter(testMesh, c.owner, filter, c.target, c.renewal)
+		if err == nil && c.slot {
+			err = AddStagingSlot(spec, testMesh, c.owner, filter, c.target, stagedOf(t, c))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -268,6 +284,16 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 		spec.DeepCopyInto(&out.Spec)
 		return out
 	}
+}
+
+// stagedOf returns the filter in the staging slot.
+func stagedOf(t *testing.T, c goldenCase) *Filter {
+	t.Helper()
+	if c.staged == nil {
+		return nil
+	}
+	c.filter = *c.staged
+	return new(filterOf(t, c))
 }
 
 func filterOf(t *testing.T, c goldenCase) Filter {

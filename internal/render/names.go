@@ -42,6 +42,9 @@ func NameWithHash(start string, values ...any) string {
 	return strings.TrimRight(start, "-.") + suffix
 }
 
+// stagingSuffix ends the names of a staging slot.
+const stagingSuffix = "/next"
+
 // LabelHash returns a label value for a name, which can be longer than the 63
 // characters of a label value.
 func LabelHash(name string) string {
@@ -72,6 +75,14 @@ func vmID(ecdsName string, env []wasmev1.EnvVar) string {
 // follows `wasm_filter.`, up to the next dot, into a label of its metrics. So each
 // dot of a name becomes '_', which no Kubernetes name contains.
 func PluginName(owner types.NamespacedName, target workload.Target, revision string) string {
-	name := owner.Namespace + "/" + target.Name + "/" + owner.Name + "@" + revision
+	return pluginName(owner.Namespace + "/" + target.Name + "/" + owner.Name + "@" + revision)
+}
+
+// StagedPluginName is PluginName for the plugin in the staging slot.
+func StagedPluginName(owner types.NamespacedName, target workload.Target, revision string) string {
+	return pluginName(owner.Namespace + "/" + target.Name + "/" + owner.Name + stagingSuffix + "@" + revision)
+}
+
+func pluginName(name string) string {
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")
 }

@@ -161,6 +161,11 @@ func (s *story) expect(place int) {
 		if plugin := w.plugin(expected); seen.Plugin != plugin {
 			*seen = dataplane.Seen{Plugin: plugin}
 		}
+		if !w.tries() {
+			seen.Other = nil
+		} else if seen.Other == nil {
+			seen.Other = &dataplane.Seen{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash)}
+		}
 	}
 }
 
@@ -172,6 +177,18 @@ func (s *story) see(name string, pods int, verdict dataplane.Verdict) {
 		}
 		for j := range s.state.Targets[i].Pods[:pods] {
 			s.state.Targets[i].Pods[j].Seen.Verdict = verdict
+		}
+	}
+}
+
+// tries has so many pods of a workload say what is in their staging slot.
+func (s *story) tries(name string, pods int, verdict dataplane.Verdict) {
+	for i := range s.state.Targets {
+		if s.state.Targets[i].Name != name {
+			continue
+		}
+		for j := range s.state.Targets[i].Pods[:pods] {
+			s.state.Targets[i].Pods[j].Seen.Other.Verdict = verdict
 		}
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // A proxy whose fetch failed, or that an old fetch put back to an older
@@ -41,9 +39,9 @@ type Fetch struct {
 	At       time.Time
 }
 
-// fetchOf reads what an output keeps.
-func fetchOf(object metav1.Object) Fetch {
-	parts := strings.Fields(object.GetAnnotations()[FetchAnnotation])
+// fetchOf reads what an output keeps in an annotation.
+func fetchOf(annotation string) Fetch {
+	parts := strings.Fields(annotation)
 	if len(parts) != 3 {
 		return Fetch{}
 	}

@@ -14,16 +14,16 @@ var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 func TestAnOutputKeepsTheLastFetchThatItAskedFor(t *testing.T) {
 	last := Fetch{Revision: "r", Renewals: 3, At: noon}
 	var object metav1.ObjectMeta
-	if got := fetchOf(&object); got != (Fetch{}) {
+	if got := fetchOf(object.Annotations[FetchAnnotation]); got != (Fetch{}) {
 		t.Errorf("%+v", got)
 	}
 	object.Annotations = map[string]string{FetchAnnotation: last.Annotation()}
-	if got := fetchOf(&object); got != last {
+	if got := fetchOf(object.Annotations[FetchAnnotation]); got != last {
 		t.Errorf("%+v, not %+v", got, last)
 	}
 	for _, spoilt := range []string{"r", "r x 2026-11-21T12:00:00Z", "r 3 noon", "r 3 2026-11-21T12:00:00Z more"} {
 		object.Annotations[FetchAnnotation] = spoilt
-		if got := fetchOf(&object); got != (Fetch{}) {
+		if got := fetchOf(object.Annotations[FetchAnnotation]); got != (Fetch{}) {
 			t.Errorf("%q is read as %+v", spoilt, got)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -15,6 +16,10 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
+
+// StagedAnnotation holds `<revision> 0 <RFC 3339 time>` of what is in an EnvoyFilter's
+// staging slot; it is empty while that is idle.
+const StagedAnnotation = "wasme.io/staged"
 
 // WorkloadAnnotation holds `<kind>/<name>` of the workload that an output is for.
 const WorkloadAnnotation = "wasme.io/workload"
@@ -34,6 +39,8 @@ type Output struct {
 	Revision string
 	// Fetch is the last fetch that it asked for.
 	Fetch Fetch
+	// Staged is what is in its staging slot.
+	Staged Fetch
 	// Workload is `<kind>/<name>` of the workload that it is for.
 	Workload string
 	// Generation counts the changes of its spec.
@@ -45,7 +52,8 @@ func OutputOf(object metav1.Object) Output {
 	annotations := object.GetAnnotations()
 	return Output{
 		Revision:   annotations[revision.HashAnnotation],
-		Fetch:      fetchOf(object),
+		Fetch:      fetchOf(annotations[FetchAnnotation]),
+		Staged:     fetchOf(annotations[StagedAnnotation]),
 		Workload:   annotations[WorkloadAnnotation],
 		Generation: object.GetGeneration(),
 	}
@@ -91,8 +99,24 @@ func hashedKey(owner types.NamespacedName, inForce *revision.Revision, target wo
 
 func workloadNote(target workload.Target) string { return target.Kind + "/" + target.Name }
 
-// Revision returns what the workload's output is to hold.
-func (w *Workload) Revision() *revision.Revision { return w.inForce }
+// Revisions returns what the workload's output is to hold, and what is staged.
+func (w *Workload) Revisions() []*revision.Revision {
+	if w.staged == nil {
+		return []*revision.Revision{w.inForce}
+	}
+	return []*revision.Revision{w.inForce, w.staged}
+}
+
+// tries reports whether its proxies try a revision in the staging slot.
+func (w *Workload) tries() bool { return w.staged != nil && w.Phase == Programmed }
+
+// staging returns what StagedAnnotation is to hold.
+func (w *Workload) staging() string {
+	if w.staged == nil {
+		return ""
+	}
+	return w.stagedFetch.Annotation()
+}
 
 // Spec returns the JSON of the spec that the workload's output is to have.
 func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
@@ -104,12 +128,25 @@ func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
 	case wasmev1.OutputTrafficExtension:
 		spec, err = render.TrafficExtension(mesh, w.inForce.Rendered, w.Target)
 	default:
-		spec, err = render.EnvoyFilter(mesh, w.owner, w.inForce.Rendered, w.Target, w.Fetch.renewal(w.inForce.Hash))
+		spec, err = w.envoyFilter(mesh)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return spec.MarshalJSON()
+}
+
+// envoyFilter renders the EnvoyFilter, with a staging slot where revisions are staged.
+func (w *Workload) envoyFilter(mesh render.Mesh) (*networking.EnvoyFilter, error) {
+	spec, err := render.EnvoyFilter(mesh, w.owner, w.inForce.Rendered, w.Target, w.Fetch.renewal(w.inForce.Hash))
+	if err != nil || !w.slot {
+		return spec, err
+	}
+	var staged *render.Filter
+	if w.staged != nil {
+		staged = &w.staged.Rendered
+	}
+	return spec, render.AddStagingSlot(spec, mesh, w.owner, w.inForce.Rendered, w.Target, staged)
 }
 
 // Inputs identify all that the spec of a workload's output is rendered from, with the
@@ -119,8 +156,8 @@ type Inputs [sha256.Size]byte
 // Inputs returns those of the workload's output.
 func (w *Workload) Inputs() Inputs {
 	t := w.Target
-	return sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
-		w.inForce.OutputKind(), w.inForce.Hash, w.Fetch.renewal(w.inForce.Hash), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
+	return sha256.Sum256(fmt.Appendf(nil, "%t %s\n%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
+		w.slot, w.staging(), w.inForce.OutputKind(), w.inForce.Hash, w.Fetch.renewal(w.inForce.Hash), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
 }
 
 // Annotations returns the annotations that the workload's output is to have,
@@ -129,6 +166,9 @@ func (w *Workload) Annotations() map[string]string {
 	notes := map[string]string{WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.inForce.Hash}
 	if w.Fetch != (Fetch{}) {
 		notes[FetchAnnotation] = w.Fetch.Annotation()
+	}
+	if w.slot || w.hadSlot {
+		notes[StagedAnnotation] = w.staging()
 	}
 	if renewal := w.Fetch.renewal(w.inForce.Hash); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
 		notes[pushAnnotation] = renewal

@@ -168,7 +168,16 @@ type Workload struct {
 	// is the one before.
 	inForce *revision.Revision
 	behind  bool
-	pods    []Pod
+	// slot says that its output has a staging slot, hadSlot that something was in it, and
+	// staged is what is tried there, since stagedFetch.
+	slot        bool
+	hadSlot     bool
+	staged      *revision.Revision
+	stagedFetch Fetch
+	// trying says that it has the revision in force in its staging slot since an earlier
+	// pass, and live that this plan has it run that.
+	trying, live bool
+	pods         []Pod
 	// bringsFetch says that the revision in force makes its pods fetch, or drain.
 	bringsFetch bool
 }
@@ -241,6 +250,8 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 			output := s.Outputs[w.Output]
 			w.Holds, w.Fetch = known[output.Revision], output.Fetch
 			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
+			w.hadSlot = output.Staged != (Fetch{})
+			w.slot = s.staged() && w.Output.Kind == wasmev1.OutputEnvoyFilter
 		}
 		w.took(target.Attempt)
 		if s.Blocked.Reason != "" {
@@ -309,7 +320,7 @@ func (p *Plan) admit(s *State) room {
 			w.Phase = AwaitingRoom
 		}
 		changes := w.bringsFetch || p.Rollout != nil && !p.back && w.Holds != p.InForce
-		if (w.Phase == Due || w.Phase == Programmed) && changes {
+		if (w.Phase == Due || w.Phase == Programmed) && changes && w.staged == nil {
 			w.Fetch = Fetch{Revision: w.inForce.Hash, At: s.Now}
 		}
 	}

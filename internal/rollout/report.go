@@ -187,6 +187,8 @@ func (p *Plan) why(w *Workload) string {
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:
 		return fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", w.Fetch.Revision, LoadTimeout)
+	case w.tries():
+		return fmt.Sprintf("tries revision %s beside the one that it runs", w.staged.Hash)
 	case w.Phase == AwaitingStep, w.behind:
 		return "waits until the workloads before it run the revision well"
 	case w.Phase == AwaitingRoom:

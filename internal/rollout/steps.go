@@ -12,6 +12,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
@@ -28,7 +29,11 @@ import (
 //
 // The last good revision (From) is the one of the last rollout that was complete. A
 // workload that is new gets that one first. It needs pods to prove a revision, so
-// workloads without pods hold the new one at once.
+// workloads without pods follow after the first step.
+//
+// An EnvoyFilter has a second place for a filter, its staging slot. In it, the proxies of a
+// step fetch, start and configure the revision beside the one that serves, and only then
+// does the output hold it. Other outputs have none.
 
 // defaultBakeTime is how long a step is watched unless the spec says otherwise.
 const defaultBakeTime = 10 * time.Second
@@ -164,56 +169,111 @@ func (p *Plan) step(s *State) {
 		p.await(0)
 		return
 	}
-	pending, written, failed := p.countPending()
-	judged := p.judge(s)
+	p.await(p.advance(s))
+	p.stage(s)
+}
+
+// advance judges what there is, and returns how many workloads begin now.
+func (p *Plan) advance(s *State) (admitted int) {
+	r, pending := p.Rollout, p.countPending()
+	judged, tried := p.judge(s), p.judgeStaged(s)
 	baked := judged.pods == 0 || s.Strategy.BakeTime == 0 || r.Phase == wasmev1.RolloutPaused ||
 		r.Phase == wasmev1.RolloutBaking && s.Now.Sub(r.Since.Time) >= s.Strategy.BakeTime
-	admitted := 0
 	switch {
 	case judged.bad.Reason != "":
 		p.reject(s, judged.bad)
-	case judged.loading:
+	case tried.bad.Reason != "":
+		p.reject(s, tried.bad)
+	case judged.loading, tried.loading:
 		p.setPhase(s, wasmev1.RolloutProgressing)
+	case tried.pods > 0:
+		p.setPhase(s, wasmev1.RolloutProgressing)
+		p.goLive(s)
 	case !baked:
 		p.setPhase(s, wasmev1.RolloutBaking)
 		p.Again = soonest(p.Again, max(s.Strategy.BakeTime-s.Now.Sub(r.Since.Time), time.Second))
-	case pending == 0 && written == 0 && !failed:
+	case pending == progress{}:
 		p.setPhase(s, wasmev1.RolloutComplete)
-	case pending > 0 && s.Strategy.Paused:
+	case pending.workloads+pending.empty > 0 && s.Strategy.Paused:
 		p.setPhase(s, wasmev1.RolloutPaused)
-	case judged.pods == 0:
+	case judged.pods == 0 && pending.workloads+pending.written > 0:
 		p.setPhase(s, wasmev1.RolloutProgressing)
-		r.Step, admitted = new(int32(1)), max(0, 1-written)
+		r.Step, admitted = new(int32(1)), max(0, 1-pending.written)
 	default:
 		p.setPhase(s, wasmev1.RolloutProgressing)
-		r.Step, admitted = new(*r.Step+1), pending
+		r.Step, admitted = new(*r.Step+1), len(p.Workloads)
 	}
-	p.await(admitted)
+	return admitted
 }
 
-// countPending counts the workloads with pods that do not hold the revision yet, those to
-// which it was written in this pass, and whether one could not be written.
-func (p *Plan) countPending() (pending, written int, failed bool) {
+// stageable reports whether an output can hold the revision in force beside the one that it
+// holds.
+func (p *Plan) stageable(s *State, w *Workload) bool {
+	return w.slot && w.Holds != nil && w.Holds != p.InForce && w.sidecars() > 0 && !w.behind &&
+		s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output
+}
+
+// isStaged reports whether the output has the revision in force in its staging slot.
+func (p *Plan) isStaged(s *State, w *Workload) bool {
+	return p.stageable(s, w) && s.Outputs[w.Output].Staged.Revision == p.InForce.Hash
+}
+
+// goLive has the workloads that tried the revision run it: their agents have the module.
+func (p *Plan) goLive(s *State) {
+	for i := range p.Workloads {
+		if w := &p.Workloads[i]; p.isStaged(s, w) {
+			w.live, w.bringsFetch = true, false
+		}
+	}
+}
+
+// stage has the workloads of this step try the revision in their staging slots, beside
+// what they run.
+func (p *Plan) stage(s *State) {
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		begun := p.isStaged(s, w)
+		if w.live || !p.stageable(s, w) || w.Phase != Due && w.Phase != Programmed {
+			continue
+		}
+		w.stagedFetch = Fetch{Revision: p.InForce.Hash, At: s.Now}
+		if begun {
+			w.stagedFetch, w.bringsFetch = s.Outputs[w.Output].Staged, false
+		}
+		w.behind, w.inForce, w.staged = true, w.Holds, p.InForce
+		p.Again = soonest(p.Again, max(LoadTimeout-s.Now.Sub(w.stagedFetch.At), time.Second))
+	}
+}
+
+// progress is what is left of a rollout: workloads with pods that do not hold the revision,
+// those without pods, those to which it was written in this pass, and those that could not
+// be written.
+type progress struct{ workloads, empty, written, failed int }
+
+func (p *Plan) countPending() progress {
+	var left progress
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		switch {
 		case w.Phase == Failed:
-			failed = true
-		case w.Holds == p.InForce || w.sidecars() == 0:
-		case w.behind, w.Phase == Due:
-			pending++
-		case w.Phase == Programmed:
-			written++
+			left.failed++
+		case w.Holds == p.InForce:
+		case w.Phase != Due && !w.behind:
+			left.written += min(1, w.sidecars())
+		case w.sidecars() == 0:
+			left.empty++
+		default:
+			left.workloads++
 		}
 	}
-	return pending, written, failed
+	return left
 }
 
 // startFrom has workloads that are new hold the last good revision first.
 func (p *Plan) startFrom(s *State, from *revision.Revision) {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		if w.Holds != nil || w.sidecars() == 0 {
+		if w.Holds != nil {
 			continue
 		}
 		w.behind, w.inForce = true, from
@@ -243,24 +303,32 @@ func (p *Plan) reject(s *State, bad condition.Verdict) {
 }
 
 // await has the workloads that are due wait, but for so many of them: those whose pods
-// prove that they run the last good revision come first, then those with few pods.
+// prove that they run the last good revision come first, then those with few pods, and last
+// those without any. A first revision is better in a workload without pods before its first
+// pod starts.
 func (p *Plan) await(admitted int) {
 	var due []*Workload
 	for i := range p.Workloads {
-		if w := &p.Workloads[i]; w.Phase == Due && !w.behind && w.Holds != p.InForce && w.sidecars() > 0 {
+		w := &p.Workloads[i]
+		first := w.Holds == nil && w.sidecars() == 0
+		if w.Phase == Due && !w.behind && !w.live && !w.trying && !first && w.Holds != p.InForce {
 			due = append(due, w)
 		}
 	}
 	slices.SortStableFunc(due, func(a, b *Workload) int {
-		return cmp.Or(cmp.Compare(a.unprovenPods(), b.unprovenPods()), cmp.Compare(a.sidecars(), b.sidecars()))
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(a.sidecars(), b.sidecars()))
 	})
 	for _, w := range due[min(admitted, len(due)):] {
 		w.Phase = AwaitingStep
 	}
 }
 
-// unprovenPods returns 1 for a workload with pods that do not run what its output holds.
-func (w *Workload) unprovenPods() int {
+// rank returns 0 for a workload with pods that run what its output holds, 1 for one with
+// others, and 2 for one without pods.
+func (w *Workload) rank() int {
+	if w.sidecars() == 0 {
+		return 2
+	}
 	if w.Holds == nil {
 		return 0
 	}
@@ -299,6 +367,47 @@ func (p *Plan) judge(s *State) judgement {
 		}
 	}
 	return found
+}
+
+// judgeStaged looks at the workloads that have the revision in their staging slots since an
+// earlier pass.
+func (p *Plan) judgeStaged(s *State) judgement {
+	var found judgement
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if !p.isStaged(s, w) {
+			continue
+		}
+		w.trying = true
+		found.pods += w.sidecars()
+		plugin := render.StagedPluginName(w.owner, w.Target, p.InForce.Hash)
+		waited := s.Now.Sub(s.Outputs[w.Output].Staged.At)
+		proofs := w.proofsOf(plugin, waited, s.Now)
+		v := loadedVerdict(proofs, p.InForce.OutputKind())
+		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
+		switch {
+		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.rank() == 0: // istiod has not sent it
+			found.loading = true
+		case found.bad.Reason == "" && !untried && slices.Contains(BadReasons, v.Reason):
+			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
+		}
+	}
+	return found
+}
+
+// proofsOf returns what the Ready pods say of a plugin for which they had some time. Pods
+// that were started since have less.
+func (w *Workload) proofsOf(plugin string, waited time.Duration, now time.Time) []Proof {
+	var proofs []Proof
+	for _, pod := range w.pods {
+		age := now.Sub(pod.ReadySince)
+		proof := Proof{name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && age < waited, waited: waited}
+		if pod.Sidecar {
+			proof.verdict = pod.Seen.On(plugin)
+		}
+		proofs = append(proofs, proof)
+	}
+	return proofs
 }
 
 // BadReasons are the reasons of Loaded for which a revision is to blame. For the last two

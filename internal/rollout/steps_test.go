@@ -26,6 +26,14 @@ func (s *story) everywhere(verdict dataplane.Verdict) {
 	}
 }
 
+// goesLive has the pods of a workload run the revision in their staging slots, and then
+// live.
+func (s *story) goesLive(name string, pods int) {
+	s.tries(name, pods, runs)
+	s.happens(name + " tries it, and is to run it")
+	s.see(name, pods, runs)
+}
+
 // complete brings a first revision to three workloads with pods, and one without.
 func (s *story) complete() *revision.Revision {
 	s.Helper()
@@ -51,16 +59,19 @@ func TestStagedRollouts(t *testing.T) {
 		"staged": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
-			s.happens("another module goes to the workload with the fewest pods, and to that without any")
-			s.see("b", 1, runs)
+			s.happens("another module goes to the workload with the fewest pods")
+			s.goesLive("b", 1)
 			s.later(time.Second)
 			s.happens("its pod runs it, and is watched")
 			s.later(defaultBakeTime - time.Second)
 			s.happens("a second is left")
 			s.later(time.Second)
 			s.happens("the others follow")
-			s.see("a", 3, runs)
+			s.tries("a", 3, runs)
 			s.happens("c is late")
+			s.tries("c", 2, runs)
+			s.happens("both try it, and are to run it")
+			s.see("a", 3, runs)
 			s.see("c", 2, runs)
 			s.happens("all run it")
 			s.later(defaultBakeTime)
@@ -70,9 +81,9 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("aa", small, "refused")
 			s.happens("a new configuration goes to one workload")
-			s.see("b", 1, runsOther)
+			s.tries("b", 1, runsNone)
 			s.later(LoadTimeout - time.Second)
-			s.happens("its pod still runs the last one")
+			s.happens("its pod does not load it beside the last one")
 			s.later(time.Second)
 			s.happens("it is late: the status has to remember that before anything is written")
 			s.happens("the workloads go back")
@@ -82,18 +93,38 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("the revision does not come back")
 			s.state.Strategy.Retry = s.state.Asked.Hash
 			s.happens("unless it is wanted")
-			s.see("b", 1, runsOther)
+			s.tries("b", 1, runsNone)
 			s.later(LoadTimeout)
 			s.happens("it is refused again")
 			s.happens("the same annotation does not begin it once more")
 			s.asks("aa", small, "accepted")
 			s.happens("a new spec begins at the first step")
 		},
+		"staged with a module that cannot be fetched": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, cannotLoad)
+			s.later(LoadTimeout)
+			s.happens("its pod cannot fetch it, and runs what it ran")
+			s.happens("the staging slot is emptied")
+		},
+		"staged with a refusal that only the live slot shows": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, runs)
+			s.happens("b tries it, and is to run it")
+			s.see("b", 1, runsOther)
+			s.later(LoadTimeout)
+			s.happens("its pod does not")
+			s.happens("it goes back")
+		},
 		"staged with a crash while it is watched": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
-			s.see("b", 1, runs)
+			s.goesLive("b", 1)
 			s.happens("its pod runs it")
 			s.later(time.Second)
 			s.see("b", 1, runsAndCrashes)
@@ -105,6 +136,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.state.Strategy.Hold = true
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
+			s.goesLive("b", 1)
 			s.see("b", 1, runsAndCrashes)
 			s.happens("it crashes")
 			s.see("b", 1, runs)
@@ -116,7 +148,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
 			s.state.Strategy.Paused = true
-			s.see("b", 1, runs)
+			s.goesLive("b", 1)
 			s.happens("its pod runs it")
 			s.later(defaultBakeTime)
 			s.happens("the next step waits")
@@ -153,8 +185,8 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("another module goes to one workload")
 			s.state.Targets = append(s.state.Targets, target("new", 1), target("new-without-pods", 0))
 			s.happens("workloads come")
-			s.see("b", 1, runs)
 			s.see("new", 1, runs)
+			s.goesLive("b", 1)
 			s.happens("their pods answer")
 			s.later(defaultBakeTime)
 			s.happens("the new one follows with the others")
@@ -163,7 +195,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
-			s.see("b", 1, runs)
+			s.goesLive("b", 1)
 			s.happens("its pod runs it")
 			s.asks("cc", small, "world")
 			s.happens("a third one begins at the first step, from the first one")
@@ -179,13 +211,33 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
-			s.see("b", 1, runs)
+			s.goesLive("b", 1)
 			s.happens("its pod runs it")
 			s.everywhere(dataplane.Verdict{})
 			s.later(time.Hour)
 			s.happens("another process has not heard of any pod")
 			s.everywhere(runs)
 			s.happens("they answer")
+		},
+		"staged over a restart before it runs": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, dataplane.Verdict{})
+			s.later(time.Hour)
+			s.happens("another process has not heard of the pod")
+			s.tries("b", 1, runsNone)
+			s.happens("it answers")
+		},
+		"staged without a word of istiod": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+			s.later(time.Hour)
+			s.happens("the pod runs what it ran, and was sent nothing: istiod is away")
+			s.tries("b", 1, runs)
+			s.happens("istiod is back")
 		},
 		"staged while the spec cannot be resolved": func(s *story) {
 			s.complete()
@@ -212,9 +264,26 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
+			s.tries("b", 1, silent)
+			s.later(LoadTimeout)
+			s.happens("it is waited for, and goes on")
 			s.see("b", 1, silent)
 			s.later(LoadTimeout)
 			s.happens("it is waited for, and skipped")
+		},
+		"staged without pods": func(s *story) {
+			s.complete()
+			s.state.Targets = []Target{target("a", 0), target("b", 0)}
+			s.asks("bb", small, "world")
+			s.happens("all pods are gone: no step can be judged")
+			s.happens("it is complete")
+		},
+		"staged and at once again": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Strategy = Strategy{}
+			s.happens("the strategy is Immediate")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -244,17 +313,23 @@ func TestPodsOfAStepAreWatched(t *testing.T) {
 	s.see("d", 2*MaxLoadingPods, runs)
 	next := s.asks("bb", small, "world")
 	s.happens("another module")
+	g.Expect(watched()).To(BeEmpty(), "nothing runs it yet")
+	s.goesLive("b", 1)
 	g.Expect(watched()).To(Equal(map[string]int{"wasm_filter.ns/b/hello@" + next.Hash: 1}))
-	s.see("b", 1, runs)
 	s.happens("it is watched")
 	g.Expect(watched()).To(HaveLen(1))
-	for range 2 {
-		s.later(defaultBakeTime)
-		s.happens("the others follow, and at last the large one")
-		s.see("a", 3, runs)
-		s.see("c", 2, runs)
-		s.happens("their pods run it")
-	}
+	s.later(defaultBakeTime)
+	s.happens("the others follow")
+	s.tries("a", 3, runs)
+	s.tries("c", 2, runs)
+	s.happens("they try it")
+	s.see("a", 3, runs)
+	s.see("c", 2, runs)
+	s.happens("they run it")
+	s.later(defaultBakeTime)
+	s.happens("the large one tries it")
+	s.tries("d", 2*MaxLoadingPods, runs)
+	s.happens("and is to run it")
 	all := 0
 	for _, pods := range watched() {
 		all += pods

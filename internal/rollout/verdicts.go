@@ -13,6 +13,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -155,6 +156,10 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 				left--
 			}
 			expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: plugin, Explain: true, Watch: watch})
+			if w.tries() {
+				staged := render.StagedPluginName(w.owner, w.Target, w.staged.Hash)
+				expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: staged, Explain: true})
+			}
 		}
 	}
 	return expectations
