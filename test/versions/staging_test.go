@@ -1,69 +1,94 @@
 package versions
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"path/filepath"
+	"strings"
 	"sync"
-	"text/template"
 	"time"
 
 	. "github.com/onsi/gomega"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/wasme-io/wasme-operator/internal/module"
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
 )
 
-// slot is one of the two places of a filter in a sidecar.
-type slot struct {
-	ECDSName string
-	Disabled bool
-	// Plugin is empty while the slot is idle.
-	Plugin, Configuration, URL, SHA256 string
-}
-
-// slots are those of the spec's EnvoyFilter.
+// slots are the two places of a filter in a sidecar, as the operator renders them.
 type slots struct {
 	*spec
-	source     string // URL of the module server
-	live, next slot
+	source string // URL of the module server
+	live   render.Filter
+	// next is idle while it is nil, and ecds the name of its ECDS resource.
+	next *render.Filter
+	ecds string
+}
+
+func (s *slots) owner() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.namespace, Name: "hello"}
+}
+
+func (s *slots) target() workload.Target {
+	w := s.app.Workload
+	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, Selector: w.Labels}
 }
 
 // write writes the EnvoyFilter with both slots.
 func (s *slots) write() {
 	s.t.Helper()
-	text, err := template.ParseFiles(filepath.Join("testdata", "slots.yaml.tmpl"))
+	meshOf := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: s.source}
+	rendered, err := render.EnvoyFilter(meshOf, s.owner(), s.live, s.target(), "")
 	s.Expect(err).NotTo(HaveOccurred())
-	var filled bytes.Buffer
-	s.Expect(text.Execute(&filled, map[string]any{"Namespace": s.namespace, "Slots": []slot{s.live, s.next}})).To(Succeed())
-	var object networkingv1alpha3.EnvoyFilter
-	s.Expect(yaml.Unmarshal(filled.Bytes(), &object)).To(Succeed())
-	s.apply(&object)
+	own := len(rendered.ConfigPatches)
+	s.Expect(render.AddStagingSlot(rendered, meshOf, s.owner(), s.live, s.target(), s.next)).To(Succeed())
+	s.ecds = rendered.ConfigPatches[own].Patch.Value.AsMap()["name"].(string)
+	object := &networkingv1alpha3.EnvoyFilter{}
+	rendered.DeepCopyInto(&object.Spec)
+	s.apply(object)
 }
 
-// fill puts a revision of a module into a slot. The plugins of the slots have
-// different names: proof of one must not be taken for proof of the other.
-func (s *slots) fill(into *slot, revision int, filter, configuration string) {
-	into.Plugin = fmt.Sprintf("wasm_filter.%s@%d", into.ECDSName, revision)
-	into.Configuration, into.SHA256 = configuration, filters.SHA256(s.modules[filter])
-	into.URL = s.source + module.Path(into.SHA256)
+// filterOf is a module with a configuration.
+func (s *slots) filterOf(module, configuration string) render.Filter {
+	return render.Filter{
+		ID: "hello", ModuleSHA256: filters.SHA256(s.modules[module]), RootID: filters.RootID, Configuration: []byte(configuration),
+		PatchContext: wasmev1.PatchContextInbound, FailStrategy: wasmev1.FailReload,
+	}
 }
 
-// stage brings a revision into the next slot and waits until it is loaded there.
-func (s *slots) stage(revision int, filter, configuration string) {
+// plugins are what the sidecar shows of the slots: proof of one must not be taken for proof
+// of the other.
+func (s *slots) plugins() (live, next string) {
+	live = render.PluginName(s.owner(), s.target(), s.live.Revision())
+	if s.next != nil {
+		next = render.StagedPluginName(s.owner(), s.target(), s.next.Revision())
+	}
+	return live, next
+}
+
+// try writes a filter into the next slot, and returns the name of its plugin.
+func (s *slots) try(filter render.Filter) (plugin string) {
 	s.t.Helper()
-	s.fill(&s.next, revision, filter, configuration)
+	s.next = &filter
 	s.write()
-	s.eventuallyVerdict(s.next.Plugin, loaded)
+	_, plugin = s.plugins()
+	return plugin
+}
+
+// stage brings a filter into the next slot and waits until it is loaded there.
+func (s *slots) stage(filter, configuration string) (plugin string) {
+	s.t.Helper()
+	plugin = s.try(s.filterOf(filter, configuration))
+	s.eventuallyVerdict(plugin, loaded)
+	return plugin
 }
 
 // nextReloads counts the configurations that Envoy has accepted for the next slot.
 func (s *slots) nextReloads() string {
 	s.t.Helper()
-	return s.get(s.app.AdminURL + "/stats?filter=extension_config_discovery.*" + s.next.ECDSName + ".config_reload")
+	return s.get(s.app.AdminURL + "/stats?filter=extension_config_discovery.*" + s.ecds + ".config_reload")
 }
 
 // restart starts the sidecar again and waits until it serves the live slot. While
@@ -78,38 +103,32 @@ func (s *slots) restart() {
 
 func staging(s *spec) {
 	source := s.moduleServer()
-	both := &slots{
-		spec: s, source: source.URL,
-		live: slot{ECDSName: s.namespace + "/app/hello"},
-		next: slot{ECDSName: s.namespace + "/app/hello-next", Disabled: true},
-	}
-	both.fill(&both.live, 1, filters.Hello, "live")
+	both := &slots{spec: s, source: source.URL}
+	both.live = both.filterOf(filters.Hello, "live")
 	both.write()
-	s.eventuallyVerdict(both.live.Plugin, loaded)
+	live, _ := both.plugins()
+	s.eventuallyVerdict(live, loaded)
 	s.eventuallyAnswers(ok("live"))
 
 	// A configuration, and another module, are proven; no request passes them.
 	load := s.startLoad()
-	both.stage(2, filters.Hello, "staged")
-	both.stage(3, filters.Trap, "staged")
+	both.stage(filters.Hello, "staged")
+	both.stage(filters.Trap, "staged")
 	s.Expect(load.stop()).To(HaveEach(ok("live")))
 
 	both.costsNothingRefused()
 	both.costsNothingUnfetched()
 
-	// What was staged goes live without its source.
-	both.stage(6, filters.Trap, "after")
+	// What was staged goes live without its source, and leaves an idle slot.
+	staged := both.stage(filters.Trap, "after")
 	source.Close()
 	load = s.startLoad()
-	both.fill(&both.live, 6, filters.Trap, "after")
+	both.live, both.next = *both.next, nil
 	both.write()
-	s.eventuallyVerdict(both.live.Plugin, loaded)
+	live, _ = both.plugins()
+	s.eventuallyVerdict(live, loaded)
 	s.eventuallyAnswers(ok("after"))
 	s.Expect(load.stop()).To(HaveEach(BeElementOf(ok("live"), ok("after"))))
-
-	staged := both.next.Plugin
-	both.next.Plugin = ""
-	both.write()
 	s.Eventually(s.metrics, patience, poll).ShouldNot(ContainSubstring(row("reload", staged)))
 	s.Expect(s.ask()).To(Equal(ok("after")))
 }
@@ -118,12 +137,11 @@ func staging(s *spec) {
 func (s *slots) costsNothingRefused() {
 	s.t.Helper()
 	load, before := s.startLoad(), s.refusedUpdates()
-	s.fill(&s.next, 4, filters.Trap, filters.RefusedConfiguration)
-	s.write()
-	s.untilRefused(s.next.Plugin, before)
-	s.verdict(s.next.Plugin)
+	refused := s.try(s.filterOf(filters.Trap, filters.RefusedConfiguration))
+	s.untilRefused(refused, before)
+	s.verdict(refused)
 	s.lookAgain()
-	s.Expect(s.verdict(s.next.Plugin)).To(Equal(otherRevision))
+	s.Expect(s.verdict(refused)).To(Equal(otherRevision))
 	s.Expect(load.stop()).To(HaveEach(ok("live")))
 	s.restart()
 }
@@ -133,13 +151,13 @@ func (s *slots) costsNothingRefused() {
 func (s *slots) costsNothingUnfetched() {
 	s.t.Helper()
 	load, before := s.startLoad(), s.nextReloads()
-	s.fill(&s.next, 5, filters.Trap, "staged")
-	s.next.URL += ".missing"
-	s.write()
+	missing := s.filterOf(filters.Trap, "staged")
+	missing.ModuleSHA256 = strings.Repeat("0", len(missing.ModuleSHA256))
+	plugin := s.try(missing)
 	s.Eventually(s.nextReloads, patience, poll).ShouldNot(Equal(before))
-	s.verdict(s.next.Plugin)
+	s.verdict(plugin)
 	s.lookAgain()
-	s.Expect(s.verdict(s.next.Plugin).Proven()).To(BeFalse())
+	s.Expect(s.verdict(plugin).Proven()).To(BeFalse())
 	s.Expect(load.stop()).To(HaveEach(ok("live")))
 	s.restart()
 }
