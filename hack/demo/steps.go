@@ -49,6 +49,8 @@ type demo struct {
 	// hello and trap are images: of a filter that works, and of one that crashes
 	// on requests with the header x-crash.
 	hello, trap string
+	// rollout is the part of bookinfo's FilterDeployment with that name.
+	rollout string
 }
 
 type step struct {
@@ -84,6 +86,8 @@ func (d *demo) steps() []step {
 			"Expect READY False with the reason OlderRevision: the operator waits 30 s before it says so, and most of them have passed.", d.seeRefusal},
 		{"Fix the configuration of bookinfo",
 			"Expect `hello: fixed` and READY True, usually within 5 s.", d.apply("fixed", "fixed")},
+		{"Roll out in steps, and give bookinfo the refused configuration again",
+			"Expect READY False with the reason RolledBack after about 30 s: one workload tried it, beside the one that serves, and no request fails.", d.rollBack},
 		{"Delete both FilterDeployments",
 			"Expect that no response has the header, and that nothing the operator made is left, usually within 5 s.", d.delete},
 	}
@@ -205,7 +209,7 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
-`, name, d.hello, configuration)
+%s`, name, d.hello, configuration, d.rollout)
 }
 
 // refuse gives the module a configuration that it refuses. The proxies keep the
@@ -232,6 +236,82 @@ func (d *demo) refuse(ctx context.Context) error {
 	}
 	d.printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", len(d.bookinfo), requests, watched)
 	return nil
+}
+
+// rollBack has a staged rollout stop at its first workload and take itself back.
+func (d *demo) rollBack(ctx context.Context) error {
+	d.rollout = "  rollout: {strategy: Staged, bakeTime: 3s}\n"
+	if err := d.applyBookinfo(ctx, "fixed"); err != nil {
+		return err
+	}
+	if err := d.awaitReady(ctx, "bookinfo"); err != nil {
+		return err
+	}
+	before, err := d.refusals(ctx)
+	if err != nil {
+		return err
+	}
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	var requests, failed int
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		requests, failed = d.ask(asking, "fixed")
+	}()
+	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
+		return err
+	}
+	if err := d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonRolledBack); err != nil {
+		return err
+	}
+	stop()
+	<-asked
+	after, err := d.refusals(ctx)
+	if err != nil {
+		return err
+	}
+	var tried []string
+	for i, workload := range d.bookinfo {
+		if after[i] > before[i] {
+			tried = append(tried, workload.Workload.Name)
+		}
+	}
+	d.printf("   tried by %s only; %d requests meanwhile, %d failed\n", strings.Join(tried, ", "), requests, failed)
+	if len(tried) != 1 || failed > 0 {
+		return fmt.Errorf("%d workloads tried the configuration, and %d requests failed", len(tried), failed)
+	}
+	return nil
+}
+
+// refusals are the numbers of updates that each Envoy of bookinfo has refused.
+func (d *demo) refusals(ctx context.Context) ([]int, error) {
+	counts := make([]int, 0, len(d.bookinfo))
+	for _, workload := range d.bookinfo {
+		refused, err := workload.RefusedUpdates(ctx)
+		if err != nil {
+			return nil, err
+		}
+		counts = append(counts, refused)
+	}
+	return counts, nil
+}
+
+// ask sends requests to bookinfo until the context ends, and counts those that were not
+// answered with the header.
+func (d *demo) ask(ctx context.Context, want string) (requests, failed int) {
+	for ctx.Err() == nil {
+		status, header, err := get(ctx, d.bookinfo[requests%len(d.bookinfo)].URL, nil)
+		if ctx.Err() != nil {
+			break
+		}
+		requests++
+		if err != nil || status != http.StatusOK || header != want {
+			failed++
+		}
+		time.Sleep(pause / 10)
+	}
+	return requests, failed
 }
 
 func (d *demo) awaitRefusal(ctx context.Context, workload *mesh.Running) error {

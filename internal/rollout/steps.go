@@ -389,7 +389,7 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.rank() == 0: // istiod has not sent it
 			found.loading = true
 		case found.bad.Reason == "" && !untried && slices.Contains(BadReasons, v.Reason):
-			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
+			found.bad = condition.False(v.Reason, "%s, where it was tried beside the last good revision: %s", w.Key(), v.Message)
 		}
 	}
 	return found

@@ -47,7 +47,7 @@ var _ = Describe("A staged rollout", long, func() {
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("refuse") })
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack))
 		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonRolledBack))
-		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("a: "))
+		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("a, where it was tried beside the last good revision: "))
 		first.Replica = 1
 		answer("one", run(ctx, first))
 		for i, s := range streams {
