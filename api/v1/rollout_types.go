@@ -35,7 +35,11 @@ const (
 // RetryAnnotation on a FilterDeployment begins the rollout of a revision again that was
 // rolled back. Its value is the revision; a second retry needs another value, such as
 // `<revision>/2`.
+// A value of more than MaxRetryLength characters is ignored.
 const RetryAnnotation = "wasme.io/retry"
+
+// MaxRetryLength is the longest value of RetryAnnotation.
+const MaxRetryLength = 128
 
 // RolloutSpec says how a new revision reaches the workloads.
 //

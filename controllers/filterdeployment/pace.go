@@ -15,11 +15,11 @@ import (
 // Pods come, go and answer all the time, and each asks for a pass. What pods ask for is
 // gathered, for a second at least. A pass over many pods takes long, so for a
 // FilterDeployment with many of them that is Ready it is gathered for longer: passes take
-// a fiftieth of a processor, and at most 5 seconds pass before one. What is not Ready yet
+// a fiftieth of a processor, and at most 30 seconds pass before one. What is not Ready yet
 // waits for no more than a second, since each pass is a step of its rollout.
 const (
 	minPodDelay = time.Second
-	maxPodDelay = 5 * time.Second
+	maxPodDelay = 30 * time.Second
 	podDelays   = 50
 )
 

@@ -14,7 +14,7 @@ func TestWhatPodsAskForIsGatheredForAsLongAsPassesTake(t *testing.T) {
 	var r Reconciler
 	g.Expect(r.PodDelay(name)).To(Equal(time.Second))
 	for took, want := range map[time.Duration]time.Duration{
-		time.Millisecond: time.Second, 40 * time.Millisecond: 2 * time.Second, time.Minute: 5 * time.Second,
+		time.Millisecond: time.Second, 40 * time.Millisecond: 2 * time.Second, time.Minute: 30 * time.Second,
 	} {
 		r.paces.keep(name, took, true)
 		g.Expect(r.PodDelay(name)).To(Equal(want), "passes take %v", took)

@@ -47,6 +47,7 @@ func TestStatusHoldsWhatItsSourcesGive(t *testing.T) {
 		{"module.manifestDigest", module("manifestDigest"), []int64{digest}},
 		{"module.sha256", module("sha256"), []int64{sha256, longest("spec", "filter", "sha256")}},
 		{"revision", longest("status", "revision"), []int64{8}},
+		{"rollout.retried", longest("status", "rollout", "retried"), []int64{wasmev1.MaxRetryLength}},
 		{"rollout.rejected.message", longest("status", "rollout", "rejected", "message"), []int64{wasmev1.MaxMessageLength}},
 		{"reason", longest("status", "reason"), []int64{wasmev1.MaxMessageLength}},
 		{"workloads", ptr.Deref(at("status", "workloads").MaxProperties, 0), []int64{wasmev1.MaxWorkloadsInStatus}},

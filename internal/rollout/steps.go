@@ -112,7 +112,8 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 // retries reports whether the user wants a revision that failed to be tried again.
 func (s *State) retries(last *wasmev1.RolloutStatus) bool {
 	failed := last.Phase == wasmev1.RolloutRolledBack || last.Phase == wasmev1.RolloutHeld
-	return failed && s.Strategy.Retry != last.Retried && strings.HasPrefix(s.Strategy.Retry, last.To)
+	retry := s.Strategy.Retry
+	return failed && retry != last.Retried && strings.HasPrefix(retry, last.To) && len(retry) <= wasmev1.MaxRetryLength
 }
 
 // kept returns the revision of the history with a hash; nil for none.

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +92,8 @@ func TestStagedRollouts(t *testing.T) {
 			s.see("empty", 0, runs)
 			s.later(time.Hour)
 			s.happens("the revision does not come back")
+			s.state.Strategy.Retry = s.state.Asked.Hash + strings.Repeat("!", wasmev1.MaxRetryLength)
+			s.happens("an annotation that is too long for the status changes nothing")
 			s.state.Strategy.Retry = s.state.Asked.Hash
 			s.happens("unless it is wanted")
 			s.tries("b", 1, runsNone)
