@@ -323,7 +323,11 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)
-	for _, sooner := range []time.Duration{p.contest.again, p.Plan.Again, p.behind, heldBack} {
+	plan := p.Plan.Again
+	if plan > 0 && !p.Plan.Rejecting {
+		plan = max(plan, r.paces.delay(client.ObjectKeyFromObject(fd))) // pods that start are many, and each has its time
+	}
+	for _, sooner := range []time.Duration{p.contest.again, plan, p.behind, heldBack} {
 		if sooner > 0 {
 			again = min(again, sooner)
 		}

@@ -34,9 +34,15 @@ func (p *paces) keep(name types.NamespacedName, took time.Duration, ready bool) 
 	p.memory.keep(name, took)
 }
 
+// delay returns how long it is at least from one pass to the next that pods or the time of
+// pods ask for; 0 for a FilterDeployment that is not Ready.
+func (p *paces) delay(name types.NamespacedName) time.Duration {
+	return min(podDelays*p.of(name), maxPodDelay)
+}
+
 // PodDelay returns how long what pods ask for is gathered before a pass.
 func (r *Reconciler) PodDelay(name types.NamespacedName) time.Duration {
-	return min(max(podDelays*r.paces.of(name), minPodDelay), maxPodDelay)
+	return max(r.paces.delay(name), minPodDelay)
 }
 
 // podHandler enqueues the FilterDeployments whose filter a pod is to run, after their
