@@ -153,7 +153,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	if found.Plan.Rejecting {
-		rollbacksTotal.WithLabelValues(fd.Status.Rollout.Rejected.Reason).Inc()
+		rollbacksTotal.WithLabelValues(found.Plan.Rollout.Rejected.Reason).Inc()
 	}
 	r.paces.keep(request.NamespacedName, took, apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady))
 	r.applied.keep(&fd)

@@ -38,6 +38,10 @@ import (
 // defaultBakeTime is how long a step is watched unless the spec says otherwise.
 const defaultBakeTime = 10 * time.Second
 
+// rejectDelay is the time from the pass that ends a rollout, and writes the status only, to
+// the next one. Something else may keep the status from being written.
+const rejectDelay = 200 * time.Millisecond
+
 // Strategy is how a new revision reaches the workloads.
 type Strategy struct {
 	// Staged is false for all at once; the other fields do not count then.
@@ -300,7 +304,7 @@ func (p *Plan) reject(s *State, bad condition.Verdict) {
 	p.setPhase(s, phase)
 	p.Rollout.Rejected = &wasmev1.RejectedRevision{Revision: p.Rollout.To, Reason: bad.Reason, Message: condition.Cut(bad.Message), At: metav1.NewTime(s.Now)}
 	p.Rejecting = true
-	p.Again = soonest(p.Again, time.Millisecond)
+	p.Again = soonest(p.Again, rejectDelay)
 }
 
 // await has the workloads that are due wait, but for so many of them: those whose pods
@@ -438,14 +442,23 @@ func (p *Plan) rolloutVerdict(waiting int) condition.Verdict {
 	switch {
 	case r.Phase == wasmev1.RolloutRolledBack:
 		return condition.FalseUntilChanged(wasmev1.ReasonRolledBack, fmt.Errorf("revision %s was rolled back to %s after a failure at %s: change the spec, or annotate with %s=%s to try again",
-			r.To, cmp.Or(r.From, "nothing"), r.Rejected.Message, wasmev1.RetryAnnotation, r.To))
+			r.To, cmp.Or(r.From, "nothing"), r.Rejected.Message, wasmev1.RetryAnnotation, nextRetry(r)))
 	case r.Phase == wasmev1.RolloutHeld:
 		return condition.FalseUntilChanged(wasmev1.ReasonRolloutHeld, fmt.Errorf("revision %s stays on %d of %d workloads after a failure at %s: change the spec, or annotate with %s=%s to try again",
-			r.To, all-waiting, all, r.Rejected.Message, wasmev1.RetryAnnotation, r.To))
+			r.To, all-waiting, all, r.Rejected.Message, wasmev1.RetryAnnotation, nextRetry(r)))
 	case r.Phase == wasmev1.RolloutPaused:
 		return condition.Unknown(wasmev1.ReasonRolloutPaused, "revision %s on %d of %d workloads: remove spec.rollout.paused to go on", r.To, all-waiting, all)
 	case r.Phase != wasmev1.RolloutComplete && waiting > 0:
 		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the next step begins when their pods run it well", r.To, all-waiting, all)
 	}
 	return condition.Verdict{}
+}
+
+// nextRetry returns a value of the annotation that begins a failed rollout again: another one
+// than before.
+func nextRetry(r *wasmev1.RolloutStatus) string {
+	if !strings.HasPrefix(r.Retried, r.To) {
+		return r.To
+	}
+	return fmt.Sprintf("%s/%d", r.To, r.Rejected.At.Unix())
 }
