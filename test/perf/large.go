@@ -16,7 +16,7 @@ import (
 
 const (
 	largeNamespace = "large"
-	largeFilters   = 10_000
+	largeFilters   = 4000 // a GiB of configuration, twice what the container may take
 	// largeCreators is the number of large objects created at once.
 	largeCreators = 8
 	// limitBound in MiB is the limit of the operator's container in config/manager.
