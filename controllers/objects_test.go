@@ -30,6 +30,7 @@ func (w *world) filterDeployment(ctx context.Context, name, image string, change
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
 		Spec: wasmev1.FilterDeploymentSpec{
 			Deployment: wasmev1.DeploymentSpec{Istio: &wasmev1.IstioDeploymentSpec{Kind: "Deployment"}},
+			Rollout:    &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate},
 			Filter: wasmev1.FilterSpec{
 				Image:            image,
 				Config:           &wasmev1.Configuration{Raw: []byte(`{"@type":"type.googleapis.com/google.protobuf.StringValue","value":"world"}`)},

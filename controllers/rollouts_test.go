@@ -9,6 +9,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -17,7 +18,7 @@ import (
 )
 
 func staged(fd *wasmev1.FilterDeployment) {
-	fd.Spec.Rollout = &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutStaged}
+	fd.Spec.Rollout = nil // the default
 }
 
 var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
@@ -60,7 +61,7 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 	goesLive := func(ctx context.Context, deployment string, pods []netip.Addr) {
 		GinkgoHelper()
 		revision := fd.Status.Revision
-		s.runBoth(plugin(fd, deployment, first), stagedPlugin(fd, deployment, revision), pods...)
+		s.runBoth(plugin(fd, deployment, first), stagedPlugin(fd, deployment, revision), pods...) // the plugin without a revision is nobody's
 		Eventually(ctx, func() string {
 			_, err := w.reconcile(ctx, fd)
 			Expect(err).NotTo(HaveOccurred())
@@ -75,6 +76,7 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 	}
 
 	BeforeEach(func(ctx context.Context) {
+		first = ""
 		w = newWorld(ctx)
 		s = w.startSidecars()
 		w.deployments(ctx, "a", "b")
@@ -82,11 +84,11 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), staged)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.outputs(ctx)).To(ConsistOf("b-f"))
-		s.load(ctx, fd, "b", b)
+		goesLive(ctx, "b", b)
 		reaches(ctx, wasmev1.RolloutBaking)
 		w.clock.Step(bakeTime)
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		s.load(ctx, fd, "a", a)
+		goesLive(ctx, "a", a)
 		reaches(ctx, wasmev1.RolloutBaking)
 		Expect(fd).To(beReady("2/2"))
 		w.clock.Step(bakeTime)
@@ -184,5 +186,79 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		Expect(user.Delete(ctx, fd)).To(Succeed())
 		Eventually(ctx, func() []string { return w.outputs(ctx) }).WithTimeout(bound).Should(BeEmpty())
 		Expect(w.revisions(ctx, fd)).To(BeEmpty())
+	})
+})
+
+var _ = Describe("A first revision, by stand-ins for sidecars,", func() {
+	var w *world
+	var s *sidecars
+	var fd *wasmev1.FilterDeployment
+	var pods []netip.Addr
+
+	BeforeEach(func(ctx context.Context) {
+		w = newWorld(ctx)
+		s = w.startSidecars()
+		s.agents.AnswerElse(sidecar.Page(recorded("agent-loaded"))) // they passed it on
+		w.deployments(ctx, "a", "idle")
+		pods = s.start(ctx, "a", 2)
+		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), staged)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+	})
+	settles := func(ctx context.Context) map[string]string {
+		GinkgoHelper()
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		return w.held(ctx)
+	}
+	isTried := func(ctx context.Context) {
+		GinkgoHelper()
+		revision := fd.Status.Revision
+		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": "", "idle-f": revision}), "its first pod waits for the module")
+		output := w.output(ctx, "a-f")
+		Expect(output.Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(revision+" ")))
+		for _, patch := range output.Spec.ConfigPatches {
+			filter := patch.Patch.Value.AsMap()
+			Expect(patch.ApplyTo != networking.EnvoyFilter_HTTP_FILTER || patch.Patch.Operation == networking.EnvoyFilter_Patch_REMOVE || filter["disabled"] == true).To(BeTrue(), "%v", filter)
+		}
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "on 1 of 2 workloads"))
+		Expect(fd.Status.Workloads["a"].Reason).To(Equal("tries revision " + revision + ", which no request passes yet"))
+	}
+
+	It("is tried where no filter runs, and leaves nothing when it is refused", func(ctx context.Context) {
+		isTried(ctx)
+		w.clock.Step(rollout.LoadTimeout)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(BeEmpty())
+		Expect(fd).To(notReady(wasmev1.ReasonRolledBack, "was rolled back to nothing after a failure at a, where it was tried before any request passed it: "))
+
+		By("another one")
+		edit(ctx, fd, config("second"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		isTried(ctx)
+		s.run(stagedPlugin(fd, "a", fd.Status.Revision), pods...)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(HaveKeyWithValue("a-f", fd.Status.Revision))
+		s.load(ctx, fd, "a", pods)
+		s.becomes(ctx, fd, "2/2")
+		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("leaves nothing when it is held", func(ctx context.Context) {
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Rollout = &wasmev1.RolloutSpec{OnFailure: wasmev1.RolloutHold}
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		isTried(ctx)
+		w.clock.Step(rollout.LoadTimeout)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(HaveLen(1), "the output of the workload without pods")
+		Expect(fd).To(notReady(wasmev1.ReasonRolloutHeld, "before any request passed it"))
+		Expect(settles(ctx)).To(Equal(map[string]string{"idle-f": fd.Status.Revision}))
+	})
+
+	It("goes on being tried after a restart", func(ctx context.Context) {
+		w.restart(ctx)
+		w.newProber()
+		w.startProber()
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		isTried(ctx)
+		s.run(stagedPlugin(fd, "a", fd.Status.Revision), pods...)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(HaveKeyWithValue("a-f", fd.Status.Revision))
 	})
 })

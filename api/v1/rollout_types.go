@@ -14,7 +14,8 @@ const (
 	// a new module over them in waves, whatever becomes of it.
 	RolloutImmediate RolloutStrategy = "Immediate"
 	// RolloutStaged writes a new revision to one workload first, and then to others in
-	// waves. A step begins when the pods of the ones before run the revision well.
+	// waves. A step begins when the pods of the ones before run the revision well. It is
+	// the default.
 	RolloutStaged RolloutStrategy = "Staged"
 )
 
@@ -43,10 +44,10 @@ const MaxRetryLength = 128
 
 // RolloutSpec says how a new revision reaches the workloads.
 //
-// +kubebuilder:validation:XValidation:rule="(has(self.strategy) && self.strategy == 'Staged') || !(has(self.bakeTime) || has(self.maxPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: set strategy to Staged, or leave them out",fieldPath=".strategy"
+// +kubebuilder:validation:XValidation:rule="!has(self.strategy) || self.strategy != 'Immediate' || !(has(self.bakeTime) || has(self.maxPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: leave them out, or set strategy to Staged",fieldPath=".strategy"
 type RolloutSpec struct {
-	// strategy is Staged or Immediate; default Immediate. Staged needs pods that are
-	// verified.
+	// strategy is Staged or Immediate; default Staged. Where pods are not verified, it is
+	// Immediate.
 	// +optional
 	Strategy RolloutStrategy `json:"strategy,omitempty"`
 

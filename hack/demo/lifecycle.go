@@ -86,7 +86,7 @@ func (d *demo) explainRunning(ctx context.Context) error {
 		return err
 	}
 	sample := filepath.Join(d.folder, "filterdeployment.yaml")
-	if err := os.WriteFile(sample, []byte(d.bookinfoYAML("world")), 0o600); err != nil {
+	if err := os.WriteFile(sample, []byte(bookinfoYAML(d.hello, "world")), 0o600); err != nil {
 		return fmt.Errorf("writing a sample: %w", err)
 	}
 	d.printf(stillRunning, d.mesh.Kubeconfig(), filepath.Dir(kubectl), sample, d.bookinfo[0].URL, name, filters.RefusedConfiguration,

@@ -26,15 +26,11 @@ const (
 	// notice bounds the wait for the operator to report that pods do not run what
 	// they should: it gives them 30 seconds, and asks them once in a while.
 	notice = time.Minute
-	// watched is how long traffic is watched while nothing may change.
-	watched = 3 * time.Second
+	name   = "bookinfo-custom-filter"
 
-	name = "bookinfo-custom-filter"
-
-	// requestsToTrap are sent to a module that crashes on one in crashEvery of them.
-	requestsToTrap, crashEvery = 20, 5
-	// pause between them is more than Envoy takes for a new VM.
-	pause = 50 * time.Millisecond
+	// pause is the time between two requests. One in crashEvery to each workload has the
+	// header x-crash.
+	pause, crashEvery = 5 * time.Millisecond, 20
 )
 
 // demo is the state that the steps share.
@@ -49,8 +45,6 @@ type demo struct {
 	// hello and trap are images: of a filter that works, and of one that crashes
 	// on requests with the header x-crash.
 	hello, trap string
-	// rollout is the part of bookinfo's FilterDeployment with that name.
-	rollout string
 }
 
 type step struct {
@@ -71,23 +65,17 @@ func (d *demo) steps() []step {
 		{"Install and run the operator",
 			"kubectl applies config/default, and the operator runs with the rights of its service account only: about 10 s.", d.startOperator},
 		{"Apply a FilterDeployment to bookinfo",
-			"Expect `hello: world` from all six Deployments, without a restart of any pod, usually within 10 s.", d.apply("world", "world")},
+			"Expect `hello: world` from all six Deployments, from one of them first, without a restart of any pod, usually within 15 s.", d.apply("world")},
 		{"Change its configuration",
-			"Expect `hello: goodbye` from all of them, usually within 5 s.", d.apply("goodbye", "goodbye")},
+			"Expect `hello: goodbye` from all of them, usually within 15 s.", d.apply("goodbye")},
 		{"Give it a configuration that the filter refuses",
-			"Expect that no request fails: each Envoy refuses the configuration and still answers `hello: goodbye`.", d.refuse},
-		{"Apply the same filter without a configuration to httpbin",
-			"Expect `hello: world`, the filter's default, usually within 5 s.", d.fixHTTPBin},
-		{"Update httpbin to the filter that crashes on some requests",
-			"Expect status 503 for each of those, and READY False with the reason Crashing, usually within 30 s.", d.crash},
-		{"Put the filter that works back on httpbin",
-			"Expect READY True again, usually within 10 s.", d.fixHTTPBin},
-		{"See what is reported about the refused configuration of bookinfo",
-			"Expect READY False with the reason OlderRevision: the operator waits 30 s before it says so, and most of them have passed.", d.seeRefusal},
-		{"Fix the configuration of bookinfo",
-			"Expect `hello: fixed` and READY True, usually within 5 s.", d.apply("fixed", "fixed")},
-		{"Roll out in steps, and give bookinfo the refused configuration again",
-			"Expect READY False with the reason RolledBack after about 30 s: one workload tried it, beside the one that serves, and no request fails.", d.rollBack},
+			"Expect READY False with the reason RolledBack after about 30 s: one workload tried it, beside the filter that serves, and no request fails. A pod that starts then answers `hello: goodbye`.", d.refuse},
+		{"Fix the configuration",
+			"Expect `hello: fixed` and READY True, usually within 15 s.", d.apply("fixed")},
+		{"Update it to the filter that crashes on some requests",
+			"Expect READY False with the reason RolledBack when it crashes on the first workload: only that one has answered some requests with 503.", d.crash},
+		{"Apply the filter without a configuration to httpbin",
+			"Expect `hello: world`, the filter's default, usually within 5 s.", d.applyHTTPBin},
 		{"Delete both FilterDeployments",
 			"Expect that no response has the header, and that nothing the operator made is left, usually within 5 s.", d.delete},
 	}
@@ -173,28 +161,28 @@ func (d *demo) startOperator(ctx context.Context) error {
 	})
 }
 
-// apply applies the FilterDeployment with a configuration and waits for the
-// header from all of bookinfo.
-func (d *demo) apply(configuration, want string) func(context.Context) error {
+// apply applies the FilterDeployment with a configuration, and waits for the header from
+// all of bookinfo.
+func (d *demo) apply(configuration string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if err := d.applyBookinfo(ctx, configuration); err != nil {
+		if err := d.applyBookinfo(ctx, d.hello, configuration); err != nil {
 			return err
 		}
 		for _, workload := range d.bookinfo {
-			if err := d.awaitHeader(ctx, workload, want); err != nil {
+			if err := d.awaitHeader(ctx, workload, configuration); err != nil {
 				return err
 			}
-			d.printf("   %-16s hello: %s\n", workload.Workload.Name, want)
+			d.printf("   %-16s hello: %s\n", workload.Workload.Name, configuration)
 		}
 		return d.show(ctx, "bookinfo")
 	}
 }
 
-func (d *demo) applyBookinfo(ctx context.Context, configuration string) error {
-	return d.applyYAML(ctx, d.bookinfoYAML(configuration))
+func (d *demo) applyBookinfo(ctx context.Context, image, configuration string) error {
+	return d.applyYAML(ctx, bookinfoYAML(image, configuration))
 }
 
-func (d *demo) bookinfoYAML(configuration string) string {
+func bookinfoYAML(image, configuration string) string {
 	return fmt.Sprintf(`
 apiVersion: wasme.io/v1
 kind: FilterDeployment
@@ -209,64 +197,21 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
-%s`, name, d.hello, configuration, d.rollout)
+  rollout: {bakeTime: 3s}
+`, name, image, configuration)
 }
 
-// refuse gives the module a configuration that it refuses. The proxies keep the
-// one before; no request fails.
+// refuse gives the module a configuration that it refuses. One workload tries it, beside
+// the one that serves.
 func (d *demo) refuse(ctx context.Context) error {
-	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
-		return err
-	}
-	for _, workload := range d.bookinfo {
-		if err := d.awaitRefusal(ctx, workload); err != nil {
-			return err
-		}
-	}
-	requests := 0
-	for end := time.Now().Add(watched); time.Now().Before(end); requests++ {
-		workload := d.bookinfo[requests%len(d.bookinfo)]
-		status, header, err := get(ctx, workload.URL, nil)
-		if err != nil {
-			return err
-		}
-		if status != http.StatusOK || header != "goodbye" {
-			return fmt.Errorf("%s answered %d with hello: %q", workload.Workload.Name, status, header)
-		}
-	}
-	d.printf("   %d Envoys refused the configuration; %d requests in %s: all 200 with hello: goodbye\n", len(d.bookinfo), requests, watched)
-	return nil
-}
-
-// rollBack has a staged rollout stop at its first workload and take itself back.
-func (d *demo) rollBack(ctx context.Context) error {
-	d.rollout = "  rollout: {strategy: Staged, bakeTime: 3s}\n"
-	if err := d.applyBookinfo(ctx, "fixed"); err != nil {
-		return err
-	}
-	if err := d.awaitReady(ctx, "bookinfo"); err != nil {
-		return err
-	}
 	before, err := d.refusals(ctx)
 	if err != nil {
 		return err
 	}
-	asking, stop := context.WithCancel(ctx)
-	defer stop()
-	var requests, failed int
-	asked := make(chan struct{})
-	go func() {
-		defer close(asked)
-		requests, failed = d.ask(asking, "fixed")
-	}()
-	if err := d.applyBookinfo(ctx, filters.RefusedConfiguration); err != nil {
+	found, err := d.rollBack(ctx, d.hello, filters.RefusedConfiguration, "goodbye")
+	if err != nil {
 		return err
 	}
-	if err := d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonRolledBack); err != nil {
-		return err
-	}
-	stop()
-	<-asked
 	after, err := d.refusals(ctx)
 	if err != nil {
 		return err
@@ -277,11 +222,58 @@ func (d *demo) rollBack(ctx context.Context) error {
 			tried = append(tried, workload.Workload.Name)
 		}
 	}
-	d.printf("   tried by %s only; %d requests meanwhile, %d failed\n", strings.Join(tried, ", "), requests, failed)
-	if len(tried) != 1 || failed > 0 {
-		return fmt.Errorf("%d workloads tried the configuration, and %d requests failed", len(tried), failed)
+	d.printf("   tried by %s only; %d requests meanwhile, %d failed\n", strings.Join(tried, ", "), found.requests, found.failed)
+	if len(tried) != 1 || found.failed > 0 {
+		return fmt.Errorf("%d workloads tried the configuration, and %d requests failed", len(tried), found.failed)
+	}
+	second := d.bookinfo[0].Workload
+	second.Replica = 1
+	started, err := d.startWorkload(ctx, second)
+	if err != nil {
+		return err
+	}
+	if err := d.awaitHeader(ctx, started, "goodbye"); err != nil {
+		return err
+	}
+	d.printf("   and its new pod answers hello: goodbye\n")
+	d.bookinfo = append(d.bookinfo, started)
+	return nil
+}
+
+// crash updates to a module that works until it gets a request that it crashes on.
+func (d *demo) crash(ctx context.Context) error {
+	found, err := d.rollBack(ctx, d.trap, "fixed", "fixed")
+	if err != nil {
+		return err
+	}
+	d.printf("   %d requests meanwhile, %d of them with the header that crashes it; %d failed\n", found.requests, found.crashing, found.failed)
+	if found.failed == 0 || found.failed > found.crashing {
+		return fmt.Errorf("%d requests failed", found.failed)
+	}
+	for _, workload := range d.bookinfo {
+		if err := d.awaitHeader(ctx, workload, "fixed"); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// traffic counts requests, those with the header x-crash, and those that were not
+// answered with 200 and the header hello.
+type traffic struct{ requests, crashing, failed int }
+
+// rollBack gives bookinfo a module and a configuration that are rolled back, and returns
+// what became of requests meanwhile, which are to be answered with this header.
+func (d *demo) rollBack(ctx context.Context, image, configuration, want string) (traffic, error) {
+	asking, stop := context.WithCancel(ctx)
+	asked := make(chan traffic, 1)
+	go func() { asked <- d.ask(asking, want) }()
+	err := d.applyBookinfo(ctx, image, configuration)
+	if err == nil {
+		err = d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonRolledBack)
+	}
+	stop()
+	return <-asked, err
 }
 
 // refusals are the numbers of updates that each Envoy of bookinfo has refused.
@@ -297,29 +289,29 @@ func (d *demo) refusals(ctx context.Context) ([]int, error) {
 	return counts, nil
 }
 
-// ask sends requests to bookinfo until the context ends, and counts those that were not
-// answered with the header.
-func (d *demo) ask(ctx context.Context, want string) (requests, failed int) {
+// ask sends requests to bookinfo until the context ends.
+func (d *demo) ask(ctx context.Context, want string) traffic {
+	var sent traffic
+	next := time.NewTicker(pause)
+	defer next.Stop()
 	for ctx.Err() == nil {
-		status, header, err := get(ctx, d.bookinfo[requests%len(d.bookinfo)].URL, nil)
+		round, place := sent.requests/len(d.bookinfo), sent.requests%len(d.bookinfo)
+		headers := http.Header{}
+		if round%crashEvery == crashEvery-1 {
+			headers.Set("x-crash", "yes")
+		}
+		status, header, err := get(ctx, d.bookinfo[place].URL, headers)
 		if ctx.Err() != nil {
 			break
 		}
-		requests++
+		sent.requests++
+		sent.crashing += len(headers)
 		if err != nil || status != http.StatusOK || header != want {
-			failed++
+			sent.failed++
 		}
-		time.Sleep(pause / 10)
+		<-next.C
 	}
-	return requests, failed
-}
-
-func (d *demo) awaitRefusal(ctx context.Context, workload *mesh.Running) error {
-	what := fmt.Sprintf("the Envoy of %s to refuse the configuration", workload.Workload.Name)
-	return d.poll(ctx, what, 20*time.Millisecond, func(ctx context.Context) (bool, error) {
-		refused, err := workload.RefusedUpdates(ctx)
-		return refused > 0, err
-	})
+	return sent
 }
 
 // poll waits until done returns true.
@@ -333,15 +325,8 @@ func (d *demo) poll(ctx context.Context, what string, interval time.Duration, do
 	return nil
 }
 
-func (d *demo) fixHTTPBin(ctx context.Context) error {
-	if err := d.applyHTTPBin(ctx, d.hello); err != nil {
-		return err
-	}
-	return d.show(ctx, "httpbin")
-}
-
-// applyHTTPBin gives httpbin a filter and waits for its header.
-func (d *demo) applyHTTPBin(ctx context.Context, image string) error {
+// applyHTTPBin gives httpbin the filter and waits for its header.
+func (d *demo) applyHTTPBin(ctx context.Context) error {
 	err := d.applyYAML(ctx, fmt.Sprintf(`
 apiVersion: wasme.io/v1
 kind: FilterDeployment
@@ -352,50 +337,15 @@ spec:
   filter:
     image: %s
     imagePullOptions: {plainHttp: true}
-`, image))
+`, d.hello))
 	if err != nil {
-		return err
-	}
-	if err := d.awaitReady(ctx, "httpbin"); err != nil {
 		return err
 	}
 	if err := d.awaitHeader(ctx, d.httpbin, "world"); err != nil {
 		return err
 	}
 	d.printf("   %-16s hello: world\n", "httpbin")
-	return nil
-}
-
-// crash has httpbin run a module that works until it gets a request that it
-// crashes on.
-func (d *demo) crash(ctx context.Context) error {
-	if err := d.applyHTTPBin(ctx, d.trap); err != nil {
-		return err
-	}
-	answers := map[int]int{}
-	for i := range requestsToTrap {
-		time.Sleep(pause)
-		header := http.Header{}
-		if i%crashEvery == 0 {
-			header.Set("x-crash", "yes")
-		}
-		status, _, err := get(ctx, d.httpbin.URL, header)
-		if err != nil {
-			return err
-		}
-		answers[status]++
-	}
-	const crashing = requestsToTrap / crashEvery
-	if answers[http.StatusServiceUnavailable] < crashing {
-		return fmt.Errorf("the module does not crash: answers by status: %v", answers)
-	}
-	d.printf("   %d requests, %d of which crash the module: %d × 200, %d × 503\n",
-		requestsToTrap, crashing, answers[http.StatusOK], answers[http.StatusServiceUnavailable])
-	return d.showFailure(ctx, "httpbin", "hello", wasmev1.ReasonCrashing)
-}
-
-func (d *demo) seeRefusal(ctx context.Context) error {
-	return d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonOlderRevision)
+	return d.show(ctx, "httpbin")
 }
 
 func (d *demo) delete(ctx context.Context) error {

@@ -73,6 +73,11 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 	if err != nil {
 		return nil, err
 	}
+	return newEnvoyFilter(filter, target, patches), nil
+}
+
+// newEnvoyFilter returns one for the proxies of a target.
+func newEnvoyFilter(filter Filter, target workload.Target, patches []*networking.EnvoyFilter_EnvoyConfigObjectPatch) *networking.EnvoyFilter {
 	rendered := &networking.EnvoyFilter{
 		TargetRefs:    referencesTo(target),
 		Priority:      filter.Place.envoyFilterPriority(),
@@ -81,7 +86,18 @@ func EnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target wo
 	if labels := selectorFor(target); labels != nil {
 		rendered.WorkloadSelector = &networking.WorkloadSelector{Labels: labels}
 	}
-	return rendered, nil
+	return rendered
+}
+
+// StagingEnvoyFilter renders an EnvoyFilter that has a staging slot (AddStagingSlot) and
+// nothing beside it: proxies try the filter, and no request passes one. The error is
+// EnvoyFilter's.
+func StagingEnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target) (*networking.EnvoyFilter, error) {
+	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
+		return nil, err
+	}
+	rendered := newEnvoyFilter(filter, filter.inEnvoyFilter(target), nil)
+	return rendered, AddStagingSlot(rendered, mesh, owner, filter, target, &filter)
 }
 
 // AddStagingSlot adds a second place to an EnvoyFilter that was rendered for a filter: right

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	networkingapi "istio.io/api/networking/v1alpha3"
 	extensions "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,8 +51,9 @@ type goldenCase struct {
 	target       workload.Target
 	renewal      string
 	// slot says that there is a staging slot, and staged is what is in it; nil for nothing.
-	slot   bool
-	staged *wasmev1.FilterSpec
+	// With alone, there is nothing but the slot, with the filter in it.
+	slot, alone bool
+	staged      *wasmev1.FilterSpec
 }
 
 // variants are changes of a case, by the name that they give it.
@@ -193,6 +195,7 @@ func envoyFilterVariants() variants {
 			c.slot, c.staged = true, c.filter.DeepCopy()
 			c.staged.Config = configuration(`"staged"`)
 		},
+		"staging-slot-alone": func(c *goldenCase) { c.alone = true },
 		"staging-slot-ports": func(c *goldenCase) {
 			c.filter.Ports = []int32{9080, 9081}
 			c.slot, c.staged = true, c.filter.DeepCopy()
@@ -257,10 +260,7 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 	object := metav1.ObjectMeta{Namespace: c.owner.Namespace, Name: Name(c.target, filter.ID)}
 	switch output {
 	case wasmev1.OutputEnvoyFilter:
-		spec, err := EnvoyFilter(testMesh, c.owner, filter, c.target, c.renewal)
-		if err == nil && c.slot {
-			err = AddStagingSlot(spec, testMesh, c.owner, filter, c.target, stagedOf(t, c))
-		}
+		spec, err := envoyFilterOf(t, c, filter)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,6 +284,17 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 		spec.DeepCopyInto(&out.Spec)
 		return out
 	}
+}
+
+func envoyFilterOf(t *testing.T, c goldenCase, filter Filter) (*networkingapi.EnvoyFilter, error) {
+	if c.alone {
+		return StagingEnvoyFilter(testMesh, c.owner, filter, c.target)
+	}
+	spec, err := EnvoyFilter(testMesh, c.owner, filter, c.target, c.renewal)
+	if err == nil && c.slot {
+		err = AddStagingSlot(spec, testMesh, c.owner, filter, c.target, stagedOf(t, c))
+	}
+	return spec, err
 }
 
 // stagedOf returns the filter in the staging slot.

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -143,7 +144,7 @@ func (s *story) keep(w *Workload) {
 		return
 	}
 	object := metav1.ObjectMeta{Annotations: w.Annotations(), Generation: s.state.Outputs[w.Output].Generation}
-	if s.state.Outputs[w.Output].Revision != w.inForce.Hash {
+	if s.state.Outputs[w.Output].Revision != w.serving() {
 		object.Generation++
 	}
 	s.state.Outputs[w.Output] = OutputOf(&object)
@@ -152,20 +153,23 @@ func (s *story) keep(w *Workload) {
 // expect leaves what the prober is told to expect of a workload's pods.
 func (s *story) expect(place int) {
 	w := &s.plan.Workloads[place]
-	expected := w.expected()
-	if expected == nil {
+	var plugins []string
+	if expected := w.expected(); expected != nil {
+		plugins = append(plugins, w.plugin(expected))
+	}
+	if w.tries() {
+		plugins = append(plugins, render.StagedPluginName(w.owner, w.Target, w.staged.Hash))
+	}
+	if len(plugins) == 0 {
 		return
 	}
 	for i := range s.state.Targets[place].Pods {
 		seen := &s.state.Targets[place].Pods[i].Seen
-		if plugin := w.plugin(expected); seen.Plugin != plugin {
-			*seen = dataplane.Seen{Plugin: plugin}
+		now := dataplane.Seen{Plugin: plugins[0], Verdict: seen.On(plugins[0])}
+		for _, other := range plugins[1:] {
+			now.Other = &dataplane.Seen{Plugin: other, Verdict: seen.On(other)}
 		}
-		if !w.tries() {
-			seen.Other = nil
-		} else if seen.Other == nil {
-			seen.Other = &dataplane.Seen{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash)}
-		}
+		*seen = now
 	}
 }
 
@@ -188,7 +192,8 @@ func (s *story) tries(name string, pods int, verdict dataplane.Verdict) {
 			continue
 		}
 		for j := range s.state.Targets[i].Pods[:pods] {
-			s.state.Targets[i].Pods[j].Seen.Other.Verdict = verdict
+			seen := &s.state.Targets[i].Pods[j].Seen
+			cmp.Or(seen.Other, seen).Verdict = verdict // one that runs none yet only tries
 		}
 	}
 }
@@ -218,6 +223,7 @@ var (
 	runs       = dataplane.Verdict{State: dataplane.StateLoaded}
 	runsOther  = dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}
 	runsNone   = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}
+	noListener = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true}
 	cannotLoad = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchFailed}
 )
 

@@ -116,7 +116,7 @@ func (r *Reported) Keep(reported News) {
 // activity returns what a workload's pods do; unseen while they load, there are
 // none that count, or they do not answer: then what was reported stays.
 func (w *Workload) activity() (activity, string) {
-	v := loadedVerdict(w.Proofs, w.inForce.OutputKind())
+	v := loadedVerdict(w.Proofs, w.shape().OutputKind())
 	switch {
 	case v.Status == metav1.ConditionTrue && v.Reason == wasmev1.ReasonLoaded:
 		return running, ""

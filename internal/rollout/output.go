@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -35,7 +36,7 @@ func (k OutputKey) String() string { return string(k.Kind) + " " + k.Name }
 
 // Output is what an output that exists says of itself.
 type Output struct {
-	// Revision is the hash of the revision that it holds.
+	// Revision is the hash of the revision that it holds; empty while one is only staged.
 	Revision string
 	// Fetch is the last fetch that it asked for.
 	Fetch Fetch
@@ -71,11 +72,11 @@ func (o Outputs) Revisions() sets.Set[string] {
 	return held
 }
 
-// holding returns the outputs that hold a revision.
-func (o Outputs) holding(hash string) []OutputKey {
+// with returns the outputs that hold or stage a revision, and hold no other.
+func (o Outputs) with(hash string) []OutputKey {
 	var keys []OutputKey
 	for key, output := range o {
-		if output.Revision == hash {
+		if output.Revision == hash || output.Revision == "" && output.Staged.Revision == hash {
 			keys = append(keys, key)
 		}
 	}
@@ -101,10 +102,19 @@ func workloadNote(target workload.Target) string { return target.Kind + "/" + ta
 
 // Revisions returns what the workload's output is to hold, and what is staged.
 func (w *Workload) Revisions() []*revision.Revision {
-	if w.staged == nil {
-		return []*revision.Revision{w.inForce}
+	return filtered([]*revision.Revision{w.inForce, w.staged}, func(r *revision.Revision) bool { return r != nil })
+}
+
+// shape returns the revision that gives the output its kind, name and place: the one that it
+// is to hold or, while it holds none, the one that is tried in it.
+func (w *Workload) shape() *revision.Revision { return cmp.Or(w.inForce, w.staged) }
+
+// serving returns the hash of the revision that the output is to hold; empty for none.
+func (w *Workload) serving() string {
+	if w.inForce == nil {
+		return ""
 	}
-	return []*revision.Revision{w.inForce, w.staged}
+	return w.inForce.Hash
 }
 
 // tries reports whether its proxies try a revision in the staging slot.
@@ -122,7 +132,7 @@ func (w *Workload) staging() string {
 func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
 	var spec json.Marshaler
 	var err error
-	switch w.inForce.OutputKind() {
+	switch w.shape().OutputKind() {
 	case wasmev1.OutputWasmPlugin:
 		spec, err = render.WasmPlugin(mesh, w.inForce.Rendered, w.Target)
 	case wasmev1.OutputTrafficExtension:
@@ -138,6 +148,9 @@ func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
 
 // envoyFilter renders the EnvoyFilter, with a staging slot where revisions are staged.
 func (w *Workload) envoyFilter(mesh render.Mesh) (*networking.EnvoyFilter, error) {
+	if w.inForce == nil {
+		return render.StagingEnvoyFilter(mesh, w.owner, w.staged.Rendered, w.Target)
+	}
 	spec, err := render.EnvoyFilter(mesh, w.owner, w.inForce.Rendered, w.Target, w.Fetch.renewal(w.inForce.Hash))
 	if err != nil || !w.slot {
 		return spec, err
@@ -157,20 +170,20 @@ type Inputs [sha256.Size]byte
 func (w *Workload) Inputs() Inputs {
 	t := w.Target
 	return sha256.Sum256(fmt.Appendf(nil, "%t %s\n%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
-		w.slot, w.staging(), w.inForce.OutputKind(), w.inForce.Hash, w.Fetch.renewal(w.inForce.Hash), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
+		w.slot, w.staging(), w.shape().OutputKind(), w.serving(), w.Fetch.renewal(w.serving()), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
 }
 
 // Annotations returns the annotations that the workload's output is to have,
 // beside its owner's.
 func (w *Workload) Annotations() map[string]string {
-	notes := map[string]string{WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.inForce.Hash}
+	notes := map[string]string{WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.serving()}
 	if w.Fetch != (Fetch{}) {
 		notes[FetchAnnotation] = w.Fetch.Annotation()
 	}
 	if w.slot || w.hadSlot {
 		notes[StagedAnnotation] = w.staging()
 	}
-	if renewal := w.Fetch.renewal(w.inForce.Hash); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
+	if renewal := w.Fetch.renewal(w.serving()); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
 		notes[pushAnnotation] = renewal
 	}
 	return notes
@@ -179,6 +192,6 @@ func (w *Workload) Annotations() map[string]string {
 // Fallback returns the output to write where the name of Output belongs to
 // another FilterDeployment, and whether there is one.
 func (w *Workload) Fallback() (OutputKey, bool) {
-	hashed := hashedKey(w.owner, w.inForce, w.Target)
+	hashed := hashedKey(w.owner, w.shape(), w.Target)
 	return hashed, hashed != w.Output
 }

@@ -165,7 +165,7 @@ type Workload struct {
 
 	owner types.NamespacedName
 	// inForce is what the output is to hold now: the plan's, unless behind says that it
-	// is the one before.
+	// is the one before, or none while the first one is only staged.
 	inForce *revision.Revision
 	behind  bool
 	// slot says that its output has a staging slot, hadSlot that something was in it, and
@@ -445,7 +445,7 @@ func (p *Plan) Due(s State) []int {
 // one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
 	if p.Standing == RolledBack && p.InForce == nil {
-		return sorted(existing.holding(p.Rollout.To))
+		return sorted(existing.with(p.Rollout.To))
 	}
 	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
 		return nil
@@ -463,12 +463,16 @@ func (p *Plan) Obsolete(existing Outputs) []OutputKey {
 	}
 	var obsolete []OutputKey
 	for key, output := range existing {
-		if !wanted[key] && !keepsOld[output.Workload] {
+		idle := p.held() && output.Revision == "" && output.Staged.Revision == p.InForce.Hash
+		if idle || !wanted[key] && !keepsOld[output.Workload] {
 			obsolete = append(obsolete, key)
 		}
 	}
 	return sorted(obsolete)
 }
+
+// held reports whether the rollout failed, and stays as it is.
+func (p *Plan) held() bool { return p.Rollout != nil && p.Rollout.Phase == wasmev1.RolloutHeld }
 
 // sorted sorts outputs in place.
 func sorted(keys []OutputKey) []OutputKey {

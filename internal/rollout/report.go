@@ -187,6 +187,8 @@ func (p *Plan) why(w *Workload) string {
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:
 		return fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", w.Fetch.Revision, LoadTimeout)
+	case w.tries() && w.inForce == nil:
+		return fmt.Sprintf("tries revision %s, which no request passes yet", w.staged.Hash)
 	case w.tries():
 		return fmt.Sprintf("tries revision %s beside the one that it runs", w.staged.Hash)
 	case w.Phase == AwaitingStep, w.behind:
@@ -208,7 +210,7 @@ func (w *Workload) podsState() wasmev1.WorkloadStatus {
 	if w.Unproven != "" {
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: condition.Cut(w.Unproven)}
 	}
-	switch v := loadedVerdict(w.Proofs, w.inForce.OutputKind()); v.Status {
+	switch v := loadedVerdict(w.Proofs, w.shape().OutputKind()); v.Status {
 	case metav1.ConditionTrue:
 		return wasmev1.WorkloadStatus{State: wasmev1.WorkloadSucceeded}
 	case metav1.ConditionFalse:

@@ -33,7 +33,8 @@ import (
 //
 // An EnvoyFilter has a second place for a filter, its staging slot. In it, the proxies of a
 // step fetch, start and configure the revision beside the one that serves, and only then
-// does the output hold it. Other outputs have none.
+// does the output hold it. A workload that runs none yet gets an EnvoyFilter with that slot
+// alone. Other outputs have none.
 
 // defaultBakeTime is how long a step is watched unless the spec says otherwise.
 const defaultBakeTime = 10 * time.Second
@@ -57,8 +58,8 @@ type Strategy struct {
 
 // StrategyOf returns the strategy of a FilterDeployment.
 func StrategyOf(fd *wasmev1.FilterDeployment) Strategy {
-	spec := fd.Spec.Rollout
-	if spec == nil || spec.Strategy != wasmev1.RolloutStaged {
+	spec := ptr.Deref(fd.Spec.Rollout, wasmev1.RolloutSpec{})
+	if spec.Strategy == wasmev1.RolloutImmediate {
 		return Strategy{}
 	}
 	return Strategy{
@@ -171,6 +172,7 @@ func (p *Plan) step(s *State) {
 		p.startFrom(s, from)
 	}
 	if r.Phase == wasmev1.RolloutHeld {
+		p.emptySlots(s)
 		p.await(0)
 		return
 	}
@@ -211,11 +213,22 @@ func (p *Plan) advance(s *State) (admitted int) {
 	return admitted
 }
 
-// stageable reports whether an output can hold the revision in force beside the one that it
-// holds.
+// stageable reports whether an output can have the revision in force in its staging slot:
+// beside the one that it holds, or alone.
 func (p *Plan) stageable(s *State, w *Workload) bool {
-	return w.slot && w.Holds != nil && w.Holds != p.InForce && w.sidecars() > 0 && !w.behind &&
-		s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output
+	if !w.slot || w.Holds == p.InForce || w.sidecars() == 0 || w.behind {
+		return false
+	}
+	if w.Holds == nil {
+		return s.Outputs[w.Output].Revision == "" && !s.servedByPredecessor()
+	}
+	return s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output
+}
+
+// servedByPredecessor reports whether the last status is one of wasme's operator. Its
+// filters run until they are replaced, so that they must not be replaced by none.
+func (s *State) servedByPredecessor() bool {
+	return s.Status.Revision == "" && s.Status.Rollout == nil && len(s.Status.Workloads) > 0
 }
 
 // isStaged reports whether the output has the revision in force in its staging slot.
@@ -247,6 +260,16 @@ func (p *Plan) stage(s *State) {
 		}
 		w.behind, w.inForce, w.staged = true, w.Holds, p.InForce
 		p.Again = soonest(p.Again, max(LoadTimeout-s.Now.Sub(w.stagedFetch.At), time.Second))
+	}
+}
+
+// emptySlots has no proxy try the revision any more. What one refuses may hold up others that
+// it gets.
+func (p *Plan) emptySlots(s *State) {
+	for i := range p.Workloads {
+		if w := &p.Workloads[i]; p.isStaged(s, w) && w.Holds != nil {
+			w.behind, w.inForce = true, w.Holds
+		}
 	}
 }
 
@@ -391,13 +414,21 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
 		switch {
-		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.rank() == 0: // istiod has not sent it
+		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.Holds != nil && w.rank() == 0: // istiod has not sent it
 			found.loading = true
 		case found.bad.Reason == "" && !untried && slices.Contains(BadReasons, v.Reason):
-			found.bad = condition.False(v.Reason, "%s, where it was tried beside the last good revision: %s", w.Key(), v.Message)
+			found.bad = condition.False(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
 		}
 	}
 	return found
+}
+
+// besides says what serves while the workload's proxies try a revision.
+func (w *Workload) besides() string {
+	if w.Holds == nil {
+		return "before any request passed it"
+	}
+	return "beside the last good revision"
 }
 
 // proofsOf returns what the Ready pods say of a plugin for which they had some time. Pods

@@ -42,12 +42,13 @@ func (s *story) complete() *revision.Revision {
 	s.state.Targets = []Target{target("a", 3), target("b", 1), target("c", 2), target("empty", 0)}
 	first := s.asks("aa", small, "world")
 	for range 3 {
-		s.happens("")
-		s.everywhere(runs)
-		s.happens("")
+		for range 3 {
+			s.happens("") // tried, live, and baking
+			s.everywhere(runs)
+		}
 		s.later(defaultBakeTime)
-		s.happens("")
 	}
+	s.happens("")
 	if r := s.state.Status.Rollout; r.Phase != wasmev1.RolloutComplete || r.To != first.Hash {
 		s.Fatalf("%+v", r)
 	}
@@ -146,6 +147,17 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(time.Hour)
 			s.happens("it stays so")
 		},
+		"staged and held in the staging slot": func(s *story) {
+			s.complete()
+			s.state.Strategy.Hold = true
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("its pod refuses it")
+			s.happens("the slot is emptied, and the others wait")
+			s.happens("it stays so")
+		},
 		"staged and paused": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
@@ -165,11 +177,53 @@ func TestStagedRollouts(t *testing.T) {
 			s.state.Targets = []Target{target("a", 2), target("b", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
-			s.see("b", 1, runsNone)
+			s.tries("b", 1, runs)
+			s.happens("the pod tries it, and is to run it")
+			s.see("b", 1, runs)
+			s.happens("it runs it")
+			s.later(defaultBakeTime)
+			s.happens("the other follows")
+		},
+		"staged for the first time and refused": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 2), target("b", 1), target("empty", 0)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("b", 1, runsNone)
 			s.later(LoadTimeout)
-			s.happens("the pod refuses it")
+			s.happens("the pod refuses it, before any request passed it")
 			s.happens("its output is taken back")
 			s.happens("nothing runs")
+		},
+		"staged for the first time and held": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, Hold: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 2), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("the pod refuses it")
+			s.happens("its slot goes")
+			s.happens("nothing runs")
+		},
+		"staged for the first time where there is no listener": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("a", 1, noListener)
+			s.later(LoadTimeout)
+			s.happens("no other revision would help")
+			s.see("a", 1, noListener)
+			s.later(LoadTimeout)
+			s.happens("the status says so")
+		},
+		"staged over the predecessor": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Status.Workloads = map[string]wasmev1.WorkloadStatus{"a": {State: wasmev1.WorkloadSucceeded}}
+			s.state.Targets = []Target{target("a", 2), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("the first workload runs a filter, which is replaced")
 		},
 		"staged over what ran before": func(s *story) {
 			s.state.Targets = []Target{target("a", 2), target("b", 1)}
@@ -236,7 +290,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
-			s.tries("b", 1, dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true})
+			s.tries("b", 1, noListener)
 			s.later(time.Hour)
 			s.happens("the pod runs what it ran, and was sent nothing: istiod is away")
 			s.tries("b", 1, runs)
@@ -343,11 +397,12 @@ func TestPodsOfAStepAreWatched(t *testing.T) {
 func TestStrategyIsThatOfTheSpec(t *testing.T) {
 	g := NewWithT(t)
 	fd := &wasmev1.FilterDeployment{}
-	g.Expect(StrategyOf(fd)).To(Equal(Strategy{}))
+	defaults := Strategy{Staged: true, BakeTime: 10 * time.Second, MaxPods: 256}
+	g.Expect(StrategyOf(fd)).To(Equal(defaults))
 	fd.Spec.Rollout = &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate}
 	g.Expect(StrategyOf(fd)).To(Equal(Strategy{}))
 	fd.Spec.Rollout.Strategy = wasmev1.RolloutStaged
-	g.Expect(StrategyOf(fd)).To(Equal(Strategy{Staged: true, BakeTime: 10 * time.Second, MaxPods: 256}))
+	g.Expect(StrategyOf(fd)).To(Equal(defaults))
 	fd.Annotations = map[string]string{wasmev1.RetryAnnotation: "12345678"}
 	fd.Spec.Rollout.BakeTime, fd.Spec.Rollout.MaxPods = &metav1.Duration{}, new(int32(7))
 	fd.Spec.Rollout.OnFailure, fd.Spec.Rollout.Paused = wasmev1.RolloutHold, true

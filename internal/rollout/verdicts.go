@@ -133,8 +133,11 @@ func (f Fetch) waited(revision string, since time.Duration, now time.Time) time.
 	return min(since, now.Sub(f.At))
 }
 
-// Expectations returns what the sidecars of the pods are to run.
+// Expectations returns what the sidecars of the pods are to run, and to try.
 func (p *Plan) Expectations() []dataplane.Expectation {
+	if !p.verifyPods {
+		return nil
+	}
 	var expectations []dataplane.Expectation
 	left := 0 // pods to watch
 	if r := p.Rollout; r != nil && p.Standing == Current && (r.Phase == wasmev1.RolloutProgressing || r.Phase == wasmev1.RolloutBaking) {
@@ -142,23 +145,23 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		expected := w.expected()
-		if !p.verifyPods || expected == nil || len(w.pods) == 0 {
-			continue
+		var plugins []dataplane.Expectation
+		if expected := w.expected(); expected != nil {
+			plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce})
 		}
-		plugin := w.plugin(expected)
+		if w.tries() {
+			plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true})
+		}
 		for _, pod := range w.pods {
-			if !pod.Sidecar {
-				continue
-			}
-			watch := left > 0 && expected == p.InForce
-			if watch {
-				left--
-			}
-			expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: plugin, Explain: true, Watch: watch})
-			if w.tries() {
-				staged := render.StagedPluginName(w.owner, w.Target, w.staged.Hash)
-				expectations = append(expectations, dataplane.Expectation{Pod: pod.Address, Plugin: staged, Explain: true})
+			for _, e := range plugins {
+				if !pod.Sidecar {
+					continue
+				}
+				e.Pod, e.Watch = pod.Address, e.Watch && left > 0
+				if e.Watch {
+					left--
+				}
+				expectations = append(expectations, e)
 			}
 		}
 	}

@@ -111,6 +111,7 @@ var _ = Describe("Proof from the pods", func() {
 		namespace := newNamespace(ctx)
 		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		fd := filterDeployment(namespace, push(ctx, "hello"), "before")
+		fd.Spec.Rollout = nil
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		for _, configuration := range []string{"before", "after"} {
 			change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(configuration) })

@@ -34,7 +34,7 @@ var _ = Describe("A staged rollout", long, func() {
 			}
 		}
 		fd := filterDeployment(namespace, push(ctx, filters.Trap), "one")
-		fd.Spec.Rollout = &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutStaged, BakeTime: &metav1.Duration{Duration: 3 * time.Second}}
+		fd.Spec.Rollout = &wasmev1.RolloutSpec{BakeTime: &metav1.Duration{Duration: 3 * time.Second}}
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		answer("one", all...)
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
@@ -86,7 +86,9 @@ var _ = Describe("A staged rollout", long, func() {
 		namespace := newNamespace(ctx)
 		running := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
 		large := strings.Repeat("large", 1000)
-		Expect(admin.Create(ctx, filterDeployment(namespace, push(ctx, filters.Hello), large))).To(Succeed())
+		fd := filterDeployment(namespace, push(ctx, filters.Hello), large)
+		fd.Spec.Rollout = nil
+		Expect(admin.Create(ctx, fd)).To(Succeed())
 		meshtest.EventuallyAnswers(ctx, running, large)
 	})
 })

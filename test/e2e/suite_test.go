@@ -93,10 +93,13 @@ func imageOf(module []byte) remote.Taggable {
 func filterDeployment(namespace, image, configuration string) *wasmev1.FilterDeployment {
 	fd := &wasmev1.FilterDeployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "hello"},
-		Spec: wasmev1.FilterDeploymentSpec{Filter: wasmev1.FilterSpec{
-			Image:            image,
-			ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
-		}},
+		Spec: wasmev1.FilterDeploymentSpec{
+			Filter: wasmev1.FilterSpec{
+				Image:            image,
+				ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
+			},
+			Rollout: &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate},
+		},
 	}
 	if configuration != "" {
 		fd.Spec.Filter.Config = text(configuration)

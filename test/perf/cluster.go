@@ -154,6 +154,7 @@ func filterDeployment(namespace, name, image, configuration string, labels map[s
 				ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
 				Config:           &wasmev1.Configuration{Raw: fmt.Appendf(nil, "%q", configuration)},
 			},
+			Rollout: &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate},
 		},
 	}
 }

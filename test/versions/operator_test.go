@@ -92,12 +92,15 @@ func (s *spec) create(name string, position *wasmev1.Position) *wasmev1.FilterDe
 	s.t.Helper()
 	fd := &wasmev1.FilterDeployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: name},
-		Spec: wasmev1.FilterDeploymentSpec{Filter: wasmev1.FilterSpec{
-			Image:            s.image(),
-			ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
-			Config:           &wasmev1.Configuration{Raw: []byte(`"` + filters.RefusedConfiguration + `"`)},
-			Position:         position,
-		}},
+		Spec: wasmev1.FilterDeploymentSpec{
+			Filter: wasmev1.FilterSpec{
+				Image:            s.image(),
+				ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
+				Config:           &wasmev1.Configuration{Raw: []byte(`"` + filters.RefusedConfiguration + `"`)},
+				Position:         position,
+			},
+			Rollout: &wasmev1.RolloutSpec{Strategy: wasmev1.RolloutImmediate},
+		},
 	}
 	s.Expect(s.admin.Create(s.ctx, fd)).To(Succeed())
 	return fd

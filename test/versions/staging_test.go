@@ -7,6 +7,7 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	networking "istio.io/api/networking/v1alpha3"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -21,10 +22,10 @@ import (
 type slots struct {
 	*spec
 	source string // URL of the module server
-	live   render.Filter
-	// next is idle while it is nil, and ecds the name of its ECDS resource.
-	next *render.Filter
-	ecds string
+	// live is nil before there is one. Next is idle while it is nil, and ecds the name of
+	// its ECDS resource.
+	live, next *render.Filter
+	ecds       string
 }
 
 func (s *slots) owner() types.NamespacedName {
@@ -36,18 +37,30 @@ func (s *slots) target() workload.Target {
 	return workload.Target{Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, Selector: w.Labels}
 }
 
-// write writes the EnvoyFilter with both slots.
+// write writes the EnvoyFilter with both slots, or with the staging slot alone.
 func (s *slots) write() {
 	s.t.Helper()
-	meshOf := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: s.source}
-	rendered, err := render.EnvoyFilter(meshOf, s.owner(), s.live, s.target(), "")
-	s.Expect(err).NotTo(HaveOccurred())
-	own := len(rendered.ConfigPatches)
-	s.Expect(render.AddStagingSlot(rendered, meshOf, s.owner(), s.live, s.target(), s.next)).To(Succeed())
+	rendered, own := s.render()
 	s.ecds = rendered.ConfigPatches[own].Patch.Value.AsMap()["name"].(string)
 	object := &networkingv1alpha3.EnvoyFilter{}
 	rendered.DeepCopyInto(&object.Spec)
 	s.apply(object)
+}
+
+// render returns what write writes, and the place of the staging slot's first patch.
+func (s *slots) render() (rendered *networking.EnvoyFilter, place int) {
+	s.t.Helper()
+	meshOf := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: s.source}
+	if s.live == nil {
+		rendered, err := render.StagingEnvoyFilter(meshOf, s.owner(), *s.next, s.target())
+		s.Expect(err).NotTo(HaveOccurred())
+		return rendered, 0
+	}
+	rendered, err := render.EnvoyFilter(meshOf, s.owner(), *s.live, s.target(), "")
+	s.Expect(err).NotTo(HaveOccurred())
+	place = len(rendered.ConfigPatches)
+	s.Expect(render.AddStagingSlot(rendered, meshOf, s.owner(), *s.live, s.target(), s.next)).To(Succeed())
+	return rendered, place
 }
 
 // filterOf is a module with a configuration.
@@ -58,14 +71,10 @@ func (s *slots) filterOf(module, configuration string) render.Filter {
 	}
 }
 
-// plugins are what the sidecar shows of the slots: proof of one must not be taken for proof
-// of the other.
-func (s *slots) plugins() (live, next string) {
-	live = render.PluginName(s.owner(), s.target(), s.live.Revision())
-	if s.next != nil {
-		next = render.StagedPluginName(s.owner(), s.target(), s.next.Revision())
-	}
-	return live, next
+// livePlugin is what the sidecar shows of the live slot. Proof of one slot must not be taken
+// for proof of the other.
+func (s *slots) livePlugin() string {
+	return render.PluginName(s.owner(), s.target(), s.live.Revision())
 }
 
 // try writes a filter into the next slot, and returns the name of its plugin.
@@ -73,8 +82,15 @@ func (s *slots) try(filter render.Filter) (plugin string) {
 	s.t.Helper()
 	s.next = &filter
 	s.write()
-	_, plugin = s.plugins()
-	return plugin
+	return render.StagedPluginName(s.owner(), s.target(), filter.Revision())
+}
+
+// goLive makes what is staged the live one.
+func (s *slots) goLive() {
+	s.t.Helper()
+	s.live, s.next = s.next, nil
+	s.write()
+	s.eventuallyVerdict(s.livePlugin(), loaded)
 }
 
 // stage brings a filter into the next slot and waits until it is loaded there.
@@ -104,11 +120,7 @@ func (s *slots) restart() {
 func staging(s *spec) {
 	source := s.moduleServer()
 	both := &slots{spec: s, source: source.URL}
-	both.live = both.filterOf(filters.Hello, "live")
-	both.write()
-	live, _ := both.plugins()
-	s.eventuallyVerdict(live, loaded)
-	s.eventuallyAnswers(ok("live"))
+	both.triesTheFirst()
 
 	// A configuration, and another module, are proven; no request passes them.
 	load := s.startLoad()
@@ -123,14 +135,27 @@ func staging(s *spec) {
 	staged := both.stage(filters.Trap, "after")
 	source.Close()
 	load = s.startLoad()
-	both.live, both.next = *both.next, nil
-	both.write()
-	live, _ = both.plugins()
-	s.eventuallyVerdict(live, loaded)
+	both.goLive()
 	s.eventuallyAnswers(ok("after"))
 	s.Expect(load.stop()).To(HaveEach(BeElementOf(ok("live"), ok("after"))))
 	s.Eventually(s.metrics, patience, poll).ShouldNot(ContainSubstring(row("reload", staged)))
 	s.Expect(s.ask()).To(Equal(ok("after")))
+}
+
+// triesTheFirst stages filters where none is live, the first of which is refused, and makes
+// the second the live one.
+func (s *slots) triesTheFirst() {
+	s.t.Helper()
+	load, before := s.startLoad(), s.refusedUpdates()
+	refused := s.try(s.filterOf(filters.Trap, filters.RefusedConfiguration))
+	s.untilRefused(refused, before)
+	s.Expect(s.verdict(refused).Proven()).To(BeFalse())
+	s.stage(filters.Hello, "live")
+	s.Expect(load.stop()).To(HaveEach(ok("")))
+	load = s.startLoad()
+	s.goLive()
+	s.eventuallyAnswers(ok("live"))
+	s.Expect(load.stop()).To(HaveEach(BeElementOf(ok(""), ok("live"))))
 }
 
 // costsNothingRefused stages a configuration that the module refuses.
