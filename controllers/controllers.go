@@ -26,6 +26,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 // recheckInterval is the longest time between two looks at a FilterDeployment:
@@ -101,6 +102,8 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		AllowRootNamespace:   opts.AllowRootNamespace,
 		WatchNamespaces:      opts.WatchNamespaces,
 		UnverifiedNamespaces: sets.New(opts.UnverifiedNamespaces...),
+		Budget:               rollout.NewBudget(rollout.DefaultLimit),
+		Wake:                 filterDeployments.Wake,
 		RecheckInterval:      min(opts.PollInterval, recheckInterval),
 		Clock:                clock.RealClock{},
 	}

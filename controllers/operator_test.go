@@ -36,6 +36,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -57,6 +58,8 @@ type operator struct {
 	stop func()
 	// woken has what the resolver of the reconciler, and that of the keeper, wake.
 	woken, keeperWoken chan types.NamespacedName
+	// turns has whose turn it is to have pods load.
+	turns chan types.NamespacedName
 
 	mu sync.Mutex
 	// writes are the writes so far, such as `update EnvoyFilter details-v1-f`.
@@ -103,7 +106,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	}
 	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
 
-	o := &operator{class: flags.class, woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000)}
+	o := &operator{class: flags.class, woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000), turns: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})
 	Expect(err).NotTo(HaveOccurred())
 	running, stop := context.WithCancel(context.Background())
@@ -139,6 +142,8 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		WatchNamespaces: flags.watchNamespaces,
 		Recorder:        recorder,
 		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
+		Budget:          rollout.NewBudget(rollout.DefaultLimit),
+		Wake:            func(name types.NamespacedName) { o.turns <- name },
 		RecheckInterval: pollInterval,
 		Clock:           clock,
 	}

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
@@ -98,6 +99,43 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		w.clock.Step(rollout.LoadTimeout)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(w.held(ctx)).To(Equal(map[string]string{"a-f": second, "b-f": second}), "nothing waits forever")
+	})
+
+	It("have so many pods load at one time, of all FilterDeployments", func(ctx context.Context) {
+		w.Budget = rollout.NewBudget(rollout.Load{Pods: 2, Bytes: 1 << 30})
+		w.deployments(ctx, "a", "b")
+		pods := s.start(ctx, "a", 2)
+		s.start(ctx, "b", 1)
+		image := w.push(ctx, "hello:v1", "hello")
+		of := func(name, app string) *wasmev1.FilterDeployment {
+			return w.filterDeployment(ctx, name, image, filterID("f"), func(fd *wasmev1.FilterDeployment) {
+				fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": wasmev1.LabelValue(app)}
+			})
+		}
+		first, second := of("first", "a"), of("second", "b")
+		Expect(w.settle(ctx, first)).To(Succeed())
+		Expect(w.settle(ctx, second)).To(Succeed())
+		Expect(w.outputs(ctx)).To(ConsistOf("a-f"))
+		Expect(second).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading))
+		Expect(second.Status.Workloads["b"].Reason).To(Equal("waits until pods of other FilterDeployments have loaded their modules"))
+		Expect(w.turns).NotTo(Receive())
+
+		s.load(ctx, first, "a", pods)
+		s.becomes(ctx, first, "2/2")
+		Expect(w.turns).To(Receive(Equal(client.ObjectKeyFromObject(second))))
+		Expect(w.settle(ctx, second)).To(Succeed())
+		Expect(w.outputs(ctx)).To(ConsistOf("a-f", "b-f"))
+
+		By("one that is deleted while it waits, or while its pods load")
+		third := of("third", "a")
+		Expect(w.settle(ctx, third)).To(Succeed())
+		Expect(third.Status.Workloads["a"].Reason).To(HavePrefix("waits until pods of other FilterDeployments"))
+		Expect(user.Delete(ctx, second)).To(Succeed())
+		Eventually(ctx, func() error {
+			_, err := w.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(second)})
+			return err
+		}).WithTimeout(bound).Should(Succeed())
+		Eventually(w.turns).WithTimeout(bound).Should(Receive(Equal(client.ObjectKeyFromObject(third))))
 	})
 
 	It("are not doubted after a restart: nothing is written before the pods answer, nor when they say the same", func(ctx context.Context) {

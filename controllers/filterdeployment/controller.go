@@ -81,6 +81,9 @@ type Reconciler struct {
 	AllowRootNamespace bool
 	// WatchNamespaces are those that the cache has; empty for all.
 	WatchNamespaces []string
+	// Budget hands out what pods load at one time. Wake wakes the one whose turn it is.
+	Budget *rollout.Budget
+	Wake   func(types.NamespacedName)
 	// RecheckInterval is the time between checks when nothing changes: tags move.
 	RecheckInterval time.Duration
 	// Clock is the one clock of all decisions.
@@ -163,6 +166,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 
 // rest ends what goes on for a FilterDeployment beside its passes.
 func (r *Reconciler) rest(name types.NamespacedName) {
+	r.wakeNext(r.Budget.Forget(name, r.Clock.Now()))
 	r.Finder.Modules.Forget(name)
 	r.statuses.forget(name)
 	r.reported.forget(name)
@@ -175,6 +179,13 @@ func (r *Reconciler) rest(name types.NamespacedName) {
 	r.forgetRefusals(name)
 	if r.Prober != nil {
 		r.Prober.Expect(name, nil)
+	}
+}
+
+// wakeNext wakes the one whose turn has come to have its pods load, if there is one.
+func (r *Reconciler) wakeNext(next types.NamespacedName, found bool) {
+	if found {
+		r.Wake(next)
 	}
 }
 
@@ -265,7 +276,11 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 // rollOut decides and writes until nothing more is due, then drops what no
 // workload needs any more, and tells the prober what pods are to run.
 func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (rollout.Plan, error) {
+	state.Share = r.Budget.Share(state.Owner, state.Now)
 	plan := rollout.Decide(*state)
+	settle := func() { r.wakeNext(r.Budget.Settle(state.Owner, &plan, state.Now)) }
+	settle()
+	defer settle() // what could not be written takes nothing
 	refused := false
 	for due := plan.Due(*state); len(due) > 0; due = plan.Due(*state) {
 		due = r.holdRefused(state, &plan, due)

@@ -131,12 +131,12 @@ func TestRoomIsThatOfTheModule(t *testing.T) {
 		{"for an empty module", 0, MaxLoadingPods},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := roomFor(wasmev1.ModuleStatus{SizeBytes: &tc.bytes}, Strategy{}).size; got != tc.pods {
+			if got := roomFor(wasmev1.ModuleStatus{SizeBytes: &tc.bytes}, Strategy{}, Share{}).size; got != tc.pods {
 				t.Errorf("%d pods", got)
 			}
 		})
 	}
-	if got := roomFor(wasmev1.ModuleStatus{}, Strategy{}).size; got != MaxLoadingPods {
+	if got := roomFor(wasmev1.ModuleStatus{}, Strategy{}, Share{}).size; got != MaxLoadingPods {
 		t.Errorf("%d pods of a module whose size is not known", got)
 	}
 }

@@ -73,6 +73,8 @@ type State struct {
 
 	// Strategy is how a new revision reaches the workloads.
 	Strategy Strategy
+	// Share is what other FilterDeployments leave to this one.
+	Share Share
 	// Unverified says why pods are not asked what they run; empty when they are.
 	Unverified string
 	// Verification says what follows where pods cannot be asked, or do not answer.
@@ -134,6 +136,8 @@ const (
 	AwaitingPods
 	// AwaitingRoom: pods of other workloads still load the module.
 	AwaitingRoom
+	// AwaitingTurn: pods of other FilterDeployments still load.
+	AwaitingTurn
 	// AwaitingStep: the step before has to be good first.
 	AwaitingStep
 	// Programmed: the output holds the revision in force.
@@ -197,6 +201,8 @@ type Plan struct {
 	// Rejecting says that this plan ends the rollout, which the status has to remember
 	// before anything is written.
 	Rejecting bool
+	// Load is what pods load now, and with this plan.
+	Load Load
 	// Again is the time after which there is more to decide; 0 for never.
 	Again time.Duration
 	// Programmed and Loaded are the contents of these conditions.
@@ -225,7 +231,11 @@ func Decide(s State) Plan {
 		p.step(&s)
 		room := p.admit(&s)
 		p.proveAll(&s)
-		p.renew(&s, room)
+		p.renew(&s, &room)
+		p.Load = Load{Pods: room.taken, Bytes: int64(room.taken) * moduleBytes(p.InForce.Module)}
+	}
+	if p.awaitsTurn() {
+		p.Again = soonest(p.Again, turnRecheck)
 	}
 	p.Programmed = p.programmedVerdict(s.Blocked)
 	p.judgePods(&s)
@@ -297,11 +307,11 @@ func (w *Workload) took(attempt *Attempt) {
 // admit finds out which outputs wait, and returns the room that is taken then.
 // What is under way, or was written just now, comes first.
 func (p *Plan) admit(s *State) room {
-	r := roomFor(p.InForce.Module, s.Strategy)
+	r := roomFor(p.InForce.Module, s.Strategy, s.Share)
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		loading, left := w.loading(s)
-		r.taken += loading
+		r.taken += loading + w.stagedLoading(s)
 		p.Again = soonest(p.Again, left)
 		// A renewal holds nothing up: the pods had their time.
 		if w.Phase == Due && loading > 0 && w.Holds != p.InForce && w.Fetch.Renewals == 0 && !p.back {
@@ -316,7 +326,11 @@ func (p *Plan) admit(s *State) room {
 	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		if w.Phase == Due && w.bringsFetch && !r.take(w.sidecars()) {
+		switch {
+		case w.Phase != Due || !w.bringsFetch:
+		case !r.shared(w.sidecars()):
+			w.Phase = AwaitingTurn
+		case !r.take(w.sidecars()):
 			w.Phase = AwaitingRoom
 		}
 		changes := w.bringsFetch || p.Rollout != nil && !p.back && w.Holds != p.InForce
@@ -359,6 +373,17 @@ func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 	return pods, min(left, LoadTimeout)
 }
 
+// stagedLoading returns the number of pods that may still fetch what its output has in the
+// staging slot since an earlier pass.
+func (w *Workload) stagedLoading(s *State) int {
+	asked := s.Outputs[w.Output].Staged
+	if w.staged == nil || asked.Revision != w.staged.Hash || s.Now.Sub(asked.At) >= LoadTimeout || w.Holds != nil && !bringsFetch(w.Holds, w.staged) {
+		return 0
+	}
+	plugin := render.StagedPluginName(w.owner, w.Target, w.staged.Hash)
+	return count(w.pods, func(pod Pod) bool { return pod.Sidecar && !pod.Seen.On(plugin).Proven() })
+}
+
 // sidecars returns the number of Ready pods that have one.
 func (w *Workload) sidecars() int {
 	return count(w.pods, func(p Pod) bool { return p.Sidecar })
@@ -374,7 +399,7 @@ func (w *Workload) plugin(expected *revision.Revision) string {
 
 // Waits reports whether the output has to wait before it may hold the revision in force.
 func (w *Workload) Waits() bool {
-	return w.Phase == AwaitingPods || w.Phase == AwaitingRoom || w.Phase == AwaitingStep || w.behind
+	return w.Phase == AwaitingPods || w.Phase == AwaitingRoom || w.Phase == AwaitingTurn || w.Phase == AwaitingStep || w.behind
 }
 
 // expected returns the revision that its pods are to run now; nil when it is not known.
@@ -387,7 +412,7 @@ func (w *Workload) expected() *revision.Revision {
 
 // renew has the pods that did not run the revision in time fetch the module
 // again, as many at once as there is room for.
-func (p *Plan) renew(s *State, r room) {
+func (p *Plan) renew(s *State, r *room) {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		if attempt := s.Targets[i].Attempt; w.Phase == Programmed && attempt.Fetch != w.Fetch {
@@ -411,6 +436,11 @@ func (p *Plan) renew(s *State, r room) {
 			w.Fetch, w.Renewed = w.Fetch.renewed(p.InForce.Hash, s.Now), true
 		}
 	}
+}
+
+// awaitsTurn reports whether a workload waits for pods of other FilterDeployments.
+func (p *Plan) awaitsTurn() bool {
+	return slices.ContainsFunc(p.Workloads, func(w Workload) bool { return w.Phase == AwaitingTurn })
 }
 
 // waiting returns the number of workloads whose output has to wait.

@@ -191,10 +191,12 @@ func (p *Plan) why(w *Workload) string {
 		return fmt.Sprintf("tries revision %s, which no request passes yet", w.staged.Hash)
 	case w.tries():
 		return fmt.Sprintf("tries revision %s beside the one that it runs", w.staged.Hash)
-	case w.Phase == AwaitingStep, w.behind:
-		return "waits until the workloads before it run the revision well"
 	case w.Phase == AwaitingRoom:
 		return "waits until pods of other workloads have loaded the module"
+	case w.Phase == AwaitingTurn:
+		return "waits until pods of other FilterDeployments have loaded their modules"
+	case w.Phase == AwaitingStep, w.behind:
+		return "waits until the workloads before it run the revision well"
 	case p.Standing == RolledBack && w.Phase == Programmed:
 		return fmt.Sprintf("runs revision %s, because revision %s was rolled back", p.Rollout.From, p.Rollout.To)
 	case p.Standing == LastGood:

@@ -17,17 +17,23 @@ const (
 	MaxLoadingPods = 256
 )
 
-// room counts the pods that load at one time.
-type room struct{ taken, size int }
+// room counts the pods that load at one time. Size is what those of this FilterDeployment
+// may, and share what others leave to it.
+type room struct{ taken, size, share int }
 
-func roomFor(module wasmev1.ModuleStatus, strategy Strategy) room {
-	bytes := max(1, ptr.Deref(module.SizeBytes, 0))
+func roomFor(module wasmev1.ModuleStatus, strategy Strategy, share Share) room {
 	pods := MaxLoadingPods
 	if strategy.Staged {
 		pods = strategy.MaxPods
 	}
-	return room{size: min(int(max(1, fetchingBytes/bytes)), pods)}
+	return room{size: min(int(max(1, fetchingBytes/moduleBytes(module))), pods), share: share.pods(module)}
 }
+
+// moduleBytes returns the size of a module, 1 if it is not known.
+func moduleBytes(module wasmev1.ModuleStatus) int64 { return max(1, ptr.Deref(module.SizeBytes, 0)) }
+
+// shared reports whether other FilterDeployments leave room for the pods of a workload.
+func (r *room) shared(pods int) bool { return pods == 0 || r.taken+pods <= r.share }
 
 // take takes room for the pods of a workload and reports whether there was any.
 // A workload that is larger than the room has it to itself.

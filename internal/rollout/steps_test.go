@@ -218,6 +218,19 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("the status says so")
 		},
+		"staged while others load": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.state.Share = Share{limit: Load{Pods: 10, Bytes: 1 << 30}, elsewhere: Load{Pods: 10}}
+			s.happens("pods of others load another module")
+			s.state.Share.elsewhere.Pods = 9
+			s.happens("there is room for one")
+			s.tries("b", 1, cannotLoad)
+			s.later(LoadTimeout)
+			s.state.Share.elsewhere.Pods = 10
+			s.happens("it cannot be fetched")
+			s.happens("what goes back waits for nobody")
+		},
 		"staged over the predecessor": func(s *story) {
 			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
 			s.state.Status.Workloads = map[string]wasmev1.WorkloadStatus{"a": {State: wasmev1.WorkloadSucceeded}}
