@@ -74,7 +74,7 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		return nil, fmt.Errorf("setting up discovery: %w", err)
 	}
 	filterDeployments, revisions := &waker.Waker{}, &waker.Waker{}
-	replicas, err := peers.New(ctx, opts.Peers, opts.Store, filterDeployments.Wake)
+	replicas, err := peers.New(ctx, opts.Peers, opts.Mesh.ModuleServerURL, opts.Store, filterDeployments.Wake)
 	if err != nil {
 		return nil, fmt.Errorf("setting up the peers (--peers): %w", err)
 	}

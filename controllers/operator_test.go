@@ -128,7 +128,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		resolvers.Go(func() { _ = resolver.Start(running) })
 		return resolver
 	}
-	alone, err := peers.New(running, nil, modules, func(types.NamespacedName) {})
+	alone, err := peers.New(running, nil, "", modules, func(types.NamespacedName) {})
 	Expect(err).NotTo(HaveOccurred())
 	o.Reconciler = &filterdeployment.Reconciler{
 		Client:          cached,

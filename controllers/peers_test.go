@@ -44,7 +44,7 @@ var _ = Describe("While another replica lacks the module", func() {
 		DeferCleanup(stop)
 		woken = make(chan types.NamespacedName, 1)
 		var err error
-		w.Peers, err = peers.New(running, []string{replica.URL}, w.Store, func(name types.NamespacedName) { woken <- name })
+		w.Peers, err = peers.New(running, []string{replica.URL}, "", w.Store, func(name types.NamespacedName) { woken <- name })
 		Expect(err).NotTo(HaveOccurred())
 	})
 

@@ -93,7 +93,8 @@ const (
 
 	// ReasonProgrammed: all outputs match the spec (Programmed).
 	ReasonProgrammed = "Programmed"
-	// ReasonDistributing: the replicas of the operator are copying the module.
+	// ReasonDistributing: the replicas of the operator are copying the module, or the URL
+	// that sidecars ask does not serve it.
 	ReasonDistributing = "Distributing"
 	// ReasonSpreading: the module is rolled out from workload to workload, as pods load it.
 	ReasonSpreading = "Spreading"

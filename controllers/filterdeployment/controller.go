@@ -61,7 +61,7 @@ type Reconciler struct {
 	// Finder asks for modules; Store keeps them.
 	Finder source.Finder
 	Store  *store.Store
-	// Peers reports whether all replicas of the operator hold a module.
+	// Peers reports whether all replicas of the operator serve a module.
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
 	Prober *dataplane.Prober
@@ -269,7 +269,11 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 	if state.Deleted, err = r.readDeleted(ctx, fd.Namespace, state.Targets, state.Outputs); err != nil {
 		return nil, err
 	}
-	state.Distributed = !state.NeedsDistribution() || r.Peers.HeldByAll(state.Owner, state.Asked.Module.SHA256)
+	if state.NeedsDistribution() {
+		state.Distributed, state.Undistributed = r.Peers.Served(state.Owner, state.Asked.Module.SHA256)
+	} else {
+		state.Distributed = true
+	}
 	return existing, nil
 }
 

@@ -1,7 +1,8 @@
 // Package peers speaks to the module servers of the operator's other replicas
 // (package serve). A replica that lacks a module copies it from one that has it.
 // An output that references a module waits until every replica that answers has
-// it, because a sidecar's request may reach any of them.
+// it, because a sidecar's request may reach any of them, and until the URL that
+// sidecars ask serves it.
 package peers
 
 import (
@@ -37,7 +38,10 @@ const (
 	// must not hold up every new module forever. Sidecars ask again after a 503.
 	spreadTimeout = time.Minute
 	askInterval   = 250 * time.Millisecond
-	// givenUp is how long a module counts as held by all after that.
+	// tellAfter is how long a module is waited for before it is said why.
+	tellAfter = 5 * time.Second
+	// givenUp is how long a module counts as served after that, and how long the
+	// service is not asked.
 	givenUp = 10 * time.Minute
 	// maxRemembered is the number of modules that are known to be held by all.
 	maxRemembered = 10_000
@@ -48,29 +52,45 @@ var ErrNoPeer = errors.New("no other replica has the module")
 
 // Peers are the module servers of the replicas.
 type Peers struct {
-	ctx    context.Context
-	urls   []*url.URL
-	store  *store.Store
-	wake   func(types.NamespacedName)
-	client *http.Client
+	ctx  context.Context
+	urls []*url.URL
+	// service is the URL that sidecars ask.
+	service string
+	store   *store.Store
+	wake    func(types.NamespacedName)
+	client  *http.Client
 
 	mu sync.Mutex
 	// spread has the modules that all replicas hold, and until when that is
 	// believed: zero is forever.
 	spread  *lru.Cache
-	waiting map[string]sets.Set[types.NamespacedName]
+	waiting map[string]*awaited
+	// tellAfter is the constant but in tests.
+	tellAfter time.Duration
+	// unasked is until when the service is not asked.
+	unasked time.Time
+}
+
+// awaited is a module that is not served yet: who waits for it, and why it is not; nil
+// while that has not been told.
+type awaited struct {
+	owners sets.Set[types.NamespacedName]
+	why    error
 }
 
 // New returns the replicas' module servers at these URLs. A host name means all of
-// its addresses. The end of the context ends what HeldByAll began; wake is called
-// for those who waited.
-func New(ctx context.Context, urls []string, modules *store.Store, wake func(types.NamespacedName)) (*Peers, error) {
+// its addresses. Service is the URL that sidecars ask; empty for none. The end of
+// the context ends what Served began; wake is called for those who waited.
+func New(ctx context.Context, urls []string, service string, modules *store.Store, wake func(types.NamespacedName)) (*Peers, error) {
 	p := &Peers{
 		ctx:     ctx,
+		service: service,
 		store:   modules,
 		wake:    wake,
 		spread:  lru.New(maxRemembered),
-		waiting: map[string]sets.Set[types.NamespacedName]{},
+		waiting: map[string]*awaited{},
+
+		tellAfter: tellAfter,
 		client: &http.Client{Transport: &http.Transport{
 			DialContext:       (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			DisableKeepAlives: true, // a replica that is gone must not be asked over a dead connection
@@ -148,45 +168,98 @@ func port(server *url.URL) string {
 	return "80"
 }
 
-// HeldByAll reports whether every replica that answers holds the module. While
-// that is unknown, it asks in the background, and wakes the owner when it is known
-// or when the wait has been long enough.
-func (p *Peers) HeldByAll(owner types.NamespacedName, sha256 string) bool {
-	if len(p.urls) == 0 {
-		return true
+// Served reports whether every replica that answers holds the module, and the service
+// serves it. While that is unknown, it asks in the background, and wakes the owner when it
+// is known, or when the wait has been long enough. Why says what keeps it waiting, once
+// that has taken some time.
+func (p *Peers) Served(owner types.NamespacedName, sha256 string) (served bool, why error) {
+	if len(p.urls) == 0 && p.service == "" {
+		return true, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if until, known := p.spread.Get(sha256); known && (until == time.Time{} || time.Now().Before(until.(time.Time))) {
-		return true
+		return true, nil
 	}
-	if owners, asking := p.waiting[sha256]; asking {
-		owners.Insert(owner)
-		return false
+	if waits, asking := p.waiting[sha256]; asking {
+		waits.owners.Insert(owner)
+		return false, waits.why
 	}
-	p.waiting[sha256] = sets.New(owner)
+	p.waiting[sha256] = &awaited{owners: sets.New(owner)}
 	go p.await(sha256)
-	return false
+	return false, nil
 }
 
 func (p *Peers) await(sha256 string) {
-	var missing error
-	until := time.Time{}
+	var missing, unserved error
+	begun, until := time.Now(), time.Time{}
 	err := wait.PollUntilContextTimeout(p.ctx, askInterval, spreadTimeout, true, func(ctx context.Context) (bool, error) {
-		missing = p.missing(ctx, sha256)
-		return missing == nil, nil
+		if missing, unserved = p.missing(ctx, sha256), nil; missing == nil {
+			unserved = p.unserved(ctx, sha256)
+		}
+		why := errors.Join(missing, unserved)
+		if why != nil && time.Since(begun) >= p.tellAfter {
+			p.tell(sha256, why)
+		}
+		return why == nil, nil
 	})
-	if err != nil && p.ctx.Err() == nil {
-		log.FromContext(p.ctx).Info("Continuing although a replica does not have a module", "sha256", sha256, "reason", missing.Error())
-		until = time.Now().Add(givenUp)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil && p.ctx.Err() == nil {
+		log.FromContext(p.ctx).Info("Continuing although a module is not served everywhere", "sha256", sha256, "reason", errors.Join(missing, unserved).Error())
+		until = time.Now().Add(givenUp)
+		if unserved != nil {
+			p.unasked = until
+		}
+	}
 	p.spread.Add(sha256, until)
-	for owner := range p.waiting[sha256] {
+	for owner := range p.waiting[sha256].owners {
 		p.wake(owner)
 	}
 	delete(p.waiting, sha256)
+}
+
+// tell has those who wait for a module know why.
+func (p *Peers) tell(sha256 string, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	waits := p.waiting[sha256]
+	if waits.why == nil {
+		for owner := range waits.owners {
+			p.wake(owner)
+		}
+	}
+	waits.why = why
+}
+
+// unserved returns an error when the URL that sidecars ask does not serve the module.
+func (p *Peers) unserved(ctx context.Context, sha256 string) error {
+	p.mu.Lock()
+	unasked := p.unasked
+	p.mu.Unlock()
+	if p.service == "" || time.Now().Before(unasked) {
+		return nil
+	}
+	status, err := p.head(ctx, p.service, sha256)
+	if err != nil {
+		return fmt.Errorf("the operator cannot reach its own module server, as sidecars do (--module-server-url): %w", err)
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("%s, where sidecars ask (--module-server-url), answers %d", p.service, status)
+	}
+	return nil
+}
+
+// head returns the status with which a server answers whether it has the module.
+func (p *Peers) head(ctx context.Context, server, sha256 string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	response, err := p.ask(ctx, http.MethodHead, server, sha256)
+	if err != nil {
+		return 0, err
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, response.Body.Close()
 }
 
 // missing returns an error that names a replica which answers and does not have
@@ -197,16 +270,12 @@ func (p *Peers) missing(ctx context.Context, sha256 string) error {
 		return err
 	}
 	for _, server := range servers {
-		asking, cancel := context.WithTimeout(ctx, askTimeout)
-		response, err := p.ask(asking, http.MethodHead, server, sha256)
-		cancel()
+		status, err := p.head(ctx, server, sha256)
 		if err != nil {
 			continue // not ready
 		}
-		_, _ = io.Copy(io.Discard, response.Body)
-		_ = response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %d", server, response.StatusCode)
+		if status != http.StatusOK {
+			return fmt.Errorf("%s answers %d", server, status)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -72,7 +73,7 @@ func gone(t *testing.T) string {
 func newPeers(t *testing.T, modules *store.Store, urls ...string) (*Peers, chan types.NamespacedName) {
 	t.Helper()
 	woken := make(chan types.NamespacedName, 1)
-	p, err := New(t.Context(), urls, modules, func(name types.NamespacedName) { woken <- name })
+	p, err := New(t.Context(), urls, "", modules, func(name types.NamespacedName) { woken <- name })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func TestCopyWithoutReplicas(t *testing.T) {
 	}
 }
 
-func TestHeldByAllWaitsForEveryReplicaThatAnswers(t *testing.T) {
+func TestServedWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	own, other := newStore(t), newStore(t)
 	hold(t, own)
 	asked := make(chan struct{})
@@ -128,7 +129,7 @@ func TestHeldByAllWaitsForEveryReplicaThatAnswers(t *testing.T) {
 	}))
 	defer watched.Close()
 	p, woken := newPeers(t, own, replica(t, own), watched.URL, gone(t))
-	if p.HeldByAll(owner, sum) {
+	if served, _ := p.Served(owner, sum); served {
 		t.Fatal("a replica does not have it yet")
 	}
 	for range 2 { // the second question comes only after the first has not been enough
@@ -144,7 +145,7 @@ func TestHeldByAllWaitsForEveryReplicaThatAnswers(t *testing.T) {
 		case <-asked:
 			continue
 		case name := <-woken:
-			if name != owner || !p.HeldByAll(owner, sum) {
+			if served, _ := p.Served(owner, sum); name != owner || !served {
 				t.Errorf("woke %s", name)
 			}
 			return
@@ -162,13 +163,51 @@ func TestAFailingNameServerIsNotTakenForNoReplicas(t *testing.T) {
 }
 
 func TestAReplicaAloneWaitsForNoOther(t *testing.T) {
-	if p, _ := newPeers(t, newStore(t)); !p.HeldByAll(owner, sum) {
+	p, _ := newPeers(t, newStore(t))
+	if served, _ := p.Served(owner, sum); !served {
 		t.Error("it waits, although there is no other replica")
 	}
 }
 
+func TestServedWaitsForTheURLThatSidecarsAsk(t *testing.T) {
+	modules := newStore(t)
+	woken := make(chan types.NamespacedName, 1)
+	p, err := New(t.Context(), nil, replica(t, modules), modules, func(name types.NamespacedName) { woken <- name })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.tellAfter = 0
+	if served, why := p.Served(owner, sum); served || why != nil {
+		t.Fatal(served, why)
+	}
+	<-woken
+	served, why := p.Served(owner, sum)
+	if served || why == nil || !strings.HasSuffix(why.Error(), ", where sidecars ask (--module-server-url), answers 503") {
+		t.Errorf("%t %v", served, why)
+	}
+	hold(t, modules)
+	<-woken
+	if served, why := p.Served(owner, sum); !served || why != nil {
+		t.Error(served, why)
+	}
+}
+
+func TestAServiceThatIsGivenUpIsNotAskedForAWhile(t *testing.T) {
+	p, err := New(t.Context(), nil, gone(t), newStore(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.unserved(t.Context(), sum); err == nil || !strings.HasPrefix(err.Error(), "the operator cannot reach its own module server, as sidecars do (--module-server-url): ") {
+		t.Error(err)
+	}
+	p.unasked = time.Now().Add(time.Minute)
+	if err := p.unserved(t.Context(), sum); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewNamesAnInvalidURL(t *testing.T) {
-	if _, err := New(t.Context(), []string{"modules:8082"}, nil, nil); err == nil || !strings.Contains(err.Error(), "modules:8082") {
+	if _, err := New(t.Context(), []string{"modules:8082"}, "", nil, nil); err == nil || !strings.Contains(err.Error(), "modules:8082") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -56,7 +56,9 @@ type State struct {
 	// Asked is the revision that the spec asks for; nil while it cannot be resolved.
 	Asked *revision.Revision
 	// Distributed says that proxies may ask for the module of Asked (NeedsDistribution).
-	Distributed bool
+	// Undistributed says why not, if that is known.
+	Distributed   bool
+	Undistributed error
 	// History has the revisions that were kept, the newest first.
 	History []revision.Revision
 
@@ -212,6 +214,8 @@ type Plan struct {
 	Unanswered bool
 
 	verifyPods bool
+	// undistributed says why the module is not distributed, if that is known.
+	undistributed error
 	// back says that workloads go back to what they ran before.
 	back bool
 	// notRequired says that Loaded does not wait for what nothing shows.
@@ -222,7 +226,7 @@ type Plan struct {
 
 // Decide plans.
 func Decide(s State) Plan {
-	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted}
+	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted, undistributed: s.Undistributed}
 	p.Rollout = s.rollout()
 	p.InForce, p.Standing = s.inForce(p.Rollout)
 	p.back = p.InForce != nil && p.InForce == s.base()

@@ -180,7 +180,7 @@ func (p *Plan) outputState(w *Workload) wasmev1.WorkloadStatus {
 func (p *Plan) why(w *Workload) string {
 	switch {
 	case p.Standing == Distributing:
-		return "waits until every replica of the operator holds the new module"
+		return "waits until every replica of the operator serves the new module"
 	case p.Standing == RolledBack && p.InForce == nil:
 		return fmt.Sprintf("runs nothing, because revision %s was rolled back", p.Rollout.To)
 	case w.Phase == NoRevision:

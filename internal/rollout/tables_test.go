@@ -527,7 +527,7 @@ func TestProgrammedSumsUpTheWorkloads(t *testing.T) {
 		{"some have to wait for an earlier revision", append(outcomes("", ""), waits), r, LastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"},
 		{"nothing in force", outcomes(""), nil, LastGood, metav1.ConditionFalse, wasmev1.ReasonNothingResolved, "there is no module to run yet"},
 		{"an earlier revision in force", outcomes("", ""), r, LastGood, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision r stays in force on 2 workloads until the spec can be resolved"},
-		{"the module under way to the replicas", outcomes(""), nil, Distributing, metav1.ConditionUnknown, wasmev1.ReasonDistributing, "waiting until every replica of the operator holds the new module"},
+		{"the module under way to the replicas", outcomes(""), nil, Distributing, metav1.ConditionUnknown, wasmev1.ReasonDistributing, "waiting until every replica of the operator serves the new module"},
 		{"some failed", outcomes("", "b", "", "d"), r, Current, metav1.ConditionFalse, "Reason-b", "2 of 4 workloads failed: w1: b; w3: d"},
 		{"many failed", outcomes("a", "b", "c", "d", "e"), r, LastGood, metav1.ConditionFalse, "Reason-a", "5 of 5 workloads failed: w0: a; w1: b; w2: c; and 2 more"},
 		{"some wait for their own pods", append(outcomes(""), Workload{Phase: AwaitingPods}), r, Current, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "revision r on 1 of 2 workloads; the others follow once pods have loaded it"},

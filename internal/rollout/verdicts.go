@@ -32,7 +32,7 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 	case len(failures) > 0:
 		return condition.FalseAndRetried(failures[0].Reason, describeFailures(failures, all))
 	case p.Standing == Distributing:
-		return condition.Unknown(wasmev1.ReasonDistributing, "waiting until every replica of the operator holds the new module")
+		return distributingVerdict(p.undistributed)
 	case rollout.Reason != "":
 		return rollout
 	case p.InForce == nil:
@@ -44,6 +44,14 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 	default:
 		return condition.True(wasmev1.ReasonProgrammed, "revision %s on %d of %d workloads%s", p.InForce.Hash, all, all, p.deletedNote())
 	}
+}
+
+func distributingVerdict(why error) condition.Verdict {
+	const waits = "waiting until every replica of the operator serves the new module"
+	if why == nil {
+		return condition.Unknown(wasmev1.ReasonDistributing, waits)
+	}
+	return condition.Unknown(wasmev1.ReasonDistributing, "%s, for a minute at most: %v", waits, why)
 }
 
 // deletedNote says whose outputs stay although their workloads are gone; empty for none.
