@@ -123,6 +123,11 @@ type RolloutStatus struct {
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
 
+	// verified says that pods proved the last good revision when the rollout began. Then
+	// it is a failure when none of the pods of a step answers any more.
+	// +optional
+	Verified bool `json:"verified,omitempty"`
+
 	// rejected is the revision that was rolled back.
 	// +optional
 	Rejected *RejectedRevision `json:"rejected,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -111,6 +112,9 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	}
 	begun := &wasmev1.RolloutStatus{Phase: wasmev1.RolloutProgressing, From: from, To: s.Asked.Hash, Step: new(int32(0)), Retried: after.Retried}
 	begun.Since = new(metav1.NewTime(s.Now))
+	loaded := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionLoaded)
+	begun.Verified = after.Verified && after.Phase != wasmev1.RolloutComplete ||
+		loaded != nil && loaded.Status == metav1.ConditionTrue && loaded.Reason == wasmev1.ReasonLoaded
 	return begun
 }
 
@@ -390,7 +394,7 @@ func (p *Plan) judge(s *State) judgement {
 		switch {
 		case slices.ContainsFunc(proofs, Proof.unanswered), v.Reason == wasmev1.ReasonLoading:
 			found.loading = true
-		case found.bad.Reason == "" && p.isBad(v):
+		case found.bad.Reason == "" && (p.isBad(v) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
 		}
 	}
@@ -416,11 +420,17 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		switch {
 		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.Holds != nil && w.rank() == 0: // istiod has not sent it
 			found.loading = true
-		case found.bad.Reason == "" && !untried && slices.Contains(BadReasons, v.Reason):
+		case found.bad.Reason == "" && (!untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
 		}
 	}
 	return found
+}
+
+// silenced reports whether all pods of a workload fell silent with the revision, although
+// pods answered before: a module that loops as it starts keeps a proxy from answering.
+func (p *Plan) silenced(v condition.Verdict, proofs []Proof) bool {
+	return p.Rollout.Verified && v.Reason == wasmev1.ReasonUnreachable && !slices.ContainsFunc(proofs, Proof.Verified)
 }
 
 // besides says what serves while the workload's proxies try a revision.

@@ -332,14 +332,44 @@ func TestStagedRollouts(t *testing.T) {
 		},
 		"staged with a pod that does not answer": func(s *story) {
 			s.complete()
+			s.state.Targets = []Target{target("a", 3), target("b", 4)}
+			s.later(LoadTimeout)
+			s.happens("other workloads are selected")
+			s.everywhere(runs)
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
+			s.tries("a", 3, silent)
+			s.tries("a", 1, runs)
+			s.happens("two of three are waited for")
+			s.later(LoadTimeout)
+			s.happens("and skipped")
+			s.see("a", 3, silent)
+			s.see("a", 1, runs)
+			s.later(LoadTimeout)
+			s.happens("and once more")
+		},
+		"staged with pods that fall silent": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.asks("cc", small, "world")
+			s.happens("and a third one")
 			s.tries("b", 1, silent)
 			s.later(LoadTimeout)
-			s.happens("it is waited for, and goes on")
-			s.see("b", 1, silent)
+			s.happens("its pod does not answer any more")
+			s.happens("the slot is emptied")
+		},
+		"staged with pods that never answered": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("a", 1, silent)
 			s.later(LoadTimeout)
-			s.happens("it is waited for, and skipped")
+			s.happens("they are waited for, and it goes on")
+			s.see("a", 1, silent)
+			s.later(LoadTimeout)
+			s.happens("it is complete, and nobody knows")
 		},
 		"staged without pods": func(s *story) {
 			s.complete()

@@ -44,6 +44,7 @@ func scenarios() []scenario {
 	return []scenario{
 		{"fanout", (*perf).fanout},
 		{"traffic", (*perf).traffic},
+		{"rollouts", (*perf).rollouts},
 		{"scale", (*perf).scale},
 		{"churn", (*perf).churn},
 		{"large", (*perf).large},

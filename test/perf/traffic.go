@@ -24,7 +24,7 @@ const (
 	// headerRounds is how often each side changes the header, in turn.
 	headerRounds = 30
 	// headerBound is the time through the operator in times of that by hand.
-	headerBound = 1.1
+	headerBound = 1.15
 	// requestChanges is the number of changes under load.
 	requestChanges = 50
 	// connections ask without a pause, each its own.

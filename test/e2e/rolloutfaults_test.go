@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
+)
+
+// stagedOn has the workloads with a label app run hello, staged, and say "one".
+func stagedOn(ctx context.Context, namespace, app string, bakeTime time.Duration) *wasmev1.FilterDeployment {
+	GinkgoHelper()
+	fd := filterDeployment(namespace, push(ctx, filters.Hello), "one")
+	fd.Spec.Rollout = &wasmev1.RolloutSpec{BakeTime: &metav1.Duration{Duration: bakeTime}}
+	if app != "" {
+		fd.Name = app
+		fd.Spec.Deployment.Istio = &wasmev1.IstioDeploymentSpec{Labels: map[string]wasmev1.LabelValue{"app": wasmev1.LabelValue(app)}}
+	}
+	Expect(admin.Create(ctx, fd)).To(Succeed())
+	Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
+	return fd
+}
+
+// answersNothingElse ends a stream without a failed request.
+func (s *stream) answersNothingElse() {
+	GinkgoHelper()
+	asked, failed := s.stop()
+	Expect(failed).To(BeZero(), "of %d requests", asked)
+	Expect(asked).To(BeNumerically(">", 100))
+}
+
+var _ = Describe("A revision that is tried", long, func() {
+	It("costs no request, whatever is wrong with it", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		bad := map[string]struct {
+			change  func(*wasmev1.FilterSpec)
+			reasons []string
+		}{
+			"refused":  {func(f *wasmev1.FilterSpec) { f.Config = text(filters.RefusedConfiguration) }, []string{wasmev1.ReasonOlderRevision, wasmev1.ReasonRefused}},
+			"imports":  {func(f *wasmev1.FilterSpec) { f.Image = push(ctx, filters.Import) }, []string{wasmev1.ReasonOlderRevision, wasmev1.ReasonRefused}},
+			"for-ever": {func(f *wasmev1.FilterSpec) { f.Image = push(ctx, filters.Loop) }, []string{wasmev1.ReasonUnreachable}},
+		}
+		pods, fds, streams := map[string]*mesh.Running{}, map[string]*wasmev1.FilterDeployment{}, map[string]*stream{}
+		for app := range bad {
+			pods[app] = run(ctx, workload(namespace, app, map[string]string{"app": app}))
+		}
+		for app := range bad {
+			fds[app] = stagedOn(ctx, namespace, app, 0)
+			streams[app] = startStream(ctx, pods[app].URL)
+		}
+		for app, kind := range bad {
+			change(ctx, fds[app], kind.change)
+		}
+		for app, kind := range bad {
+			Eventually(phase(ctx, fds[app])).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack), app)
+			Expect(live(ctx, fds[app]).Status.Rollout.Rejected.Reason).To(BeElementOf(kind.reasons), app)
+			meshtest.EventuallyAnswers(ctx, pods[app], "one")
+			streams[app].answersNothingElse()
+		}
+
+		By("starting the proxy again whose main thread never ends")
+		Expect(pods["for-ever"].StopSidecar()).To(Succeed())
+		Expect(pods["for-ever"].StartSidecar(ctx)).To(Succeed())
+		meshtest.EventuallyAnswers(ctx, pods["for-ever"], "one")
+		Eventually(loaded(ctx, fds["for-ever"])).WithTimeout(loadTime).Should(Equal("Loaded 1/1"))
+	})
+
+	It("waits while istiod is away", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		fd := stagedOn(ctx, namespace, "", 0)
+		requests := startStream(ctx, pod.URL)
+		Expect(theMesh.StopIstiod()).To(Succeed())
+		away := true
+		DeferCleanup(func(ctx SpecContext) {
+			if away {
+				Expect(theMesh.StartIstiod(ctx)).To(Succeed())
+			}
+		})
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
+		Eventually(phase(ctx, fd)).Should(Equal(wasmev1.RolloutProgressing))
+		Consistently(phase(ctx, fd), rollout.LoadTimeout+10*time.Second, time.Second).Should(Equal(wasmev1.RolloutProgressing))
+		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "one")))
+		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
+		away = false
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
+		meshtest.EventuallyAnswers(ctx, pod, "two")
+		requests.answersNothingElse()
+	})
+})
+
+var _ = Describe("A staged rollout goes on", long, func() {
+	It("when the operator is killed in each of its phases", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		pods := []*mesh.Running{run(ctx, workload(namespace, "a", map[string]string{"app": "a"})), run(ctx, workload(namespace, "b", map[string]string{"app": "b"}))}
+		fd := stagedOn(ctx, namespace, "", 3*time.Second)
+		requests := startStream(ctx, pods[0].URL)
+		restart := func() {
+			GinkgoHelper()
+			Expect(operator.Kill()).To(Succeed())
+			startOperator(ctx)
+		}
+		reaches := func(want wasmev1.RolloutPhase) {
+			GinkgoHelper()
+			Eventually(phase(ctx, fd), loadTime, time.Millisecond).Should(Equal(want))
+		}
+		known := len(writesTo(namespace))
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
+		for _, during := range []wasmev1.RolloutPhase{wasmev1.RolloutProgressing, wasmev1.RolloutBaking} {
+			reaches(during)
+			restart()
+		}
+		reaches(wasmev1.RolloutComplete)
+		updates := 0
+		for _, write := range writesTo(namespace)[known:] {
+			if write == "networking.istio.io envoyfilters update" {
+				updates++
+			}
+		}
+		Expect(updates).To(BeNumerically("<=", 3*len(pods)), "three of each EnvoyFilter")
+		for _, pod := range pods {
+			meshtest.EventuallyAnswers(ctx, pod, "two")
+		}
+
+		By("a revision that is refused")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text(filters.RefusedConfiguration) })
+		reaches(wasmev1.RolloutProgressing)
+		restart()
+		reaches(wasmev1.RolloutRolledBack)
+		restart()
+		for _, pod := range pods {
+			meshtest.EventuallyAnswers(ctx, pod, "two")
+		}
+		Eventually(loaded(ctx, fd)).WithTimeout(loadTime).Should(Equal("Loaded 2/2"))
+		Expect(phase(ctx, fd)()).To(Equal(wasmev1.RolloutRolledBack))
+		requests.answersNothingElse()
+	})
+
+	It("beside what others do", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		first, second := workload(namespace, "a", map[string]string{"app": "a"}), workload(namespace, "b", map[string]string{"app": "b"})
+		pods := []*mesh.Running{run(ctx, first), run(ctx, second)}
+		third := run(ctx, workload(namespace, "c", map[string]string{"app": "c"}))
+		fd := stagedOn(ctx, namespace, "", 5*time.Second)
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
+		Eventually(phase(ctx, fd), loadTime, time.Millisecond).Should(Equal(wasmev1.RolloutBaking))
+		meshtest.EventuallyAnswers(ctx, pods[0], "two")
+
+		By("an edit of an EnvoyFilter that still waits")
+		edited := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("b-%s.%s", fd.Name, namespace)}}
+		Expect(admin.Patch(ctx, edited, client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"configPatches": null}}`)))).To(Succeed())
+		By("pods that start")
+		first.Replica, second.Replica = 1, 1
+		pods = append(pods, run(ctx, first), run(ctx, second))
+		By("a workload that is deleted")
+		Expect(third.Stop(ctx)).To(Succeed())
+		Expect(admin.Delete(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "c"}})).To(Succeed())
+
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
+		for _, pod := range pods {
+			meshtest.EventuallyAnswers(ctx, pod, "two")
+		}
+		Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(HaveLen(2))
+
+		By("its deletion in the middle")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("three") })
+		Eventually(phase(ctx, fd), loadTime, time.Millisecond).Should(Equal(wasmev1.RolloutBaking))
+		Expect(admin.Delete(ctx, fd)).To(Succeed())
+		for _, pod := range pods {
+			meshtest.EventuallyAnswers(ctx, pod)
+		}
+		Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(BeEmpty())
+	})
+})

@@ -1,0 +1,485 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apiextensions "istio.io/api/extensions/v1alpha1"
+	extensions "istio.io/client-go/pkg/apis/extensions/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+const (
+	// rolloutRequests are sent at least while rollouts go well and badly.
+	rolloutRequests = 100_000
+	// stagedRounds is how often each side changes the header.
+	stagedRounds = 15
+	// stagedBound is the time that a staged change may take more than an immediate one.
+	stagedBound = 1.0
+	// writesBound is how often one EnvoyFilter may be written in a rollout.
+	writesBound = 3
+	// crashWorkloads have a filter each, and as many have it by hand.
+	crashWorkloads = 6
+	// crashEvery is of how many requests one crashes the module, and crashPause the time
+	// between two requests to a workload.
+	crashEvery, crashPause = 100, 20 * time.Millisecond
+	// crashWindow is how long failed requests are counted.
+	crashWindow = 40 * time.Second
+	// crashShare is the share of the requests that fail by hand, and takeBackBound the time
+	// in seconds from the first crash to the last good revision everywhere.
+	crashShare, takeBackBound = 0.02, 5.0
+)
+
+// rollouts measures what staged rollouts, good and bad ones, cost those who ask.
+func (p *perf) rollouts(ctx context.Context) error {
+	started, err := mesh.Start(ctx, mesh.Options{Log: os.Stderr})
+	if err != nil {
+		return err
+	}
+	c := &cluster{ControlPlane: started.ControlPlane}
+	defer c.stop()
+	if err := c.install(ctx); err != nil {
+		return err
+	}
+	front, err := c.startFront()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = front.Close() }()
+	if _, err := c.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: front.behind, Args: []string{"--module-server-url=" + front.URL}}); err != nil {
+		return err
+	}
+	r := &stagedMesh{cluster: c, mesh: started, front: front}
+	for _, measure := range []func(context.Context, *perf) error{r.headers, r.requests, r.crashes} {
+		if err := measure(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stagedMesh is a mesh whose sidecars fetch modules through a front.
+type stagedMesh struct {
+	*cluster
+	mesh  *mesh.Mesh
+	front *front
+}
+
+// front is before the module server, and can fail.
+type front struct {
+	*http.Server
+	// URL is where sidecars ask, and behind the address (host:port) of the module server.
+	URL, behind string
+	fails       atomic.Bool
+}
+
+func (c *cluster) startFront() (*front, error) {
+	own, err := c.FreeAddress()
+	if err != nil {
+		return nil, err
+	}
+	behind, err := c.FreeAddress()
+	if err != nil {
+		return nil, err
+	}
+	f := &front{URL: "http://" + own, behind: behind}
+	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: behind})
+	f.Server = &http.Server{Addr: own, ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f.fails.Load() && r.Method == http.MethodGet {
+			http.NotFound(w, r)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	})}
+	go func() { _ = f.ListenAndServe() }()
+	return f, nil
+}
+
+// pushTrap stores the filter that can crash. Those with another salt have another digest.
+func (c *cluster) pushTrap(ctx context.Context, salt string) (image string, content []byte, err error) {
+	if content, err = filters.Build(ctx, filters.Trap); err != nil {
+		return "", nil, err
+	}
+	section := append([]byte{byte(len("salt"))}, "salt"+salt...)
+	content = append(append(content, 0, byte(len(section))), section...)
+	packed, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: content, RootIDs: []string{filters.RootID}})
+	if err != nil {
+		return "", nil, err
+	}
+	image, err = c.registry.Push(ctx, "perf/trap:"+salt, packed)
+	return image, content, err
+}
+
+// start starts workloads in a namespace.
+func (r *stagedMesh) start(ctx context.Context, namespace string, names ...string) ([]*mesh.Running, error) {
+	running := make([]*mesh.Running, 0, len(names))
+	for _, name := range names {
+		w, err := r.mesh.StartWorkload(ctx, mesh.Workload{Namespace: namespace, Name: name, Labels: map[string]string{"app": name}, Port: 9080, NativeSidecar: true})
+		if err != nil {
+			return nil, err
+		}
+		running = append(running, w)
+	}
+	return running, nil
+}
+
+// apply creates a FilterDeployment and waits until it is Ready, and complete when it is staged.
+func (r *stagedMesh) apply(ctx context.Context, fd *wasmev1.FilterDeployment) error {
+	if err := r.admin.Create(ctx, fd); err != nil {
+		return err
+	}
+	if fd.Spec.Rollout.Strategy == wasmev1.RolloutImmediate {
+		return r.awaitReady(ctx, fd)
+	}
+	return r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
+}
+
+// awaitPhase waits until the rollout of the newest spec is so far.
+func (r *stagedMesh) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeployment, phase wasmev1.RolloutPhase) error {
+	return poll(ctx, fmt.Sprintf("phase %s of FilterDeployment %s", phase, fd.Name), patience, func(ctx context.Context) (bool, error) {
+		err := r.admin.Get(ctx, client.ObjectKeyFromObject(fd), fd)
+		observed := fd.Status.ObservedGeneration != nil && *fd.Status.ObservedGeneration == fd.Generation
+		return err == nil && observed && fd.Status.Rollout != nil && fd.Status.Rollout.Phase == phase, err
+	})
+}
+
+// update changes the image and the configuration, with one request.
+func (r *stagedMesh) update(ctx context.Context, fd *wasmev1.FilterDeployment, image, configuration string) error {
+	patch := fmt.Appendf(nil, `{"spec":{"filter":{"image":%q,"config":%q}}}`, image, configuration)
+	return r.admin.Patch(ctx, fd, client.RawPatch("application/merge-patch+json", patch))
+}
+
+// staged makes a FilterDeployment staged.
+func staged(fd *wasmev1.FilterDeployment, bakeTime time.Duration) *wasmev1.FilterDeployment {
+	fd.Spec.Rollout = &wasmev1.RolloutSpec{BakeTime: &metav1.Duration{Duration: bakeTime}}
+	return fd
+}
+
+// headers compares how long a change takes to be seen, staged and at once.
+func (r *stagedMesh) headers(ctx context.Context, p *perf) error {
+	image, err := r.push(ctx, "")
+	if err != nil {
+		return err
+	}
+	var sides [2]side
+	for i, namespace := range []string{"at-once", "in-steps"} {
+		running, err := r.start(ctx, namespace, "app")
+		if err != nil {
+			return err
+		}
+		fd := filterDeployment(namespace, "hello", image, firstValue, nil)
+		if i == 1 {
+			fd = staged(fd, 0)
+		}
+		if err := r.apply(ctx, fd); err != nil {
+			return err
+		}
+		sides[i] = side{url: running[0].URL, change: func(ctx context.Context, value string) error { return r.configure(ctx, fd, value) }}
+	}
+	var took [2]samples
+	for i := range 2 * stagedRounds {
+		which := (i/2 + i) % 2
+		one, err := sides[which].timed(ctx, fmt.Sprint("header-", i))
+		if err != nil {
+			return err
+		}
+		took[which] = append(took[which], one)
+	}
+	p.table.add(row{
+		name: "configuration changed to new header at Envoy, staged: more than at once", measured: took[1].String(), beside: "at once " + took[0].String(),
+		value: (took[1].median() - took[0].median()).Seconds(), unit: "%.2f s", bound: atMost(stagedBound),
+	})
+	return nil
+}
+
+// requests counts what fails while rollouts go well and badly, what they write, and what
+// the sidecar holds.
+func (r *stagedMesh) requests(ctx context.Context, p *perf) error {
+	running, err := r.start(ctx, "staged", "a", "b")
+	if err != nil {
+		return err
+	}
+	image, _, err := r.pushTrap(ctx, "first")
+	if err != nil {
+		return err
+	}
+	fd := staged(filterDeployment("staged", "trap", image, firstValue, nil), 0)
+	if err := r.apply(ctx, fd); err != nil {
+		return err
+	}
+	if err := r.oneRollout(ctx, p, fd, running); err != nil {
+		return err
+	}
+	loads := []*stream{startLoad(ctx, running[0].URL), startLoad(ctx, running[1].URL)}
+	rounds := 0
+	for ; err == nil && loads[0].all.Load()+loads[1].all.Load() < rolloutRequests; rounds++ {
+		err = r.goodAndBad(ctx, fd, fmt.Sprint("round-", rounds))
+	}
+	var all, failed int64
+	for _, load := range loads {
+		asked, lost := load.stop()
+		all, failed = all+asked, failed+lost
+	}
+	if err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     fmt.Sprintf("requests failed over %d rounds of a refused configuration, a failed fetch and another module, staged", rounds),
+		measured: fmt.Sprintf("%d of %d requests", failed, all), beside: "-", value: float64(failed), unit: count, bound: atMost(0),
+	})
+	return nil
+}
+
+// oneRollout brings another module to two workloads while nothing else happens.
+func (r *stagedMesh) oneRollout(ctx context.Context, p *perf, fd *wasmev1.FilterDeployment, running []*mesh.Running) error {
+	if err := settle(ctx); err != nil {
+		return err
+	}
+	before, err := r.writesByResource(ctx)
+	if err != nil {
+		return err
+	}
+	rested, err := envoyMemory(running[0])
+	if err != nil {
+		return err
+	}
+	image, _, err := r.pushTrap(ctx, "measured")
+	if err != nil {
+		return err
+	}
+	watched, most := context.WithCancel(ctx)
+	peak := make(chan float64, 1)
+	go func() { peak <- highest(watched, running[0]) }()
+	err = r.update(ctx, fd, image, "measured")
+	if err == nil {
+		err = r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
+	}
+	most()
+	during := <-peak
+	if err != nil {
+		return err
+	}
+	if err := settle(ctx); err != nil {
+		return err
+	}
+	after, err := envoyMemory(running[0])
+	if err != nil {
+		return err
+	}
+	writes, err := r.writesByResource(ctx)
+	if err != nil {
+		return err
+	}
+	each := (writes["envoyfilters"] - before["envoyfilters"]) / float64(len(running))
+	p.table.add(row{name: "writes of an EnvoyFilter in a staged rollout", measured: difference(before, writes), beside: "of all users, 2 workloads", value: each, unit: "%.1f", bound: atMost(writesBound)})
+	p.table.add(row{name: "sidecar's memory after a staged rollout of another module", measured: fmt.Sprintf("%.0f MiB, at most %.0f meanwhile", after, during), beside: fmt.Sprintf("%.0f MiB before", rested), value: after / rested, unit: ratio})
+	return nil
+}
+
+// highest is the most that a sidecar's Envoy has resident until the context ends, in MiB.
+func highest(ctx context.Context, running *mesh.Running) float64 {
+	most := 0.0
+	for pause(ctx, 20*time.Millisecond) == nil {
+		if now, err := envoyMemory(running); err == nil {
+			most = max(most, now)
+		}
+	}
+	return most
+}
+
+// envoyMemory is what a sidecar's Envoy has resident, in MiB.
+func envoyMemory(running *mesh.Running) (float64, error) {
+	folder := fmt.Sprintf("/pods/%s.%s/envoy/", running.Workload.Namespace, running.Pod)
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, command := range commands {
+		content, err := os.ReadFile(command)
+		if err != nil || !strings.Contains(string(content), folder) || strings.Contains(string(content), "pilot-agent") {
+			continue
+		}
+		statm, err := os.ReadFile(filepath.Join(filepath.Dir(command), "statm"))
+		if err != nil {
+			return 0, err
+		}
+		var size, resident int
+		if _, err := fmt.Sscan(string(statm), &size, &resident); err != nil {
+			return 0, fmt.Errorf("reading the memory of %s: %w", running.Pod, err)
+		}
+		return float64(resident*os.Getpagesize()) / (1 << 20), nil
+	}
+	return 0, fmt.Errorf("there is no Envoy of %s", running.Pod)
+}
+
+// goodAndBad rolls out another module, then a configuration that is refused, then a module
+// that cannot be fetched.
+func (r *stagedMesh) goodAndBad(ctx context.Context, fd *wasmev1.FilterDeployment, salt string) error {
+	good, _, err := r.pushTrap(ctx, salt)
+	if err != nil {
+		return err
+	}
+	lost, _, err := r.pushTrap(ctx, salt+"-lost")
+	if err != nil {
+		return err
+	}
+	if err := r.update(ctx, fd, good, salt); err != nil {
+		return err
+	}
+	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutComplete); err != nil {
+		return err
+	}
+	if err := r.update(ctx, fd, good, filters.RefusedConfiguration); err != nil {
+		return err
+	}
+	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack); err != nil {
+		return err
+	}
+	r.front.fails.Store(true)
+	defer r.front.fails.Store(false)
+	if err := r.update(ctx, fd, lost, salt); err != nil {
+		return err
+	}
+	return r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack)
+}
+
+// crashes compares how many requests fail because of a module that crashes on some of them:
+// under the operator, and with a WasmPlugin by hand.
+func (r *stagedMesh) crashes(ctx context.Context, p *perf) error {
+	names := make([]string, 0, crashWorkloads)
+	for i := range crashWorkloads {
+		names = append(names, fmt.Sprint("app-", i))
+	}
+	ours, err := r.start(ctx, "crash-staged", names...)
+	if err != nil {
+		return err
+	}
+	theirs, err := r.start(ctx, "crash-by-hand", names...)
+	if err != nil {
+		return err
+	}
+	image, err := r.push(ctx, "")
+	if err != nil {
+		return err
+	}
+	fd := staged(filterDeployment("crash-staged", "trap", image, firstValue, nil), 10*time.Second)
+	if err := r.apply(ctx, fd); err != nil {
+		return err
+	}
+	trap, content, err := r.pushTrap(ctx, "crashes")
+	if err != nil {
+		return err
+	}
+	// Its module is served from now on: the plugin by hand has the same source.
+	if err := r.update(ctx, fd, trap, firstValue); err != nil {
+		return err
+	}
+	byHand := &extensions.WasmPlugin{ObjectMeta: metav1.ObjectMeta{Namespace: "crash-by-hand", Name: "trap"}}
+	byHand.Spec.Url, byHand.Spec.Sha256 = r.front.URL+module.Path(filters.SHA256(content)), filters.SHA256(content)
+	byHand.Spec.PluginName, byHand.Spec.Type = filters.RootID, apiextensions.PluginType_HTTP
+	if err := r.admin.Create(ctx, byHand); err != nil {
+		return err
+	}
+	counting, stop := context.WithTimeout(ctx, crashWindow)
+	defer stop()
+	operated, raw := &crashLoad{}, &crashLoad{}
+	var group errgroup.Group
+	for _, w := range ours {
+		group.Go(func() error { return operated.ask(counting, w.URL) })
+	}
+	for _, w := range theirs {
+		group.Go(func() error { return raw.ask(counting, w.URL) })
+	}
+	back, err := r.untilTakenBack(ctx, fd, ours)
+	if err != nil {
+		return err
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     fmt.Sprintf("requests failed in %s: a module that crashes on 1 of %d, %d workloads, staged", crashWindow, crashEvery, crashWorkloads),
+		measured: operated.String(), beside: "a WasmPlugin by hand: " + raw.String(),
+		value: float64(operated.failed) / float64(max(raw.failed, 1)), unit: "%.4fx", bound: atMost(crashShare),
+	})
+	p.table.add(row{
+		name: "first crash to the last good revision everywhere", measured: fmt.Sprint(back.Sub(operated.first).Round(time.Millisecond)), beside: "-",
+		value: back.Sub(operated.first).Seconds(), unit: seconds, bound: atMost(takeBackBound),
+	})
+	return nil
+}
+
+// untilTakenBack returns when all workloads answer with the last good revision again.
+func (r *stagedMesh) untilTakenBack(ctx context.Context, fd *wasmev1.FilterDeployment, running []*mesh.Running) (time.Time, error) {
+	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack); err != nil {
+		return time.Time{}, err
+	}
+	for _, w := range running {
+		if err := (side{url: w.URL}).awaitHeader(ctx, firstValue); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return time.Now(), nil
+}
+
+// crashLoad counts requests, and when the first one failed.
+type crashLoad struct {
+	mu          sync.Mutex
+	all, failed int
+	first       time.Time
+}
+
+// ask sends requests, some of which crash the module, until the context ends.
+func (l *crashLoad) ask(ctx context.Context, url string) error {
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	for i := 1; pause(ctx, crashPause) == nil; i++ {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		if err != nil {
+			return err
+		}
+		if i%crashEvery == 0 {
+			request.Header.Set("x-crash", "yes")
+		}
+		response, err := (&http.Client{Transport: transport}).Do(request)
+		if ctx.Err() != nil {
+			break
+		}
+		l.count(err == nil && response.StatusCode == http.StatusOK)
+		if err == nil {
+			_ = response.Body.Close()
+		}
+	}
+	return nil
+}
+
+func (l *crashLoad) count(answered bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all++
+	if answered {
+		return
+	}
+	if l.failed++; l.failed == 1 {
+		l.first = time.Now()
+	}
+}
+
+func (l *crashLoad) String() string { return fmt.Sprintf("%d of %d requests", l.failed, l.all) }
