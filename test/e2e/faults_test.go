@@ -16,8 +16,10 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
+	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 // outage is how long the API server stays away.
@@ -119,7 +121,9 @@ var _ = Describe("Faults", long, func() {
 
 		filler := filepath.Join(small.Store(), "filler")
 		Expect(fill(filler)).To(MatchError(syscall.ENOSPC))
-		image := push(ctx, "trap")
+		image := theMesh.Registry() + "/filters/full:v1"
+		another := append(meshtest.Build(ctx, filters.Trap), "\x00\x05\x04full"...) // a section that no module of another spec has
+		Expect(registry.Push(ctx, image, imageOf(another))).To(Succeed())
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("another module") })
 		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonStoreUnavailable))
 		Expect(message(ctx, fd)).To(And(ContainSubstring("no space left"), ContainSubstring("--module-store")))
