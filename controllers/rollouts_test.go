@@ -181,6 +181,38 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		holds(ctx, first, first)
 	})
 
+	It("renders anew one workload first, when the operator renders differently", func(ctx context.Context) {
+		w.restart(ctx)
+		w.Mesh.ModuleServerURL += "0"
+		w.newProber()
+		w.startProber()
+		rendered := func(ctx context.Context) []string {
+			GinkgoHelper()
+			var anew []string
+			for _, name := range w.outputs(ctx) {
+				for _, patch := range w.output(ctx, name).Spec.ConfigPatches {
+					if strings.Contains(patch.String(), w.Mesh.ModuleServerURL+"/") {
+						anew = append(anew, name)
+					}
+				}
+			}
+			return anew
+		}
+		settles := func(ctx context.Context) []string {
+			GinkgoHelper()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			return rendered(ctx)
+		}
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(ConsistOf("b-f"))
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionUnknown, wasmev1.ReasonSpreading, "1 of 2 outputs are still as another version of the operator"))
+		Expect(fd.Status.Summary.PodsReady).To(Equal("4/4"))
+		w.clock.Step(bakeTime - time.Second)
+		Expect(settles(ctx)).To(ConsistOf("b-f"))
+		w.clock.Step(time.Second)
+		Expect(settles(ctx)).To(ConsistOf("a-f", "b-f"))
+		Expect(fd).To(beReady("2/2"))
+	})
+
 	It("leaves nothing when it is deleted in the middle", func(ctx context.Context) {
 		begins(ctx, "second")
 		Expect(user.Delete(ctx, fd)).To(Succeed())

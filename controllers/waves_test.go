@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -131,11 +132,11 @@ var _ = Describe("Fetches of modules, by stand-ins for sidecars,", func() {
 		Expect(w.settle(ctx, third)).To(Succeed())
 		Expect(third.Status.Workloads["a"].Reason).To(HavePrefix("waits until pods of other FilterDeployments"))
 		Expect(user.Delete(ctx, second)).To(Succeed())
-		Eventually(ctx, func() error {
+		Eventually(ctx, func() chan types.NamespacedName {
 			_, err := w.Reconcile(ctx, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(second)})
-			return err
-		}).WithTimeout(bound).Should(Succeed())
-		Eventually(w.turns).WithTimeout(bound).Should(Receive(Equal(client.ObjectKeyFromObject(third))))
+			Expect(err).NotTo(HaveOccurred())
+			return w.turns
+		}).WithTimeout(bound).Should(Receive(Equal(client.ObjectKeyFromObject(third))), "once the cache shows its deletion")
 	})
 
 	It("are not doubted after a restart: nothing is written before the pods answer, nor when they say the same", func(ctx context.Context) {

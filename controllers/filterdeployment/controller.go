@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -89,6 +90,10 @@ type Reconciler struct {
 	// Clock is the one clock of all decisions.
 	Clock clock.PassiveClock
 
+	fingerprint struct {
+		sync.Once
+		value string
+	}
 	statuses statusMemory
 	reported reportedMemory
 	rendered renderedSpecs
@@ -189,6 +194,12 @@ func (r *Reconciler) wakeNext(next types.NamespacedName, found bool) {
 	}
 }
 
+// rendering returns how outputs are rendered.
+func (r *Reconciler) rendering() string {
+	r.fingerprint.Do(func() { r.fingerprint.value = r.Mesh.Fingerprint() })
+	return r.fingerprint.value
+}
+
 // pass is what one pass found and did.
 type pass struct {
 	rollout.Report
@@ -203,7 +214,7 @@ type pass struct {
 func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*pass, error) {
 	state := rollout.State{
 		Owner: client.ObjectKeyFromObject(fd), Generation: fd.Generation, Status: fd.Status,
-		Strategy: rollout.StrategyOf(fd), Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
+		Strategy: rollout.StrategyOf(fd), Rendering: r.rendering(), Unverified: r.unverified(fd), Verification: workload.IstioSpec(fd).Verification, Now: r.Clock.Now(),
 	}
 	p := &pass{}
 	var err error

@@ -41,7 +41,7 @@ type story struct {
 func newStory(t *testing.T, targets ...Target) *story {
 	t.Helper()
 	s := &story{T: t, state: State{
-		Owner: types.NamespacedName{Namespace: "ns", Name: "hello"}, Generation: 1, Distributed: true,
+		Owner: types.NamespacedName{Namespace: "ns", Name: "hello"}, Generation: 1, Distributed: true, Rendering: "v1",
 		Outputs: Outputs{}, Targets: targets, Now: noon,
 	}}
 	return s

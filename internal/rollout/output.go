@@ -42,6 +42,8 @@ type Output struct {
 	Fetch Fetch
 	// Staged is what is in its staging slot.
 	Staged Fetch
+	// Rendering is how it is rendered.
+	Rendering Rendering
 	// Workload is `<kind>/<name>` of the workload that it is for.
 	Workload string
 	// Generation counts the changes of its spec.
@@ -55,6 +57,7 @@ func OutputOf(object metav1.Object) Output {
 		Revision:   annotations[revision.HashAnnotation],
 		Fetch:      fetchOf(annotations[FetchAnnotation]),
 		Staged:     fetchOf(annotations[StagedAnnotation]),
+		Rendering:  renderingOf(annotations[RenderingAnnotation]),
 		Workload:   annotations[WorkloadAnnotation],
 		Generation: object.GetGeneration(),
 	}
@@ -176,7 +179,9 @@ func (w *Workload) Inputs() Inputs {
 // Annotations returns the annotations that the workload's output is to have,
 // beside its owner's.
 func (w *Workload) Annotations() map[string]string {
-	notes := map[string]string{WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.serving()}
+	notes := map[string]string{
+		WorkloadAnnotation: workloadNote(w.Target), revision.HashAnnotation: w.serving(), RenderingAnnotation: w.rendering.Annotation(),
+	}
 	if w.Fetch != (Fetch{}) {
 		notes[FetchAnnotation] = w.Fetch.Annotation()
 	}

@@ -75,6 +75,8 @@ type State struct {
 
 	// Strategy is how a new revision reaches the workloads.
 	Strategy Strategy
+	// Rendering is the fingerprint of how outputs are rendered now (render.Mesh).
+	Rendering string
 	// Share is what other FilterDeployments leave to this one.
 	Share Share
 	// Unverified says why pods are not asked what they run; empty when they are.
@@ -184,6 +186,10 @@ type Workload struct {
 	// pass, and live that this plan has it run that.
 	trying, live bool
 	pods         []Pod
+	// rendering is how its output is to be rendered, outdated says that it is not rendered
+	// so, and keeps that it stays as it is for now.
+	rendering       Rendering
+	outdated, keeps bool
 	// bringsFetch says that the revision in force makes its pods fetch, or drain.
 	bringsFetch bool
 }
@@ -216,6 +222,9 @@ type Plan struct {
 	verifyPods bool
 	// undistributed says why the module is not distributed, if that is known.
 	undistributed error
+	// renderingFailed is what is wrong with the outputs that are rendered anew; without a
+	// reason nothing is.
+	renderingFailed condition.Verdict
 	// back says that workloads go back to what they ran before.
 	back bool
 	// notRequired says that Loaded does not wait for what nothing shows.
@@ -233,6 +242,7 @@ func Decide(s State) Plan {
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {
 		p.step(&s)
+		p.spreadRendering(&s)
 		room := p.admit(&s)
 		p.proveAll(&s)
 		p.renew(&s, &room)
@@ -266,6 +276,7 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
 			w.hadSlot = output.Staged != (Fetch{})
 			w.slot = s.staged() && w.Output.Kind == wasmev1.OutputEnvoyFilter
+			w.renders(s)
 		}
 		w.took(target.Attempt)
 		if s.Blocked.Reason != "" {

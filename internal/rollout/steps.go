@@ -224,15 +224,9 @@ func (p *Plan) stageable(s *State, w *Workload) bool {
 		return false
 	}
 	if w.Holds == nil {
-		return s.Outputs[w.Output].Revision == "" && !s.servedByPredecessor()
+		return s.Outputs[w.Output].Revision == ""
 	}
 	return s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output
-}
-
-// servedByPredecessor reports whether the last status is one of wasme's operator. Its
-// filters run until they are replaced, so that they must not be replaced by none.
-func (s *State) servedByPredecessor() bool {
-	return s.Status.Revision == "" && s.Status.Rollout == nil && len(s.Status.Workloads) > 0
 }
 
 // isStaged reports whether the output has the revision in force in its staging slot.

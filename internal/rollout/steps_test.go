@@ -231,13 +231,6 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("it cannot be fetched")
 			s.happens("what goes back waits for nobody")
 		},
-		"staged over the predecessor": func(s *story) {
-			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
-			s.state.Status.Workloads = map[string]wasmev1.WorkloadStatus{"a": {State: wasmev1.WorkloadSucceeded}}
-			s.state.Targets = []Target{target("a", 2), target("b", 1)}
-			s.asks("aa", small, "world")
-			s.happens("the first workload runs a filter, which is replaced")
-		},
 		"staged over what ran before": func(s *story) {
 			s.state.Targets = []Target{target("a", 2), target("b", 1)}
 			s.asks("aa", small, "world")
@@ -384,6 +377,86 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("another module goes to one workload")
 			s.state.Strategy = Strategy{}
 			s.happens("the strategy is Immediate")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			tell(s)
+			s.end()
+		})
+	}
+}
+
+func TestOutputsThatAreRenderedAnew(t *testing.T) {
+	for name, tell := range map[string]func(*story){
+		"rendered anew": func(s *story) {
+			s.complete()
+			s.state.Rendering = "v2"
+			s.everywhere(dataplane.Verdict{})
+			s.happens("another version of the operator has not heard of any pod")
+			s.everywhere(runs)
+			s.happens("it begins with one workload")
+			s.later(time.Second)
+			s.happens("that one is watched")
+			s.later(defaultBakeTime - time.Second)
+			s.happens("the others follow")
+			s.later(defaultBakeTime)
+			s.happens("that was all")
+		},
+		"rendered anew and not loaded": func(s *story) {
+			s.complete()
+			s.see("a", 3, runsNone)
+			s.later(LoadTimeout)
+			s.happens("one does not run it anyway")
+			s.later(LoadTimeout)
+			s.happens("")
+			s.state.Rendering = "v2"
+			s.happens("another version begins with one that does")
+			s.see("b", 1, cannotLoad)
+			s.later(defaultBakeTime)
+			s.happens("its pod cannot load it any more")
+			s.later(LoadTimeout)
+			s.happens("the others stay as they are")
+			s.see("b", 1, runs)
+			s.happens("it can again")
+			s.later(defaultBakeTime)
+			s.happens("what does not run it anyway comes last")
+		},
+		"rendered anew with another revision": func(s *story) {
+			s.complete()
+			s.state.Rendering = "v2"
+			s.asks("bb", small, "world")
+			s.happens("one workload tries it")
+			s.goesLive("b", 1)
+			s.later(defaultBakeTime)
+			s.happens("and runs it, and the others are rendered anew when they get it")
+			s.happens("")
+		},
+		"rendered anew at once": func(s *story) {
+			s.state.Targets = []Target{target("a", 3), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.everywhere(runs)
+			s.later(time.Minute)
+			s.state.Rendering = "v2"
+			s.happens("the strategy is Immediate")
+		},
+		"rendered anew without pods": func(s *story) {
+			s.complete()
+			s.state.Targets = []Target{target("a", 0), target("b", 0)}
+			s.later(LoadTimeout)
+			s.happens("")
+			s.state.Rendering = "v2"
+			s.happens("nobody could tell anything")
+		},
+		"rendered anew in steps that grow": func(s *story) {
+			s.complete()
+			s.state.Strategy.MaxPods = 2
+			s.state.Rendering = "v2"
+			for range 4 {
+				s.happens("")
+				s.later(defaultBakeTime)
+			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

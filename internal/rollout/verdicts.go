@@ -26,7 +26,7 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 		return blocked
 	}
 	all, waiting := len(p.Workloads), p.waiting()
-	rollout := p.rolloutVerdict(waiting)
+	rollout, rendering := p.rolloutVerdict(waiting), p.renderingVerdict()
 	failures := filtered(p.Workloads, func(w Workload) bool { return w.Phase == Failed })
 	switch {
 	case len(failures) > 0:
@@ -39,6 +39,8 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 		return condition.False(wasmev1.ReasonNothingResolved, "there is no module to run yet")
 	case p.Standing == LastGood:
 		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", p.InForce.Hash, all-waiting)
+	case rendering.Reason != "":
+		return rendering
 	case waiting > 0:
 		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the others follow once pods have loaded it", p.InForce.Hash, all-waiting, all)
 	default:
@@ -104,7 +106,7 @@ func (p *Plan) appendProofs(proofs []Proof, w *Workload, s *State) []Proof {
 		age := s.Now.Sub(pod.ReadySince)
 		proof := Proof{
 			name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
-			waiting: w.Waits(), waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
+			waiting: w.Waits() && !w.keeps, waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
 		}
 		if pod.Sidecar && plugin != "" {
 			proof.verdict = pod.Seen.On(plugin)
