@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -18,6 +19,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 func TestControllerWakesForAStatus(t *testing.T) {
@@ -89,6 +91,7 @@ func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 			r := &Reconciler{
 				Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(row.left...).Build(),
 				Finder: source.Finder{Modules: &resolve.Resolver{}}, Written: &Written{},
+				Budget: rollout.NewBudget(rollout.DefaultLimit), Clock: clock.RealClock{},
 			}
 			for _, fd := range []*wasmev1.FilterDeployment{named("f"), named("other")} {
 				r.statuses.keep(fd, false, time.Unix(0, 0))

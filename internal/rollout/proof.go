@@ -276,7 +276,7 @@ func mostFrequent(causes map[string][]Proof) string {
 var causeTexts = map[string]string{
 	wasmev1.ReasonFetchFailed:   "could not fetch the module and deny requests, or let them pass unfiltered with FailOpen: let the pods reach the operator's module server (a NetworkPolicy may block it), or the registry with distribution Registry",
 	wasmev1.ReasonOlderRevision: "keep running an older revision, because Envoy refused the new one (its configuration, root id or module) or istiod has not sent it: the sidecar's log says which",
-	wasmev1.ReasonRefused:       "do not run the filter, because Envoy refused it (its configuration, root id or module), refused another Wasm filter of the pod, which holds up those after it, or has no place for it (an HTTP listener, spec.filter.ports, spec.filter.position): the sidecar's log says which",
+	wasmev1.ReasonRefused:       "do not run the filter, because Envoy refused it (its configuration, root id or module), refused another Wasm filter of the pod, which holds up those after it, has no place for it (an HTTP listener, spec.filter.ports, spec.filter.position), or was not sent it by istiod: the sidecar's log says which",
 	wasmev1.ReasonNotLoaded:     "do not run the filter, and their pilot-agents do not answer why: let the operator reach port 15020 of the pods, or read the sidecar's log",
 	wasmev1.ReasonNoListener:    "have no HTTP listener for the filter, or istiod has not sent it: name the port http or http-… in a Service, add a Gateway resource for a gateway, and check spec.filter.ports and spec.filter.patchContext",
 	wasmev1.ReasonAnchorMissing: "have no HTTP filter with the name in spec.filter.position, or no HTTP listener: add that filter, or change the position",

@@ -54,10 +54,13 @@ var _ = Describe("A revision that is tried", long, func() {
 		}
 		pods, fds, streams := map[string]*mesh.Running{}, map[string]*wasmev1.FilterDeployment{}, map[string]*stream{}
 		for app := range bad {
-			pods[app] = run(ctx, workload(namespace, app, map[string]string{"app": app}))
+			w := workload(namespace, app, map[string]string{"app": app})
+			w.AgentMetrics = true // it tells that no fetch failed
+			pods[app] = run(ctx, w)
 		}
 		for app := range bad {
 			fds[app] = stagedOn(ctx, namespace, app, 0)
+			meshtest.EventuallyAnswers(ctx, pods[app], "one") // over a connection that is not older
 			streams[app] = startStream(ctx, pods[app].URL)
 		}
 		for app, kind := range bad {
@@ -71,16 +74,25 @@ var _ = Describe("A revision that is tried", long, func() {
 		}
 
 		By("starting the proxy again whose main thread never ends")
+		Eventually(func() map[string]string {
+			var output networking.EnvoyFilter
+			Expect(admin.Get(ctx, client.ObjectKey{Namespace: namespace, Name: fmt.Sprintf("for-ever-for-ever.%s", namespace)}, &output)).To(Succeed())
+			return output.Annotations
+		}).Should(HaveKeyWithValue(rollout.StagedAnnotation, ""), "else it would try the module as it starts")
 		Expect(pods["for-ever"].StopSidecar()).To(Succeed())
 		Expect(pods["for-ever"].StartSidecar(ctx)).To(Succeed())
 		meshtest.EventuallyAnswers(ctx, pods["for-ever"], "one")
 		Eventually(loaded(ctx, fds["for-ever"])).WithTimeout(loadTime).Should(Equal("Loaded 1/1"))
 	})
 
-	It("waits while istiod is away", func(ctx SpecContext) {
+	// Where istiod validates what is written, the API server refuses it meanwhile.
+	It("goes back while istiod is away, and begins again on demand", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
-		pod := run(ctx, workload(namespace, "app", map[string]string{"app": "app"}))
+		w := workload(namespace, "app", map[string]string{"app": "app"})
+		w.AgentMetrics = true
+		pod := run(ctx, w)
 		fd := stagedOn(ctx, namespace, "", 0)
+		meshtest.EventuallyAnswers(ctx, pod, "one")
 		requests := startStream(ctx, pod.URL)
 		Expect(theMesh.StopIstiod()).To(Succeed())
 		away := true
@@ -90,11 +102,12 @@ var _ = Describe("A revision that is tried", long, func() {
 			}
 		})
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
-		Eventually(phase(ctx, fd)).Should(Equal(wasmev1.RolloutProgressing))
-		Consistently(phase(ctx, fd), rollout.LoadTimeout+10*time.Second, time.Second).Should(Equal(wasmev1.RolloutProgressing))
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack))
+		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(ContainSubstring("was not sent it by istiod"))
 		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "one")))
 		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
 		away = false
+		retry(ctx, fd)
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
 		meshtest.EventuallyAnswers(ctx, pod, "two")
 		requests.answersNothingElse()
@@ -106,6 +119,7 @@ var _ = Describe("A staged rollout goes on", long, func() {
 		namespace := newNamespace(ctx)
 		pods := []*mesh.Running{run(ctx, workload(namespace, "a", map[string]string{"app": "a"})), run(ctx, workload(namespace, "b", map[string]string{"app": "b"}))}
 		fd := stagedOn(ctx, namespace, "", 3*time.Second)
+		meshtest.EventuallyAnswers(ctx, pods[0], "one")
 		requests := startStream(ctx, pods[0].URL)
 		restart := func() {
 			GinkgoHelper()

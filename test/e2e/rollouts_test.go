@@ -72,11 +72,7 @@ var _ = Describe("A staged rollout", long, func() {
 		Expect(live(ctx, fd).Status.Rollout.Rejected.Reason).To(Equal(wasmev1.ReasonCrashing))
 
 		By("the same revision once more, because someone wants it")
-		Eventually(func() error {
-			current := live(ctx, fd)
-			metav1.SetMetaDataAnnotation(&current.ObjectMeta, wasmev1.RetryAnnotation, current.Status.Rollout.To)
-			return admin.Update(ctx, current)
-		}).Should(Succeed())
+		retry(ctx, fd)
 		answer("two", all...)
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
 		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonReady))
@@ -92,6 +88,16 @@ var _ = Describe("A staged rollout", long, func() {
 		meshtest.EventuallyAnswers(ctx, running, large)
 	})
 })
+
+// retry has a revision that failed begin again.
+func retry(ctx context.Context, fd *wasmev1.FilterDeployment) {
+	GinkgoHelper()
+	Eventually(func() error {
+		current := live(ctx, fd)
+		metav1.SetMetaDataAnnotation(&current.ObjectMeta, wasmev1.RetryAnnotation, current.Status.Rollout.To)
+		return admin.Update(ctx, current)
+	}).Should(Succeed())
+}
 
 // phase is how far the rollout of the newest spec is.
 func phase(ctx context.Context, fd *wasmev1.FilterDeployment) func() wasmev1.RolloutPhase {

@@ -58,9 +58,10 @@ func (s *stream) ask(ctx context.Context, url string) {
 	if ctx.Err() != nil {
 		return
 	}
-	s.all.Add(1)
+	asked := s.all.Add(1)
 	if got.Status != http.StatusOK || !got.Filtered() {
 		s.failed.Add(1)
+		GinkgoWriter.Printf("request %d to %s: %+v\n", asked, url, got)
 	}
 }
 
