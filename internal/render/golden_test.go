@@ -287,6 +287,7 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 }
 
 func envoyFilterOf(t *testing.T, c goldenCase, filter Filter) (*networkingapi.EnvoyFilter, error) {
+	t.Helper()
 	if c.alone {
 		return StagingEnvoyFilter(testMesh, c.owner, filter, c.target)
 	}

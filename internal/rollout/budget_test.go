@@ -19,6 +19,7 @@ type hall struct {
 }
 
 func newHall(t *testing.T, pods int) *hall {
+	t.Helper()
 	return &hall{NewBudget(Load{Pods: pods, Bytes: 1 << 30}), NewWithT(t), time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)}
 }
 

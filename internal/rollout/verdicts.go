@@ -155,18 +155,12 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		var plugins []dataplane.Expectation
-		if expected := w.expected(); expected != nil {
-			plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce})
-		}
-		if w.tries() {
-			plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true})
-		}
+		plugins := p.plugins(w)
 		for _, pod := range w.pods {
+			if !pod.Sidecar {
+				continue
+			}
 			for _, e := range plugins {
-				if !pod.Sidecar {
-					continue
-				}
 				e.Pod, e.Watch = pod.Address, e.Watch && left > 0
 				if e.Watch {
 					left--
@@ -176,6 +170,18 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 		}
 	}
 	return expectations
+}
+
+// plugins returns what each pod of a workload is to run and to try.
+func (p *Plan) plugins(w *Workload) []dataplane.Expectation {
+	var plugins []dataplane.Expectation
+	if expected := w.expected(); expected != nil {
+		plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce})
+	}
+	if w.tries() {
+		plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true})
+	}
+	return plugins
 }
 
 // judgePods derives Loaded, and when to look at pods again.

@@ -363,39 +363,9 @@ func (r *stagedMesh) goodAndBad(ctx context.Context, fd *wasmev1.FilterDeploymen
 // crashes compares how many requests fail because of a module that crashes on some of them:
 // under the operator, and with a WasmPlugin by hand.
 func (r *stagedMesh) crashes(ctx context.Context, p *perf) error {
-	names := make([]string, 0, crashWorkloads)
-	for i := range crashWorkloads {
-		names = append(names, fmt.Sprint("app-", i))
-	}
-	ours, err := r.start(ctx, "crash-staged", names...)
+	ours, theirs, fd, err := r.bothCrash(ctx)
 	if err != nil {
-		return err
-	}
-	theirs, err := r.start(ctx, "crash-by-hand", names...)
-	if err != nil {
-		return err
-	}
-	image, err := r.push(ctx, "")
-	if err != nil {
-		return err
-	}
-	fd := staged(filterDeployment("crash-staged", "trap", image, firstValue, nil), 10*time.Second)
-	if err := r.apply(ctx, fd); err != nil {
-		return err
-	}
-	trap, content, err := r.pushTrap(ctx, "crashes")
-	if err != nil {
-		return err
-	}
-	// Its module is served from now on: the plugin by hand has the same source.
-	if err := r.update(ctx, fd, trap, firstValue); err != nil {
-		return err
-	}
-	byHand := &extensions.WasmPlugin{ObjectMeta: metav1.ObjectMeta{Namespace: "crash-by-hand", Name: "trap"}}
-	byHand.Spec.Url, byHand.Spec.Sha256 = r.front.URL+module.Path(filters.SHA256(content)), filters.SHA256(content)
-	byHand.Spec.PluginName, byHand.Spec.Type = filters.RootID, apiextensions.PluginType_HTTP
-	if err := r.admin.Create(ctx, byHand); err != nil {
-		return err
+		return fmt.Errorf("preparing: %w", err)
 	}
 	counting, stop := context.WithTimeout(ctx, crashWindow)
 	defer stop()
@@ -424,6 +394,41 @@ func (r *stagedMesh) crashes(ctx context.Context, p *perf) error {
 		value: back.Sub(operated.first).Seconds(), unit: seconds, bound: atMost(takeBackBound),
 	})
 	return nil
+}
+
+// bothCrash has two times as many workloads get a module that crashes: under the operator,
+// and with a WasmPlugin by hand.
+func (r *stagedMesh) bothCrash(ctx context.Context) (ours, theirs []*mesh.Running, fd *wasmev1.FilterDeployment, err error) {
+	names := make([]string, 0, crashWorkloads)
+	for i := range crashWorkloads {
+		names = append(names, fmt.Sprint("app-", i))
+	}
+	if ours, err = r.start(ctx, "crash-staged", names...); err != nil {
+		return nil, nil, nil, err
+	}
+	if theirs, err = r.start(ctx, "crash-by-hand", names...); err != nil {
+		return nil, nil, nil, err
+	}
+	image, err := r.push(ctx, "")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	fd = staged(filterDeployment("crash-staged", "trap", image, firstValue, nil), 10*time.Second)
+	if err := r.apply(ctx, fd); err != nil {
+		return nil, nil, nil, err
+	}
+	trap, content, err := r.pushTrap(ctx, "crashes")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	// Its module is served from now on: the plugin by hand has the same source.
+	if err := r.update(ctx, fd, trap, firstValue); err != nil {
+		return nil, nil, nil, err
+	}
+	byHand := &extensions.WasmPlugin{ObjectMeta: metav1.ObjectMeta{Namespace: "crash-by-hand", Name: "trap"}}
+	byHand.Spec.Url, byHand.Spec.Sha256 = r.front.URL+module.Path(filters.SHA256(content)), filters.SHA256(content)
+	byHand.Spec.PluginName, byHand.Spec.Type = filters.RootID, apiextensions.PluginType_HTTP
+	return ours, theirs, fd, r.admin.Create(ctx, byHand)
 }
 
 // untilTakenBack returns when all workloads answer with the last good revision again.
