@@ -46,7 +46,7 @@ func (p *perf) churn(ctx context.Context) error {
 	if err := c.programChurn(ctx); err != nil {
 		return err
 	}
-	if err := c.startChurnPods(ctx, sets); err != nil {
+	if err := c.startPods(ctx, sets, churnPods); err != nil {
 		return fmt.Errorf("preparing: %w", err)
 	}
 	operator, err := c.StartOperator(ctx, c.operator)
@@ -68,23 +68,7 @@ func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, 
 	if err != nil {
 		return nil, err
 	}
-	if err := c.createNamespace(ctx, churnNamespace); err != nil {
-		return nil, err
-	}
-	if err := c.awaitServiceAccount(ctx, churnNamespace); err != nil {
-		return nil, err
-	}
-	begin := time.Now()
-	sets := make([]*appsv1.ReplicaSet, churnWorkloads)
-	err = parallel(ctx, creators, churnWorkloads, func(ctx context.Context, i int) error {
-		workload := deployment(churnNamespace, fmt.Sprint("app-", i), nil)
-		if err := c.admin.Create(ctx, workload); err != nil {
-			return err
-		}
-		var err error
-		sets[i], err = c.createReplicaSet(ctx, workload)
-		return err
-	})
+	sets, err := c.createWorkloads(ctx, churnNamespace, churnWorkloads)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +78,30 @@ func (c *podsCluster) populateChurn(ctx context.Context) ([]*appsv1.ReplicaSet, 
 			return nil, err
 		}
 	}
-	progress("%d workloads created in %s", churnWorkloads, time.Since(begin).Round(time.Second))
 	return sets, nil
+}
+
+// createWorkloads creates a namespace with so many workloads, and returns their ReplicaSets.
+func (c *podsCluster) createWorkloads(ctx context.Context, namespace string, count int) ([]*appsv1.ReplicaSet, error) {
+	if err := c.createNamespace(ctx, namespace); err != nil {
+		return nil, err
+	}
+	if err := c.awaitServiceAccount(ctx, namespace); err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	sets := make([]*appsv1.ReplicaSet, count)
+	err := parallel(ctx, creators, count, func(ctx context.Context, i int) error {
+		workload := deployment(namespace, fmt.Sprint("app-", i), nil)
+		if err := c.admin.Create(ctx, workload); err != nil {
+			return err
+		}
+		var err error
+		sets[i], err = c.createReplicaSet(ctx, workload)
+		return err
+	})
+	progress("%d workloads created in %s", count, time.Since(begin).Round(time.Second))
+	return sets, err
 }
 
 // programChurn has an operator write all outputs before there are pods, which would get
@@ -111,24 +117,24 @@ func (c *podsCluster) programChurn(ctx context.Context) error {
 	return operator.Stop()
 }
 
-// startChurnPods creates the pods of all workloads.
-func (c *podsCluster) startChurnPods(ctx context.Context, sets []*appsv1.ReplicaSet) error {
+// startPods creates so many pods of each workload.
+func (c *podsCluster) startPods(ctx context.Context, sets []*appsv1.ReplicaSet, each int) error {
 	begin := time.Now()
-	err := parallel(ctx, creators, churnWorkloads, func(ctx context.Context, i int) error {
-		for pod := range churnPods {
-			if err := c.startPod(ctx, sets[i], i*churnPods+pod); err != nil {
+	err := parallel(ctx, creators, len(sets), func(ctx context.Context, i int) error {
+		for pod := range each {
+			if err := c.startPod(ctx, sets[i], i*each+pod); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	progress("%d pods created in %s", churnWorkloads*churnPods, time.Since(begin).Round(time.Second))
+	progress("%d pods created in %s", len(sets)*each, time.Since(begin).Round(time.Second))
 	return err
 }
 
 // startPod creates the pod with this number, of a Deployment's ReplicaSet.
 func (c *podsCluster) startPod(ctx context.Context, set *appsv1.ReplicaSet, number int) error {
-	workload := deployment(churnNamespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
+	workload := deployment(set.Namespace, strings.TrimSuffix(set.Name, "-"+templateHash), nil)
 	return c.pods.createPodOf(ctx, c.cluster, number, workload, set)
 }
 

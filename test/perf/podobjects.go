@@ -33,7 +33,7 @@ type podsMesh struct {
 
 	mu sync.Mutex
 	// plugins by workload, `<namespace>/<name>`, and by the EnvoyFilter's name.
-	plugins map[string]map[string]string
+	plugins map[string]map[string][]string
 	// workloads by the addresses of their pods.
 	workloads map[netip.Addr]string
 }
@@ -41,7 +41,7 @@ type podsMesh struct {
 // startPodsMesh follows the EnvoyFilters of all namespaces until ctx ends. The
 // caller calls Close.
 func startPodsMesh(ctx context.Context, config *rest.Config) (*podsMesh, error) {
-	m := &podsMesh{plugins: map[string]map[string]string{}, workloads: map[netip.Addr]string{}}
+	m := &podsMesh{plugins: map[string]map[string][]string{}, workloads: map[netip.Addr]string{}}
 	from, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
@@ -72,14 +72,16 @@ func (m *podsMesh) take(object any) {
 		progress("reading an EnvoyFilter: %v", err)
 		return
 	}
-	if names := pluginName.FindSubmatch(content); names != nil {
-		m.mu.Lock()
-		defer m.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var plugins []string
+	for _, names := range pluginName.FindAllSubmatch(content, -1) { // live, and staged
+		plugins = append(plugins, string(names[1]))
 		workload, output := string(names[2]), object.(*unstructured.Unstructured).GetName()
 		if m.plugins[workload] == nil {
-			m.plugins[workload] = map[string]string{}
+			m.plugins[workload] = map[string][]string{}
 		}
-		m.plugins[workload][output] = string(names[1])
+		m.plugins[workload][output] = plugins
 	}
 }
 
@@ -87,7 +89,7 @@ func (m *podsMesh) take(object any) {
 func (m *podsMesh) running(address netip.Addr) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.plugins[m.workloads[address]]))
+	return slices.Concat(slices.Collect(maps.Values(m.plugins[m.workloads[address]]))...)
 }
 
 // createPod creates the pod with this number, Ready, and its ReplicaSet.

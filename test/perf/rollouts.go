@@ -27,6 +27,8 @@ import (
 )
 
 const (
+	// rolloutTimeout bounds the wait for a phase.
+	rolloutTimeout = 5 * time.Minute
 	// rolloutRequests are sent at least while rollouts go well and badly.
 	rolloutRequests = 100_000
 	// stagedRounds is how often each side changes the header.
@@ -35,6 +37,8 @@ const (
 	stagedBound = 1.0
 	// writesBound is how often one EnvoyFilter may be written in a rollout.
 	writesBound = 3
+	// stagedWorkloads have ten pods each.
+	stagedWorkloads = 1000
 	// crashWorkloads have a filter each, and as many have it by hand.
 	crashWorkloads = 6
 	// crashEvery is of how many requests one crashes the module, and crashPause the time
@@ -66,18 +70,70 @@ func (p *perf) rollouts(ctx context.Context) error {
 	if _, err := c.StartOperator(ctx, mesh.OperatorOptions{ModuleServer: front.behind, Args: []string{"--module-server-url=" + front.URL}}); err != nil {
 		return err
 	}
-	r := &stagedMesh{cluster: c, mesh: started, front: front}
+	r := &stagedMesh{stagedCluster: stagedCluster{c}, mesh: started, front: front}
 	for _, measure := range []func(context.Context, *perf) error{r.headers, r.requests, r.crashes} {
 		if err := measure(ctx, p); err != nil {
 			return err
 		}
 	}
+	return p.stagedPods(ctx)
+}
+
+// stagedPods measures a staged rollout of another module over many pods, by stand-ins for
+// sidecars.
+func (p *perf) stagedPods(ctx context.Context) error {
+	c, err := startPodsCluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	if _, err := c.StartOperator(ctx, c.operator); err != nil {
+		return err
+	}
+	images := make([]string, 2)
+	for i := range images {
+		if images[i], err = c.push(ctx, fmt.Sprint("staged-", i)); err != nil {
+			return err
+		}
+	}
+	const namespace, each = "staged-pods", 10
+	sets, err := c.createWorkloads(ctx, namespace, stagedWorkloads)
+	if err != nil {
+		return err
+	}
+	r := stagedCluster{c.cluster}
+	fd := staged(filterDeployment(namespace, "hello", images[0], firstValue, nil), 0)
+	if err := r.apply(ctx, fd); err != nil {
+		return err
+	}
+	if err := c.startPods(ctx, sets, each); err != nil {
+		return err
+	}
+	if err := c.awaitAllReady(ctx, stagedWorkloads, stagedWorkloads*each); err != nil {
+		return err
+	}
+	took, err := stopwatch(func() error {
+		if err := r.update(ctx, fd, images[1], firstValue); err != nil {
+			return err
+		}
+		return r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
+	})
+	if err != nil {
+		return err
+	}
+	p.table.add(row{
+		name:     fmt.Sprintf("another module on %s workloads, %s pods, staged, bakeTime 0", thousands(stagedWorkloads), thousands(stagedWorkloads*each)),
+		measured: fmt.Sprintf("%s, %d steps", took.Round(time.Millisecond), *fd.Status.Rollout.Step), beside: "-", value: took.Seconds(), unit: seconds,
+	})
 	return nil
 }
 
+// stagedCluster follows rollouts.
+type stagedCluster struct{ *cluster }
+
 // stagedMesh is a mesh whose sidecars fetch modules through a front.
 type stagedMesh struct {
-	*cluster
+	stagedCluster
 	mesh  *mesh.Mesh
 	front *front
 }
@@ -141,7 +197,7 @@ func (r *stagedMesh) start(ctx context.Context, namespace string, names ...strin
 }
 
 // apply creates a FilterDeployment and waits until it is Ready, and complete when it is staged.
-func (r *stagedMesh) apply(ctx context.Context, fd *wasmev1.FilterDeployment) error {
+func (r stagedCluster) apply(ctx context.Context, fd *wasmev1.FilterDeployment) error {
 	if err := r.admin.Create(ctx, fd); err != nil {
 		return err
 	}
@@ -152,8 +208,8 @@ func (r *stagedMesh) apply(ctx context.Context, fd *wasmev1.FilterDeployment) er
 }
 
 // awaitPhase waits until the rollout of the newest spec is so far.
-func (r *stagedMesh) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeployment, phase wasmev1.RolloutPhase) error {
-	return poll(ctx, fmt.Sprintf("phase %s of FilterDeployment %s", phase, fd.Name), patience, func(ctx context.Context) (bool, error) {
+func (r stagedCluster) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeployment, phase wasmev1.RolloutPhase) error {
+	return poll(ctx, fmt.Sprintf("phase %s of FilterDeployment %s", phase, fd.Name), rolloutTimeout, func(ctx context.Context) (bool, error) {
 		err := r.admin.Get(ctx, client.ObjectKeyFromObject(fd), fd)
 		observed := fd.Status.ObservedGeneration != nil && *fd.Status.ObservedGeneration == fd.Generation
 		return err == nil && observed && fd.Status.Rollout != nil && fd.Status.Rollout.Phase == phase, err
@@ -161,7 +217,7 @@ func (r *stagedMesh) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeploymen
 }
 
 // update changes the image and the configuration, with one request.
-func (r *stagedMesh) update(ctx context.Context, fd *wasmev1.FilterDeployment, image, configuration string) error {
+func (r stagedCluster) update(ctx context.Context, fd *wasmev1.FilterDeployment, image, configuration string) error {
 	patch := fmt.Appendf(nil, `{"spec":{"filter":{"image":%q,"config":%q}}}`, image, configuration)
 	return r.admin.Patch(ctx, fd, client.RawPatch("application/merge-patch+json", patch))
 }
