@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -13,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
-	"github.com/wasme-io/wasme-operator/test/sidecar"
 )
 
 func staged(fd *wasmev1.FilterDeployment) {
@@ -121,14 +122,20 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 	})
 
 	It("is rolled back when the first workload refuses it, and does not come back by itself", func(ctx context.Context) {
-		s.agents.AnswerElse(sidecar.Page(recorded("agent-loaded"))) // they passed it on
+		s.deliver()
 		second := begins(ctx, "refused")
+		Eventually(func() int { return s.agents.Requests(b[0]) }).WithTimeout(bound).Should(BeNumerically(">", 1), "they were asked")
 		w.clock.Step(rollout.LoadTimeout)
+		Eventually(ctx, func() map[string]string {
+			_, err := w.reconcile(ctx, fd)
+			Expect(err).NotTo(HaveOccurred())
+			return w.output(ctx, "b-f").Annotations
+		}).WithTimeout(bound).Should(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(second+" 1 ")), "istiod sends it again")
 		reaches(ctx, wasmev1.RolloutRolledBack)
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		holds(ctx, first, first)
 		Expect(fd).To(notReady(wasmev1.ReasonRolledBack, "revision "+second+" was rolled back to "+first, wasmev1.RetryAnnotation+"="+second))
-		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", BeElementOf(wasmev1.ReasonRefused, wasmev1.ReasonNotLoaded))), "the agent may not have been asked yet")
+		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", wasmev1.ReasonRefused)))
 		Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
 		Expect(fd.Status.Revision).To(Equal(first))
 		Expect(w.events(ctx, fd)).To(ContainElement(ContainSubstring(wasmev1.ReasonRolledBack)))
@@ -142,6 +149,7 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		holds(ctx, first, first)
 
 		By("the annotation, once")
+		s.agents.AnswerElse(http.NotFound)
 		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
 			fd.Annotations = map[string]string{wasmev1.RetryAnnotation: second}
 		})
@@ -155,6 +163,41 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		By("another spec")
 		s.becomes(ctx, fd, "4/4")
 		begins(ctx, "third")
+	})
+
+	It("has one pod run it before the others do", func(ctx context.Context) {
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
+			fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": "a"}
+			fd.Spec.Rollout = &wasmev1.RolloutSpec{CanaryPods: new(int32(1))}
+		})
+		s.becomes(ctx, fd, "3/3")
+		edit(ctx, fd, config("second"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		second := fd.Status.Revision
+		annotations := func(ctx context.Context) map[string]string {
+			GinkgoHelper()
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			return w.output(ctx, "a-f").Annotations
+		}
+		s.runBoth(plugin(fd, "a", first), stagedPlugin(fd, "a", second), a...)
+		Eventually(ctx, annotations).WithArguments(ctx).WithTimeout(bound).Should(HaveKeyWithValue(rollout.CanaryAnnotation, HavePrefix(second+" ")))
+		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", first))
+		named := 0
+		for _, patch := range w.output(ctx, "a-f").Spec.ConfigPatches {
+			if name := patch.Match.Proxy.Metadata["NAME"]; name != "" {
+				named++
+				Expect(annotations(ctx)[rollout.CanaryAnnotation]).To(HaveSuffix(" " + name))
+			}
+		}
+		Expect(named).To(Equal(3), "the configuration, the filter, and what keeps it out of tunnels")
+
+		By("its running it for a while")
+		s.runBoth(canaryPlugin(fd, "a", second), stagedPlugin(fd, "a", second), a[0])
+		reaches(ctx, wasmev1.RolloutBaking)
+		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", first))
+		w.clock.Step(bakeTime)
+		Eventually(ctx, annotations).WithArguments(ctx).WithTimeout(bound).Should(And(
+			HaveKeyWithValue(rollout.CanaryAnnotation, ""), HaveKeyWithValue(revision.HashAnnotation, second)))
 	})
 
 	It("is not rolled back before the status remembers that", func(ctx context.Context) {
@@ -230,7 +273,7 @@ var _ = Describe("A first revision, by stand-ins for sidecars,", func() {
 	BeforeEach(func(ctx context.Context) {
 		w = newWorld(ctx)
 		s = w.startSidecars()
-		s.agents.AnswerElse(sidecar.Page(recorded("agent-loaded"))) // they passed it on
+		s.agents.AnswerElse(http.NotFound)
 		w.deployments(ctx, "a", "idle")
 		pods = s.start(ctx, "a", 2)
 		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), staged)

@@ -3,8 +3,11 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -146,6 +149,22 @@ func plugin(fd *wasmev1.FilterDeployment, deployment, revision string) string {
 // stagedPlugin is what they show of a revision in the staging slot.
 func stagedPlugin(fd *wasmev1.FilterDeployment, deployment, revision string) string {
 	return fmt.Sprintf("wasm_filter.%s/%s/%s/next@%s", fd.Namespace, deployment, fd.Name, revision)
+}
+
+// canaryPlugin is what single pods show of a revision that the others try.
+func canaryPlugin(fd *wasmev1.FilterDeployment, deployment, revision string) string {
+	return fmt.Sprintf("wasm_filter.%s/%s/%s/canary@%s", fd.Namespace, deployment, fd.Name, revision)
+}
+
+// deliver has pilot-agents pass a plugin on each time that they are asked.
+func (s *sidecars) deliver() {
+	GinkgoHelper()
+	const count = `conversion_count{result="success"} `
+	page, passed := recorded("agent-loaded"), atomic.Int64{}
+	Expect(page).To(ContainSubstring(count + "1"))
+	s.agents.AnswerElse(func(w http.ResponseWriter, r *http.Request) {
+		sidecar.Page(strings.Replace(page, count+"1", fmt.Sprint(count, passed.Add(1)), 1))(w, r)
+	})
 }
 
 // load has pods run what the output of their Deployment holds.

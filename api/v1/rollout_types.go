@@ -44,7 +44,7 @@ const MaxRetryLength = 128
 
 // RolloutSpec says how a new revision reaches the workloads.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.strategy) || self.strategy != 'Immediate' || !(has(self.bakeTime) || has(self.maxPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: leave them out, or set strategy to Staged",fieldPath=".strategy"
+// +kubebuilder:validation:XValidation:rule="!has(self.strategy) || self.strategy != 'Immediate' || !(has(self.bakeTime) || has(self.maxPods) || has(self.canaryPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: leave them out, or set strategy to Staged",fieldPath=".strategy"
 type RolloutSpec struct {
 	// strategy is Staged or Immediate; default Staged. Where pods are not verified, it is
 	// Immediate.
@@ -64,6 +64,14 @@ type RolloutSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	MaxPods *int32 `json:"maxPods,omitempty"`
+
+	// canaryPods is how many pods of the first workload serve with the revision for bakeTime
+	// before its other pods do, if it has more than that; default none. Only an EnvoyFilter
+	// can reach single pods.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10
+	CanaryPods *int32 `json:"canaryPods,omitempty"`
 
 	// onFailure is RollBack or Hold; default RollBack.
 	// +optional

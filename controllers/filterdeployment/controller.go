@@ -163,7 +163,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if found.Plan.Rejecting {
 		rollbacksTotal.WithLabelValues(found.Plan.Rollout.Rejected.Reason).Inc()
 	}
-	r.paces.keep(request.NamespacedName, took, apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady))
+	r.paces.keep(request.NamespacedName, pace{
+		took: took, ready: apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionReady),
+		step: found.Rollout() == wasmev1.RolloutProgressing,
+	})
 	r.applied.keep(&fd)
 	r.recordWorkloads(&fd, reported, &found.Plan)
 	return r.next(&fd, found)

@@ -13,35 +13,44 @@ import (
 )
 
 // Pods come, go and answer all the time, and each asks for a pass. What pods ask for is
-// gathered, for a second at least. A pass over many pods takes long, so for a
-// FilterDeployment with many of them that is Ready it is gathered for longer: passes take
-// a fiftieth of a processor, and at most 30 seconds pass before one. What is not Ready yet
-// waits for no more than a second, since each pass is a step of its rollout.
+// gathered, for a second at least where all is Ready. A pass over many pods takes long, so
+// there it is gathered for longer: passes take a fiftieth of a processor, and at most 30
+// seconds pass before one. What is not Ready yet waits for no more than a second, and for
+// less while a step of a staged rollout waits for its pods: passes take a tenth of a
+// processor then.
 const (
-	minPodDelay = time.Second
-	maxPodDelay = 30 * time.Second
-	podDelays   = 50
+	minPodDelay  = time.Second
+	maxPodDelay  = 30 * time.Second
+	podDelays    = 50
+	minStepDelay = 100 * time.Millisecond
+	stepDelays   = 10
 )
 
-// paces remember how long passes take over FilterDeployments that are Ready.
-type paces struct{ memory[time.Duration] }
-
-func (p *paces) keep(name types.NamespacedName, took time.Duration, ready bool) {
-	if !ready {
-		p.forget(name)
-		return
-	}
-	p.memory.keep(name, took)
+// pace is how long the last pass over a FilterDeployment took, and whether it was Ready then,
+// or a step waits for its pods.
+type pace struct {
+	took        time.Duration
+	ready, step bool
 }
 
-// delay returns how long it is at least from one pass to the next that pods or the time of
-// pods ask for; 0 for a FilterDeployment that is not Ready.
+// paces remember those of FilterDeployments.
+type paces struct{ memory[pace] }
+
+// delay returns how long it is at least from one pass to the next that the time of pods asks
+// for; 0 for a FilterDeployment that is not Ready.
 func (p *paces) delay(name types.NamespacedName) time.Duration {
-	return min(podDelays*p.of(name), maxPodDelay)
+	if last := p.of(name); last.ready {
+		return min(podDelays*last.took, maxPodDelay)
+	}
+	return 0
 }
 
 // PodDelay returns how long what pods ask for is gathered before a pass.
 func (r *Reconciler) PodDelay(name types.NamespacedName) time.Duration {
+	last := r.paces.of(name)
+	if last.step {
+		return min(max(stepDelays*last.took, minStepDelay), minPodDelay)
+	}
 	return max(r.paces.delay(name), minPodDelay)
 }
 

@@ -46,6 +46,7 @@ type watch struct {
 	plugin  string
 	explain bool
 	watched bool
+	attempt int
 	verdict Verdict
 	// looked says that rows holds those of the last answer.
 	looked bool
@@ -122,13 +123,13 @@ func (p *pod) moveTo(place Pod) bool {
 // want takes over an expectation, and reports whether it asks for more than before. What is
 // known of a filter stays known when another revision of it is expected.
 func (w *watch) want(expected Expectation) bool {
-	news := w.plugin != expected.Plugin || expected.Explain && !w.explain || expected.Watch && !w.watched
+	news := w.plugin != expected.Plugin || expected.Explain && !w.explain || expected.Watch && !w.watched || expected.Attempt > w.attempt
 	if w.plugin != expected.Plugin {
 		w.fetch, w.verdict = fetches{}, Verdict{}
 		w.looked = w.looked && relate(expected.Plugin, w.plugin) != unrelated
 		w.plugin = expected.Plugin
 	}
-	w.explain, w.watched = expected.Explain, expected.Watch
+	w.explain, w.watched, w.attempt = expected.Explain, expected.Watch, expected.Attempt
 	return news
 }
 
@@ -165,7 +166,7 @@ func (p *pod) see(s sight, now time.Time) {
 	p.listeners.see(s.listeners)
 	for _, w := range p.watches {
 		w.see(s.plugins, now)
-		w.fetch.see(s.agent)
+		w.fetch.see(s.agent, now)
 	}
 }
 
@@ -197,7 +198,8 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 		return verdict
 	}
 	verdict.Fetch = w.fetch.verdict()
-	verdict.Untried = verdict.State == StateNotLoaded && w.fetch.asked && w.fetch.none && p.listeners.refused == 0
+	verdict.Delivered = w.fetch.delivered(now)
+	verdict.Untried = verdict.State == StateNotLoaded && w.fetch.asked && w.fetch.none() && p.listeners.refused == 0
 	return verdict
 }
 

@@ -253,3 +253,50 @@ func TestRowsOfAFilterAreFewAndItsOwnFirst(t *testing.T) {
 		t.Errorf("under its sanitised name: %+v", rows)
 	}
 }
+
+func TestDeliveryShowsBetweenTwoQuestionsSomeTimeLater(t *testing.T) {
+	now := time.Now()
+	w := &watch{plugin: greeting}
+	p := &pod{watches: []*watch{w}}
+	look := func(passed uint64, later time.Duration) bool {
+		now = now.Add(later)
+		seen := answer(nil)
+		seen.agent = &agentCounts{plugins: passed}
+		p.see(seen, now)
+		p.judge(now)
+		return w.verdict.Delivered
+	}
+	for i, step := range []struct {
+		passed uint64
+		later  time.Duration
+		want   bool
+	}{
+		{7, 0, false},
+		{7, time.Hour, false},        // nothing was passed on
+		{8, time.Second, false},      // just now
+		{8, deliveryTime - 1, false}, // Envoy may need that long
+		{8, 1, true},                 //
+		{9, time.Minute, true},       // others since
+		{1, time.Minute, true},       // pilot-agent has started again
+	} {
+		if got := look(step.passed, step.later); got != step.want {
+			t.Errorf("step %d: %t", i, got)
+		}
+	}
+	w.want(Expectation{Plugin: greetingOld, Explain: true})
+	if look(9, time.Hour) {
+		t.Error("what was delivered before it was expected counts")
+	}
+}
+
+func TestAnotherAttemptIsNews(t *testing.T) {
+	w := &watch{}
+	for _, step := range []struct {
+		attempt int
+		want    bool
+	}{{0, true}, {0, false}, {1, true}, {1, false}, {0, false}} {
+		if got := w.want(Expectation{Plugin: greeting, Attempt: step.attempt}); got != step.want {
+			t.Errorf("attempt %d: %t", step.attempt, got)
+		}
+	}
+}

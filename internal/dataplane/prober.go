@@ -84,6 +84,9 @@ type Expectation struct {
 	// Watch says that the pod is asked each second, although it runs the plugin, whose
 	// module may crash.
 	Watch bool
+	// Attempt counts how often istiod was made to send the plugin again, after which the
+	// pod is asked soon.
+	Attempt int
 }
 
 // Prober asks pods what they run. Its methods can be called concurrently.

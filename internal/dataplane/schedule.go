@@ -51,6 +51,9 @@ func (p *Prober) planNext(known *pod) {
 	case known.settled():
 		known.attempts = 0
 		p.plan(known, untilTurn(time.Now(), period(len(p.pods)), p.turn(known.UID)))
+	case known.unsure():
+		p.plan(known, retryDelay(0)) // the next answer decides
+		known.attempts++
 	default:
 		p.plan(known, retryDelay(known.attempts))
 		known.attempts++

@@ -60,6 +60,11 @@ type Verdict struct {
 	// refused the plugin, it would have received it. It is set for a target with Explain
 	// only.
 	Untried bool
+	// Delivered says that the plugin is not loaded, although pilot-agent passed plugins on
+	// after it was asked about this one for the first time, and Envoy had some seconds for
+	// them. What istiod sent before that does not show. It is set for a target with Explain
+	// only.
+	Delivered bool
 	// StaleListeners says that the plugin is loaded, and that Envoy has refused its
 	// newest listeners while it was watched: their former ones may have filters that
 	// were deleted. istiod does not send the new ones again before the next change.
@@ -155,21 +160,37 @@ func sanitised(name string) string {
 type fetches struct {
 	asked       bool
 	first, last uint64
-	// none says that no plugin was fetched or passed on.
-	none bool
+	// passed is how many plugins it had passed on when it was asked first, and all the last
+	// time. Since is when there were more than at first.
+	passed, all uint64
+	since       time.Time
 }
 
-func (f *fetches) see(agent *agentCounts) {
+// deliveryTime is how long an Envoy may take for plugins whose modules its agent has fetched.
+const deliveryTime = 5 * time.Second
+
+func (f *fetches) see(agent *agentCounts, now time.Time) {
 	switch {
 	case agent == nil:
 		return
 	case !f.asked:
-		f.first = agent.failedFetches
-	case agent.failedFetches < f.last:
+		f.first, f.passed = agent.failedFetches, agent.plugins
+	case agent.failedFetches < f.last, agent.plugins < f.all:
 		// pilot-agent has restarted and counts from zero.
-		f.first = 0
+		f.first, f.passed = 0, 0
 	}
-	f.asked, f.last, f.none = true, agent.failedFetches, agent.plugins == 0
+	f.asked, f.last, f.all = true, agent.failedFetches, agent.plugins
+	if f.since.IsZero() && f.all > f.passed {
+		f.since = now
+	}
+}
+
+// none reports whether no plugin was fetched or passed on.
+func (f *fetches) none() bool { return f.all == 0 }
+
+// delivered reports whether plugins were passed on between two questions, some time ago.
+func (f *fetches) delivered(now time.Time) bool {
+	return !f.since.IsZero() && now.Sub(f.since) >= deliveryTime
 }
 
 func (f *fetches) verdict() Fetch {
@@ -192,16 +213,19 @@ type listeners struct {
 }
 
 // see takes over what a page shows. Of updates between two looks, some accepted and
-// some refused, the order is not known, nor of those before the first.
+// some refused, the order is not known: the last one counts as refused, which ends when
+// istiod is made to send them again. What was before the first look is not known.
 func (l *listeners) see(now listenerCounts) {
 	if !now.shown {
 		return
 	}
 	switch before := l.listenerCounts; {
-	case !before.shown, now.accepted != before.accepted, now.refused < before.refused:
+	case !before.shown, now.refused < before.refused:
 		l.stale = false
 	case now.refused > before.refused:
 		l.stale = true
+	case now.accepted != before.accepted:
+		l.stale = false
 	}
 	l.listenerCounts = now
 }

@@ -136,8 +136,8 @@ func TestWhatFailedFetchesMean(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var f fetches
 			for _, count := range c.counts {
-				f.see(&agentCounts{failedFetches: count})
-				f.see(nil)
+				f.see(&agentCounts{failedFetches: count}, time.Now())
+				f.see(nil, time.Now())
 			}
 			if got := f.verdict(); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
@@ -159,7 +159,7 @@ func TestWhenListenersAreStale(t *testing.T) {
 		"one was refused a while ago":        {[]listenerCounts{counts(1, 0), counts(1, 1), none, counts(1, 1)}, true},
 		"another was refused":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 2)}, true},
 		"one was refused, then one accepted": {[]listenerCounts{counts(1, 0), counts(1, 1), counts(2, 1)}, false},
-		"both, in an order that is not seen": {[]listenerCounts{counts(1, 0), counts(2, 1)}, false},
+		"both, in an order that is not seen": {[]listenerCounts{counts(1, 0), counts(2, 1)}, true},
 		"before the first look":              {[]listenerCounts{counts(1, 3), counts(1, 3)}, false},
 		"Envoy started again":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 0)}, false},
 		"Envoy started again, and refused":   {[]listenerCounts{counts(5, 3), counts(1, 1)}, false},

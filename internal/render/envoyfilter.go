@@ -92,31 +92,62 @@ func newEnvoyFilter(filter Filter, target workload.Target, patches []*networking
 // StagingEnvoyFilter renders an EnvoyFilter that has a staging slot (AddStagingSlot) and
 // nothing beside it: proxies try the filter, and no request passes one. The error is
 // EnvoyFilter's.
-func StagingEnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target) (*networking.EnvoyFilter, error) {
+func StagingEnvoyFilter(mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, renewal string) (*networking.EnvoyFilter, error) {
 	if err := filter.checkCarried(wasmev1.OutputEnvoyFilter, target); err != nil {
 		return nil, err
 	}
 	rendered := newEnvoyFilter(filter, filter.inEnvoyFilter(target), nil)
-	return rendered, AddStagingSlot(rendered, mesh, owner, filter, target, &filter)
+	return rendered, AddStagingSlot(rendered, mesh, owner, filter, target, &filter, renewal)
 }
 
 // AddStagingSlot adds a second place to an EnvoyFilter that was rendered for a filter: right
 // beside it, but disabled, so that no request passes it. There a proxy fetches, starts and
 // configures the staged filter, while the first one serves. The slot has names of its own,
 // so that neither shares a VM, a row in the metrics or an ECDS resource with the first one.
-// A nil staged filter leaves it idle.
-func AddStagingSlot(to *networking.EnvoyFilter, mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, staged *Filter) error {
+// A nil staged filter leaves it idle. The renewal is EnvoyFilter's, for the staged filter.
+func AddStagingSlot(to *networking.EnvoyFilter, mesh Mesh, owner types.NamespacedName, filter Filter, target workload.Target, staged *Filter, renewal string) error {
 	target = filter.inEnvoyFilter(target)
 	name := ecdsName(owner, target, filter) + stagingSuffix
 	extension := map[string]any{"name": name, "typed_config": allowAll()}
 	if staged != nil {
-		extension = extensionConfig(mesh, *staged, name, StagedPluginName(owner, target, staged.Revision()), "")
+		extension = extensionConfig(mesh, *staged, name, StagedPluginName(owner, target, staged.Revision()), renewal)
 	}
 	reference := extensionReference(name, allowAll())
 	reference["disabled"] = true
 	patches, err := slotPatches(mesh, filter, target, name, extension, reference)
 	to.ConfigPatches = append(to.ConfigPatches, patches...)
 	return err
+}
+
+// AddCanary has single pods run another filter: in the place of the one that the EnvoyFilter
+// was rendered for, or where that would be if it has none, which nil says. It replaces an
+// HTTP filter, so that the listeners of these pods change.
+func AddCanary(to *networking.EnvoyFilter, mesh Mesh, owner types.NamespacedName, filter *Filter, target workload.Target, canary Filter, pods []string) error {
+	shape := canary
+	if filter != nil {
+		shape = *filter
+	}
+	target = shape.inEnvoyFilter(target)
+	live := ecdsName(owner, target, shape)
+	name := live + canarySuffix
+	patches, err := slotPatches(mesh, shape, target, name,
+		extensionConfig(mesh, canary, name, CanaryPluginName(owner, target, canary.Revision()), ""),
+		extensionReference(name, defaultConfig(canary.FailStrategy)))
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		for _, patch := range patches {
+			one := patch.DeepCopy()
+			one.Match.Proxy.Metadata["NAME"] = pod
+			if filter != nil && one.ApplyTo == networking.EnvoyFilter_HTTP_FILTER && one.Patch.Operation != networking.EnvoyFilter_Patch_REMOVE {
+				one.Patch.Operation = networking.EnvoyFilter_Patch_REPLACE
+				one.Match.GetListener().FilterChain.Filter.SubFilter = &networking.EnvoyFilter_ListenerMatch_SubFilterMatch{Name: live}
+			}
+			to.ConfigPatches = append(to.ConfigPatches, one)
+		}
+	}
+	return nil
 }
 
 // slotPatches returns the patches for one place of a filter: its extension configuration

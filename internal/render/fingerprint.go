@@ -50,10 +50,17 @@ func (s sample) render(mesh Mesh) []string {
 	}
 	live, err := EnvoyFilter(mesh, owner, s.filter, s.target, "1")
 	if err == nil {
-		err = AddStagingSlot(live, mesh, owner, s.filter, s.target, nil)
+		err = AddCanary(live, mesh, owner, &s.filter, s.target, s.filter, []string{"pod"})
+	}
+	if err == nil {
+		err = AddStagingSlot(live, mesh, owner, s.filter, s.target, nil, "")
 	}
 	add(live, err)
-	add(StagingEnvoyFilter(mesh, owner, s.filter, s.target))
+	staging, err := StagingEnvoyFilter(mesh, owner, s.filter, s.target, "1")
+	if err == nil {
+		err = AddCanary(staging, mesh, owner, nil, s.target, s.filter, []string{"pod"})
+	}
+	add(staging, err)
 	add(WasmPlugin(mesh, s.filter, s.target))
 	add(TrafficExtension(mesh, s.filter, s.target))
 	return specs

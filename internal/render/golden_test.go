@@ -54,6 +54,8 @@ type goldenCase struct {
 	// With alone, there is nothing but the slot, with the filter in it.
 	slot, alone bool
 	staged      *wasmev1.FilterSpec
+	// canaries are the pods that run what is staged.
+	canaries []string
 }
 
 // variants are changes of a case, by the name that they give it.
@@ -195,7 +197,17 @@ func envoyFilterVariants() variants {
 			c.slot, c.staged = true, c.filter.DeepCopy()
 			c.staged.Config = configuration(`"staged"`)
 		},
-		"staging-slot-alone": func(c *goldenCase) { c.alone = true },
+		"staging-slot-alone": func(c *goldenCase) { c.alone, c.renewal = true, "1" },
+		"canary": func(c *goldenCase) {
+			c.slot, c.staged = true, c.filter.DeepCopy()
+			c.staged.Config, c.canaries = configuration(`"staged"`), []string{"details-v1-5d8-abcde", "details-v1-5d8-fghij"}
+		},
+		"canary-alone": func(c *goldenCase) { c.alone, c.canaries = true, []string{"details-v1-5d8-abcde"} },
+		"canary-ports": func(c *goldenCase) {
+			c.filter.Ports = []int32{9080, 9081}
+			c.slot, c.staged, c.canaries = true, c.filter.DeepCopy(), []string{"details-v1-5d8-abcde"}
+			c.staged.FailStrategy = wasmev1.FailOpen
+		},
 		"staging-slot-ports": func(c *goldenCase) {
 			c.filter.Ports = []int32{9080, 9081}
 			c.slot, c.staged = true, c.filter.DeepCopy()
@@ -289,11 +301,18 @@ func renderCase(t *testing.T, output wasmev1.Output, c goldenCase) any {
 func envoyFilterOf(t *testing.T, c goldenCase, filter Filter) (*networkingapi.EnvoyFilter, error) {
 	t.Helper()
 	if c.alone {
-		return StagingEnvoyFilter(testMesh, c.owner, filter, c.target)
+		spec, err := StagingEnvoyFilter(testMesh, c.owner, filter, c.target, c.renewal)
+		if err == nil && c.canaries != nil {
+			err = AddCanary(spec, testMesh, c.owner, nil, c.target, filter, c.canaries)
+		}
+		return spec, err
 	}
 	spec, err := EnvoyFilter(testMesh, c.owner, filter, c.target, c.renewal)
 	if err == nil && c.slot {
-		err = AddStagingSlot(spec, testMesh, c.owner, filter, c.target, stagedOf(t, c))
+		err = AddStagingSlot(spec, testMesh, c.owner, filter, c.target, stagedOf(t, c), "")
+	}
+	if err == nil && c.canaries != nil {
+		err = AddCanary(spec, testMesh, c.owner, &filter, c.target, *stagedOf(t, c), c.canaries)
 	}
 	return spec, err
 }

@@ -42,8 +42,12 @@ func NameWithHash(start string, values ...any) string {
 	return strings.TrimRight(start, "-.") + suffix
 }
 
-// stagingSuffix ends the names of a staging slot.
-const stagingSuffix = "/next"
+// stagingSuffix and canarySuffix end the names of what is in a staging slot, and of what
+// single pods run.
+const (
+	stagingSuffix = "/next"
+	canarySuffix  = "/canary"
+)
 
 // LabelHash returns a label value for a name, which can be longer than the 63
 // characters of a label value.
@@ -75,14 +79,20 @@ func vmID(ecdsName string, env []wasmev1.EnvVar) string {
 // follows `wasm_filter.`, up to the next dot, into a label of its metrics. So each
 // dot of a name becomes '_', which no Kubernetes name contains.
 func PluginName(owner types.NamespacedName, target workload.Target, revision string) string {
-	return pluginName(owner.Namespace + "/" + target.Name + "/" + owner.Name + "@" + revision)
+	return pluginName(owner, target, "", revision)
 }
 
 // StagedPluginName is PluginName for the plugin in the staging slot.
 func StagedPluginName(owner types.NamespacedName, target workload.Target, revision string) string {
-	return pluginName(owner.Namespace + "/" + target.Name + "/" + owner.Name + stagingSuffix + "@" + revision)
+	return pluginName(owner, target, stagingSuffix, revision)
 }
 
-func pluginName(name string) string {
+// CanaryPluginName is PluginName for the plugin that single pods run.
+func CanaryPluginName(owner types.NamespacedName, target workload.Target, revision string) string {
+	return pluginName(owner, target, canarySuffix, revision)
+}
+
+func pluginName(owner types.NamespacedName, target workload.Target, suffix, revision string) string {
+	name := owner.Namespace + "/" + target.Name + "/" + owner.Name + suffix + "@" + revision
 	return "wasm_filter." + strings.ReplaceAll(name, ".", "_")
 }

@@ -153,23 +153,15 @@ func (s *story) keep(w *Workload) {
 // expect leaves what the prober is told to expect of a workload's pods.
 func (s *story) expect(place int) {
 	w := &s.plan.Workloads[place]
-	var plugins []string
-	if expected := w.expected(); expected != nil {
-		plugins = append(plugins, w.plugin(expected))
-	}
-	if w.tries() {
-		plugins = append(plugins, render.StagedPluginName(w.owner, w.Target, w.staged.Hash))
-	}
-	if len(plugins) == 0 {
-		return
-	}
 	for i := range s.state.Targets[place].Pods {
-		seen := &s.state.Targets[place].Pods[i].Seen
-		now := dataplane.Seen{Plugin: plugins[0], Verdict: seen.On(plugins[0])}
-		for _, other := range plugins[1:] {
-			now.Other = &dataplane.Seen{Plugin: other, Verdict: seen.On(other)}
+		pod := &s.state.Targets[place].Pods[i]
+		var now *dataplane.Seen
+		for _, e := range slices.Backward(s.plan.pluginsOf(w, *pod, s.plan.plugins(w))) {
+			now = &dataplane.Seen{Plugin: e.Plugin, Verdict: pod.Seen.On(e.Plugin), Other: now}
 		}
-		*seen = now
+		if now != nil {
+			pod.Seen = *now
+		}
 	}
 }
 
@@ -222,7 +214,7 @@ func (s *story) end() {
 var (
 	runs       = dataplane.Verdict{State: dataplane.StateLoaded}
 	runsOther  = dataplane.Verdict{State: dataplane.StateOtherRevision, Fetch: dataplane.FetchClean}
-	runsNone   = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean}
+	runsNone   = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Delivered: true}
 	noListener = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchClean, Untried: true}
 	cannotLoad = dataplane.Verdict{State: dataplane.StateNotLoaded, Fetch: dataplane.FetchFailed}
 )

@@ -18,8 +18,8 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
-// StagedAnnotation holds `<revision> 0 <RFC 3339 time>` of what is in an EnvoyFilter's
-// staging slot; it is empty while that is idle.
+// StagedAnnotation holds `<revision> <renewals> <RFC 3339 time>` of what is in an
+// EnvoyFilter's staging slot; it is empty while that is idle.
 const StagedAnnotation = "wasme.io/staged"
 
 // WorkloadAnnotation holds `<kind>/<name>` of the workload that an output is for.
@@ -42,6 +42,8 @@ type Output struct {
 	Fetch Fetch
 	// Staged is what is in its staging slot.
 	Staged Fetch
+	// Canary is what single pods run.
+	Canary Canary
 	// Rendering is how it is rendered.
 	Rendering Rendering
 	// Workload is `<kind>/<name>` of the workload that it is for.
@@ -57,6 +59,7 @@ func OutputOf(object metav1.Object) Output {
 		Revision:   annotations[revision.HashAnnotation],
 		Fetch:      fetchOf(annotations[FetchAnnotation]),
 		Staged:     fetchOf(annotations[StagedAnnotation]),
+		Canary:     canaryOf(annotations[CanaryAnnotation]),
 		Rendering:  renderingOf(annotations[RenderingAnnotation]),
 		Workload:   annotations[WorkloadAnnotation],
 		Generation: object.GetGeneration(),
@@ -151,18 +154,29 @@ func (w *Workload) Spec(mesh render.Mesh) ([]byte, error) {
 
 // envoyFilter renders the EnvoyFilter, with a staging slot where revisions are staged.
 func (w *Workload) envoyFilter(mesh render.Mesh) (*networking.EnvoyFilter, error) {
+	spec, err := w.slots(mesh)
+	if err != nil || w.canary.Revision == "" {
+		return spec, err
+	}
+	var live *render.Filter
+	if w.inForce != nil {
+		live = &w.inForce.Rendered
+	}
+	return spec, render.AddCanary(spec, mesh, w.owner, live, w.Target, w.staged.Rendered, w.canary.Pods)
+}
+
+func (w *Workload) slots(mesh render.Mesh) (*networking.EnvoyFilter, error) {
 	if w.inForce == nil {
-		return render.StagingEnvoyFilter(mesh, w.owner, w.staged.Rendered, w.Target)
+		return render.StagingEnvoyFilter(mesh, w.owner, w.staged.Rendered, w.Target, w.stagedFetch.renewal(w.staged.Hash))
 	}
 	spec, err := render.EnvoyFilter(mesh, w.owner, w.inForce.Rendered, w.Target, w.Fetch.renewal(w.inForce.Hash))
 	if err != nil || !w.slot {
 		return spec, err
 	}
-	var staged *render.Filter
-	if w.staged != nil {
-		staged = &w.staged.Rendered
+	if w.staged == nil {
+		return spec, render.AddStagingSlot(spec, mesh, w.owner, w.inForce.Rendered, w.Target, nil, "")
 	}
-	return spec, render.AddStagingSlot(spec, mesh, w.owner, w.inForce.Rendered, w.Target, staged)
+	return spec, render.AddStagingSlot(spec, mesh, w.owner, w.inForce.Rendered, w.Target, &w.staged.Rendered, w.stagedFetch.renewal(w.staged.Hash))
 }
 
 // Inputs identify all that the spec of a workload's output is rendered from, with the
@@ -172,8 +186,8 @@ type Inputs [sha256.Size]byte
 // Inputs returns those of the workload's output.
 func (w *Workload) Inputs() Inputs {
 	t := w.Target
-	return sha256.Sum256(fmt.Appendf(nil, "%t %s\n%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
-		w.slot, w.staging(), w.shape().OutputKind(), w.serving(), w.Fetch.renewal(w.serving()), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
+	return sha256.Sum256(fmt.Appendf(nil, "%t %s\n%s\n%s\n%s\n%s\n%s/%s/%s\n%s\n%v",
+		w.slot, w.staging(), w.canary.Annotation(), w.shape().OutputKind(), w.serving(), w.Fetch.renewal(w.serving()), t.Kind, t.Namespace, t.Name, labels.Set(t.Selector), t.Proxies))
 }
 
 // Annotations returns the annotations that the workload's output is to have,
@@ -187,6 +201,9 @@ func (w *Workload) Annotations() map[string]string {
 	}
 	if w.slot || w.hadSlot {
 		notes[StagedAnnotation] = w.staging()
+	}
+	if w.canary.Revision != "" || w.hadCanary {
+		notes[CanaryAnnotation] = w.canary.Annotation()
 	}
 	if renewal := w.Fetch.renewal(w.serving()); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
 		notes[pushAnnotation] = renewal

@@ -182,10 +182,16 @@ type Workload struct {
 	hadSlot     bool
 	staged      *revision.Revision
 	stagedFetch Fetch
+	// canary is what single pods are to run of what is staged, and hadCanary says that some
+	// did.
+	canary    Canary
+	hadCanary bool
 	// trying says that it has the revision in force in its staging slot since an earlier
 	// pass, and live that this plan has it run that.
 	trying, live bool
-	pods         []Pod
+	// sendsAgain says that istiod is to send what is staged again.
+	sendsAgain bool
+	pods       []Pod
 	// rendering is how its output is to be rendered, outdated says that it is not rendered
 	// so, and keeps that it stays as it is for now.
 	rendering       Rendering
@@ -227,6 +233,8 @@ type Plan struct {
 	renderingFailed condition.Verdict
 	// back says that workloads go back to what they ran before.
 	back bool
+	// canary says that single pods run the revision, beside those that only try it.
+	canary bool
 	// notRequired says that Loaded does not wait for what nothing shows.
 	notRequired bool
 	// proofs are those of all workloads.
@@ -274,7 +282,7 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 			output := s.Outputs[w.Output]
 			w.Holds, w.Fetch = known[output.Revision], output.Fetch
 			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
-			w.hadSlot = output.Staged != (Fetch{})
+			w.hadSlot, w.hadCanary = output.Staged != (Fetch{}), output.Canary.Revision != ""
 			w.slot = s.staged() && w.Output.Kind == wasmev1.OutputEnvoyFilter
 			w.renders(s)
 		}
@@ -377,8 +385,9 @@ func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 	if w.Output.Kind == wasmev1.OutputEnvoyFilter || s.Outputs[w.Output].Generation == 1 {
 		plugin = w.plugin(w.Holds) // a pod that runs it shows it; else it shows no revision
 	}
+	canary := s.Outputs[w.Output].Canary
 	for _, pod := range w.pods {
-		if pod.Sidecar && (plugin == "" || !pod.Seen.On(plugin).Proven()) {
+		if pod.Sidecar && !canary.runs(pod.Name) && (plugin == "" || !pod.Seen.On(plugin).Proven()) {
 			pods++
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -22,6 +23,14 @@ type Report struct {
 	// Contested and Overlapping are the contents of these conditions; without a
 	// reason there are none.
 	Contested, Overlapping condition.Verdict
+}
+
+// Rollout returns how far the rollout is; empty when there is none.
+func (r *Report) Rollout() wasmev1.RolloutPhase {
+	if r.Plan.Rollout == nil {
+		return ""
+	}
+	return r.Plan.Rollout.Phase
 }
 
 // content is what one condition is to say.
@@ -187,6 +196,8 @@ func (p *Plan) why(w *Workload) string {
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:
 		return fmt.Sprintf("waits until its pods have loaded revision %s, for %v at most", w.Fetch.Revision, LoadTimeout)
+	case w.tries() && w.canary.Revision != "":
+		return fmt.Sprintf("has revision %s run by %s, and the other pods try it", w.staged.Hash, strings.Join(w.canary.Pods, ", "))
 	case w.tries() && w.inForce == nil:
 		return fmt.Sprintf("tries revision %s, which no request passes yet", w.staged.Hash)
 	case w.tries():

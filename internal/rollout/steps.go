@@ -13,6 +13,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
@@ -51,6 +52,8 @@ type Strategy struct {
 	BakeTime time.Duration
 	// MaxPods is how many pods may load at one time, after the first workload.
 	MaxPods int
+	// CanaryPods is how many pods of the first workload run it before all of them do.
+	CanaryPods int
 	// Hold says that a bad step is not rolled back.
 	Hold, Paused bool
 	// Retry is the value of the annotation wasme.io/retry.
@@ -70,6 +73,8 @@ func StrategyOf(fd *wasmev1.FilterDeployment) Strategy {
 		Hold:     spec.OnFailure == wasmev1.RolloutHold,
 		Paused:   spec.Paused,
 		Retry:    fd.Annotations[wasmev1.RetryAnnotation],
+
+		CanaryPods: int(ptr.Deref(spec.CanaryPods, 0)),
 	}
 }
 
@@ -187,16 +192,23 @@ func (p *Plan) step(s *State) {
 // advance judges what there is, and returns how many workloads begin now.
 func (p *Plan) advance(s *State) (admitted int) {
 	r, pending := p.Rollout, p.countPending()
-	judged, tried := p.judge(s), p.judgeStaged(s)
-	baked := judged.pods == 0 || s.Strategy.BakeTime == 0 || r.Phase == wasmev1.RolloutPaused ||
+	judged, tried, canaries := p.judge(s), p.judgeStaged(s), p.judgeCanaries(s)
+	baked := judged.pods+canaries.pods == 0 || s.Strategy.BakeTime == 0 || r.Phase == wasmev1.RolloutPaused ||
 		r.Phase == wasmev1.RolloutBaking && s.Now.Sub(r.Since.Time) >= s.Strategy.BakeTime
 	switch {
 	case judged.bad.Reason != "":
 		p.reject(s, judged.bad)
 	case tried.bad.Reason != "":
 		p.reject(s, tried.bad)
-	case judged.loading, tried.loading:
+	case canaries.bad.Reason != "":
+		p.reject(s, canaries.bad)
+	case judged.loading, tried.loading, canaries.loading:
 		p.setPhase(s, wasmev1.RolloutProgressing)
+		p.canary = canaries.loading && !tried.loading
+	case canaries.pods > 0 && !baked:
+		p.setPhase(s, wasmev1.RolloutBaking)
+		p.canary = true
+		p.Again = soonest(p.Again, max(s.Strategy.BakeTime-s.Now.Sub(r.Since.Time), time.Second))
 	case tried.pods > 0:
 		p.setPhase(s, wasmev1.RolloutProgressing)
 		p.goLive(s)
@@ -256,8 +268,14 @@ func (p *Plan) stage(s *State) {
 		if begun {
 			w.stagedFetch, w.bringsFetch = s.Outputs[w.Output].Staged, false
 		}
+		if w.sendsAgain {
+			w.stagedFetch = w.stagedFetch.renewed(p.InForce.Hash, s.Now)
+		}
+		if begun && p.takesCanaries(s, w) && (p.canary || s.Outputs[w.Output].Canary.Revision == p.InForce.Hash) {
+			w.canary = p.canaries(s, w)
+		}
 		w.behind, w.inForce, w.staged = true, w.Holds, p.InForce
-		p.Again = soonest(p.Again, max(LoadTimeout-s.Now.Sub(w.stagedFetch.At), time.Second))
+		p.Again = soonest(p.Again, w.stagedFetch.patience(s.Now))
 	}
 }
 
@@ -407,18 +425,45 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		w.trying = true
 		found.pods += w.sidecars()
 		plugin := render.StagedPluginName(w.owner, w.Target, p.InForce.Hash)
-		waited := s.Now.Sub(s.Outputs[w.Output].Staged.At)
+		staged := s.Outputs[w.Output].Staged
+		waited := s.Now.Sub(staged.At) + time.Duration(staged.Renewals)*LoadTimeout
 		proofs := w.proofsOf(plugin, waited, s.Now)
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
 		switch {
 		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.Holds != nil && w.rank() == 0: // istiod has not sent it
 			found.loading = true
+		case !untried && w.undelivered(s, v, proofs):
+			found.loading = true
 		case found.bad.Reason == "" && (!untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
 		}
 	}
 	return found
+}
+
+// patience returns how long it is until more is known of what is staged without the proxies'
+// saying so; zero for never.
+func (f Fetch) patience(now time.Time) time.Duration {
+	if f.Renewals > 0 {
+		return 0
+	}
+	return max(LoadTimeout-now.Sub(f.At), time.Second)
+}
+
+// undelivered reports whether nothing shows that proxies which do not run the staged revision
+// were sent it: istiod may be away. Pilot-agents show only what is sent between two questions,
+// so istiod is made to send it again.
+func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bool {
+	if v.Reason != wasmev1.ReasonRefused && v.Reason != wasmev1.ReasonOlderRevision {
+		return false
+	}
+	answered := filtered(proofs, func(p Proof) bool { return p.overdue() && p.verdict.Fetch != dataplane.FetchUnknown })
+	if len(answered) == 0 || slices.ContainsFunc(answered, func(p Proof) bool { return p.verdict.Delivered }) {
+		return false
+	}
+	w.sendsAgain = s.Outputs[w.Output].Staged.Renewals == 0
+	return true
 }
 
 // silenced reports whether all pods of a workload fell silent with the revision, although

@@ -218,6 +218,63 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("the status says so")
 		},
+		"staged with canaries": func(s *story) {
+			s.complete()
+			s.state.Strategy.CanaryPods = 2
+			s.state.Targets = []Target{target("a", 3), target("b", 4)}
+			s.later(LoadTimeout)
+			s.happens("other workloads are selected")
+			s.everywhere(runs)
+			s.asks("bb", small, "world")
+			s.happens("all pods of one workload try it")
+			s.tries("a", 3, runs)
+			s.happens("two of them are to run it")
+			output := s.state.Outputs[s.plan.Workloads[0].Output]
+			output.Fetch.At = s.state.Now
+			s.state.Outputs[s.plan.Workloads[0].Output] = output // the last fetch was a moment ago
+			s.see("a", 2, runsNone)
+			s.happens("they do not yet")
+			s.see("a", 2, runs)
+			s.happens("they run it, and are watched")
+			s.later(defaultBakeTime - time.Second)
+			s.tries("a", 3, dataplane.Verdict{})
+			s.happens("another process has not heard of what is tried")
+			s.tries("a", 3, runs)
+			s.later(time.Second)
+			s.happens("they are watched again")
+			s.later(defaultBakeTime)
+			s.happens("all pods of the workload are to run it")
+			s.see("a", 3, runs)
+			s.happens("they are watched")
+			s.later(defaultBakeTime)
+			s.happens("the others have no canaries")
+		},
+		"staged with a canary that crashes": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, CanaryPods: 1, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 3)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("a", 3, runs)
+			s.happens("one is to run it, where none runs")
+			s.see("a", 1, runs)
+			s.happens("it runs it")
+			s.see("a", 1, runsAndCrashes)
+			s.happens("and crashes")
+			s.happens("all is as before")
+		},
+		"staged with a canary that is gone": func(s *story) {
+			s.complete()
+			s.state.Strategy.CanaryPods = 1
+			s.state.Targets = s.state.Targets[2:3]
+			s.later(LoadTimeout)
+			s.happens("another workload is the first")
+			s.asks("bb", small, "world")
+			s.happens("its pods try it")
+			s.tries("c", 2, runs)
+			s.happens("one is to run it")
+			s.state.Targets[0].Pods = s.state.Targets[0].Pods[1:]
+			s.happens("it is gone, and the last one needs no canary")
+		},
 		"staged while others load": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
@@ -291,6 +348,36 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("another process has not heard of the pod")
 			s.tries("b", 1, runsNone)
 			s.happens("it answers")
+		},
+		"staged and sent again": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			unsent := runsNone
+			unsent.Delivered = false
+			s.tries("b", 1, unsent)
+			s.later(LoadTimeout)
+			s.happens("nothing shows that its pod was sent it")
+			s.later(time.Hour)
+			s.happens("istiod is away")
+			s.tries("b", 1, runsNone)
+			s.happens("it is back, and the pod refuses it")
+			s.happens("the slot is emptied")
+			s.asks("cc", small, "world")
+			s.happens("a third one")
+			s.tries("b", 1, unsent)
+			s.later(LoadTimeout)
+			s.happens("it is sent again")
+			s.tries("b", 1, runs)
+			s.happens("and now the pod loads it")
+		},
+		"staged and refused where no agent answers": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, dataplane.Verdict{State: dataplane.StateNotLoaded})
+			s.later(LoadTimeout)
+			s.happens("its pod does not load it")
 		},
 		"staged without a word of istiod": func(s *story) {
 			s.complete()

@@ -160,7 +160,7 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 			if !pod.Sidecar {
 				continue
 			}
-			for _, e := range plugins {
+			for _, e := range p.pluginsOf(w, pod, plugins) {
 				e.Pod, e.Watch = pod.Address, e.Watch && left > 0
 				if e.Watch {
 					left--
@@ -172,6 +172,15 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 	return expectations
 }
 
+// pluginsOf returns what one of the pods is to run and to try.
+func (p *Plan) pluginsOf(w *Workload, pod Pod, plugins []dataplane.Expectation) []dataplane.Expectation {
+	if !w.tries() || !w.canary.runs(pod.Name) {
+		return plugins
+	}
+	canary := dataplane.Expectation{Plugin: render.CanaryPluginName(w.owner, w.Target, w.staged.Hash), Explain: true, Watch: true}
+	return []dataplane.Expectation{canary, plugins[len(plugins)-1]}
+}
+
 // plugins returns what each pod of a workload is to run and to try.
 func (p *Plan) plugins(w *Workload) []dataplane.Expectation {
 	var plugins []dataplane.Expectation
@@ -179,7 +188,7 @@ func (p *Plan) plugins(w *Workload) []dataplane.Expectation {
 		plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce})
 	}
 	if w.tries() {
-		plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true})
+		plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true, Attempt: w.stagedFetch.Renewals})
 	}
 	return plugins
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -86,7 +87,7 @@ var _ = Describe("A revision that is tried", long, func() {
 	})
 
 	// Where istiod validates what is written, the API server refuses it meanwhile.
-	It("goes back while istiod is away, and begins again on demand", func(ctx SpecContext) {
+	It("waits while istiod is away", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		w := workload(namespace, "app", map[string]string{"app": "app"})
 		w.AgentMetrics = true
@@ -102,15 +103,64 @@ var _ = Describe("A revision that is tried", long, func() {
 			}
 		})
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
-		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack))
-		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(ContainSubstring("was not sent it by istiod"))
+		Eventually(phase(ctx, fd)).Should(Equal(wasmev1.RolloutProgressing))
+		Consistently(phase(ctx, fd), rollout.LoadTimeout+10*time.Second, time.Second).Should(Equal(wasmev1.RolloutProgressing))
 		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "one")))
 		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
 		away = false
-		retry(ctx, fd)
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
 		meshtest.EventuallyAnswers(ctx, pod, "two")
 		requests.answersNothingElse()
+	})
+})
+
+var _ = Describe("A canary", long, func() {
+	It("meets a module that crashes before the other pods of its workload do", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		var pods []*mesh.Running
+		for replica := range 3 {
+			w := workload(namespace, "app", map[string]string{"app": "app"})
+			w.Replica = replica
+			pods = append(pods, run(ctx, w))
+		}
+		fd := stagedOn(ctx, namespace, "", 0)
+		answer := func(value string, pods ...*mesh.Running) {
+			GinkgoHelper()
+			for _, pod := range pods {
+				meshtest.EventuallyAnswers(ctx, pod, value)
+			}
+		}
+		answer("one", pods...)
+		Eventually(func() error {
+			current := live(ctx, fd)
+			current.Spec.Rollout = &wasmev1.RolloutSpec{CanaryPods: new(int32(1)), BakeTime: &metav1.Duration{Duration: time.Minute}}
+			current.Spec.Filter.Image, current.Spec.Filter.Config = push(ctx, filters.Trap), text("two")
+			return admin.Update(ctx, current)
+		}).Should(Succeed())
+		requests := startStream(ctx, pods[1].URL)
+		answer("two", pods[0])
+		Expect(mesh.Ask(ctx, pods[2].URL)).To(Equal(mesh.Answered(200, "one")))
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutBaking))
+		Expect(mesh.Ask(ctx, pods[0].URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
+		Eventually(func() wasmev1.RolloutPhase {
+			mesh.Ask(ctx, pods[0].URL) // a crash shows after the next request to its thread
+			return phase(ctx, fd)()
+		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("app, in the pods that ran it first (" + pods[0].Pod + "): the module crashes"))
+		answer("one", pods...)
+		requests.answersNothingElse()
+
+		By("a module that does not")
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = push(ctx, filters.Hello), text("three") })
+		answer("three", pods[0])
+		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200, "one")))
+		Eventually(func() error {
+			current := live(ctx, fd)
+			current.Spec.Rollout.BakeTime = &metav1.Duration{}
+			return admin.Update(ctx, current)
+		}).Should(Succeed())
+		answer("three", pods...)
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
 	})
 })
 

@@ -113,10 +113,7 @@ func (p *perf) stagedPods(ctx context.Context) error {
 		return err
 	}
 	took, err := stopwatch(func() error {
-		if err := r.update(ctx, fd, images[1], firstValue); err != nil {
-			return err
-		}
-		return r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
+		return r.rollOut(ctx, fd, images[1], firstValue, wasmev1.RolloutComplete)
 	})
 	if err != nil {
 		return err
@@ -204,19 +201,28 @@ func (r stagedCluster) apply(ctx context.Context, fd *wasmev1.FilterDeployment) 
 	if fd.Spec.Rollout.Strategy == wasmev1.RolloutImmediate {
 		return r.awaitReady(ctx, fd)
 	}
-	return r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
+	return r.awaitPhase(ctx, fd, "", wasmev1.RolloutComplete)
 }
 
-// awaitPhase waits until the rollout of the newest spec is so far.
-func (r stagedCluster) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeployment, phase wasmev1.RolloutPhase) error {
+// awaitPhase waits until the rollout of another revision than before is so far.
+func (r stagedCluster) awaitPhase(ctx context.Context, fd *wasmev1.FilterDeployment, before string, phase wasmev1.RolloutPhase) error {
 	return poll(ctx, fmt.Sprintf("phase %s of FilterDeployment %s", phase, fd.Name), rolloutTimeout, func(ctx context.Context) (bool, error) {
 		err := r.admin.Get(ctx, client.ObjectKeyFromObject(fd), fd)
-		observed := fd.Status.ObservedGeneration != nil && *fd.Status.ObservedGeneration == fd.Generation
-		return err == nil && observed && fd.Status.Rollout != nil && fd.Status.Rollout.Phase == phase, err
+		rollout := fd.Status.Rollout
+		return err == nil && rollout != nil && rollout.To != before && rollout.Phase == phase, err
 	})
 }
 
-// update changes the image and the configuration, with one request.
+// rollOut changes the image and the configuration, with one request, and waits until the
+// rollout of that is so far.
+func (r stagedCluster) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, image, configuration string, phase wasmev1.RolloutPhase) error {
+	before := fd.Status.Rollout.To
+	if err := r.update(ctx, fd, image, configuration); err != nil {
+		return err
+	}
+	return r.awaitPhase(ctx, fd, before, phase)
+}
+
 func (r stagedCluster) update(ctx context.Context, fd *wasmev1.FilterDeployment, image, configuration string) error {
 	patch := fmt.Appendf(nil, `{"spec":{"filter":{"image":%q,"config":%q}}}`, image, configuration)
 	return r.admin.Patch(ctx, fd, client.RawPatch("application/merge-patch+json", patch))
@@ -280,6 +286,13 @@ func (r *stagedMesh) requests(ctx context.Context, p *perf) error {
 	if err := r.apply(ctx, fd); err != nil {
 		return err
 	}
+	warm, _, err := r.pushTrap(ctx, "warm")
+	if err != nil {
+		return err
+	}
+	if err := r.rollOut(ctx, fd, warm, "warm", wasmev1.RolloutComplete); err != nil {
+		return err
+	}
 	if err := r.oneRollout(ctx, p, fd, running); err != nil {
 		return err
 	}
@@ -323,10 +336,7 @@ func (r *stagedMesh) oneRollout(ctx context.Context, p *perf, fd *wasmev1.Filter
 	watched, most := context.WithCancel(ctx)
 	peak := make(chan float64, 1)
 	go func() { peak <- highest(watched, running[0]) }()
-	err = r.update(ctx, fd, image, "measured")
-	if err == nil {
-		err = r.awaitPhase(ctx, fd, wasmev1.RolloutComplete)
-	}
+	err = r.rollOut(ctx, fd, image, "measured", wasmev1.RolloutComplete)
 	most()
 	during := <-peak
 	if err != nil {
@@ -396,24 +406,15 @@ func (r *stagedMesh) goodAndBad(ctx context.Context, fd *wasmev1.FilterDeploymen
 	if err != nil {
 		return err
 	}
-	if err := r.update(ctx, fd, good, salt); err != nil {
+	if err := r.rollOut(ctx, fd, good, salt, wasmev1.RolloutComplete); err != nil {
 		return err
 	}
-	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutComplete); err != nil {
-		return err
-	}
-	if err := r.update(ctx, fd, good, filters.RefusedConfiguration); err != nil {
-		return err
-	}
-	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack); err != nil {
+	if err := r.rollOut(ctx, fd, good, filters.RefusedConfiguration, wasmev1.RolloutRolledBack); err != nil {
 		return err
 	}
 	r.front.fails.Store(true)
 	defer r.front.fails.Store(false)
-	if err := r.update(ctx, fd, lost, salt); err != nil {
-		return err
-	}
-	return r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack)
+	return r.rollOut(ctx, fd, lost, salt, wasmev1.RolloutRolledBack)
 }
 
 // crashes compares how many requests fail because of a module that crashes on some of them:
@@ -489,7 +490,7 @@ func (r *stagedMesh) bothCrash(ctx context.Context) (ours, theirs []*mesh.Runnin
 
 // untilTakenBack returns when all workloads answer with the last good revision again.
 func (r *stagedMesh) untilTakenBack(ctx context.Context, fd *wasmev1.FilterDeployment, running []*mesh.Running) (time.Time, error) {
-	if err := r.awaitPhase(ctx, fd, wasmev1.RolloutRolledBack); err != nil {
+	if err := r.awaitPhase(ctx, fd, "", wasmev1.RolloutRolledBack); err != nil {
 		return time.Time{}, err
 	}
 	for _, w := range running {

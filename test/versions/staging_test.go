@@ -2,6 +2,7 @@ package versions
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,8 @@ type slots struct {
 	// its ECDS resource.
 	live, next *render.Filter
 	ecds       string
+	// canaries are the pods that run what is in the next slot.
+	canaries []string
 }
 
 func (s *slots) owner() types.NamespacedName {
@@ -41,25 +44,32 @@ func (s *slots) target() workload.Target {
 func (s *slots) write() {
 	s.t.Helper()
 	rendered, own := s.render()
+	if s.canaries != nil {
+		s.Expect(render.AddCanary(rendered, s.rendersFor(), s.owner(), s.live, s.target(), *s.next, s.canaries)).To(Succeed())
+	}
 	s.ecds = rendered.ConfigPatches[own].Patch.Value.AsMap()["name"].(string)
 	object := &networkingv1alpha3.EnvoyFilter{}
 	rendered.DeepCopyInto(&object.Spec)
 	s.apply(object)
 }
 
+func (s *slots) rendersFor() render.Mesh {
+	return render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: s.source}
+}
+
 // render returns what write writes, and the place of the staging slot's first patch.
 func (s *slots) render() (rendered *networking.EnvoyFilter, place int) {
 	s.t.Helper()
-	meshOf := render.Mesh{ClusterID: mesh.ClusterID, RootNamespace: mesh.RootNamespace, ModuleServerURL: s.source}
+	meshOf := s.rendersFor()
 	if s.live == nil {
-		rendered, err := render.StagingEnvoyFilter(meshOf, s.owner(), *s.next, s.target())
+		rendered, err := render.StagingEnvoyFilter(meshOf, s.owner(), *s.next, s.target(), "")
 		s.Expect(err).NotTo(HaveOccurred())
 		return rendered, 0
 	}
 	rendered, err := render.EnvoyFilter(meshOf, s.owner(), *s.live, s.target(), "")
 	s.Expect(err).NotTo(HaveOccurred())
 	place = len(rendered.ConfigPatches)
-	s.Expect(render.AddStagingSlot(rendered, meshOf, s.owner(), *s.live, s.target(), s.next)).To(Succeed())
+	s.Expect(render.AddStagingSlot(rendered, meshOf, s.owner(), *s.live, s.target(), s.next, "")).To(Succeed())
 	return rendered, place
 }
 
@@ -128,6 +138,7 @@ func staging(s *spec) {
 	both.stage(filters.Trap, "staged")
 	s.Expect(load.stop()).To(HaveEach(ok("live")))
 
+	both.runsInSinglePods()
 	both.costsNothingRefused()
 	both.costsNothingUnfetched()
 
@@ -151,11 +162,31 @@ func (s *slots) triesTheFirst() {
 	s.untilRefused(refused, before)
 	s.Expect(s.verdict(refused).Proven()).To(BeFalse())
 	s.stage(filters.Hello, "live")
-	s.Expect(load.stop()).To(HaveEach(ok("")))
+	unfiltered := answer{Status: http.StatusOK}
+	s.Expect(load.stop()).To(HaveEach(unfiltered))
 	load = s.startLoad()
 	s.goLive()
 	s.eventuallyAnswers(ok("live"))
-	s.Expect(load.stop()).To(HaveEach(BeElementOf(ok(""), ok("live"))))
+	s.Expect(load.stop()).To(HaveEach(BeElementOf(unfiltered, ok("live"))))
+}
+
+// runsInSinglePods has the pod run what is staged, and another one not.
+func (s *slots) runsInSinglePods() {
+	s.t.Helper()
+	load := s.startLoad()
+	s.stage(filters.Trap, "canary")
+	s.canaries = []string{"another-pod"}
+	s.write()
+	s.lookAgain()
+	s.Expect(s.ask()).To(Equal(ok("live")))
+	s.canaries = []string{s.app.Pod}
+	s.write()
+	s.eventuallyVerdict(render.CanaryPluginName(s.owner(), s.target(), s.next.Revision()), loaded)
+	s.eventuallyAnswers(ok("canary"))
+	s.canaries = nil
+	s.write()
+	s.eventuallyAnswers(ok("live"))
+	s.Expect(load.stop()).To(HaveEach(BeElementOf(ok("live"), ok("canary"))))
 }
 
 // costsNothingRefused stages a configuration that the module refuses.
