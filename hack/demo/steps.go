@@ -69,7 +69,7 @@ func (d *demo) steps() []step {
 		{"Change its configuration",
 			"Expect `hello: goodbye` from all of them, usually within 15 s.", d.apply("goodbye")},
 		{"Give it a configuration that the filter refuses",
-			"Expect READY False with the reason RolledBack after about 30 s: one workload tried it, beside the filter that serves, and no request fails. A pod that starts then answers `hello: goodbye`.", d.refuse},
+			"Expect READY False with the reason RolledBack after about 40 s: one workload tried it, beside the filter that serves, and no request fails. A pod that starts then answers `hello: goodbye`.", d.refuse},
 		{"Fix the configuration",
 			"Expect `hello: fixed` and READY True, usually within 15 s.", d.apply("fixed")},
 		{"Update it to the filter that crashes on some requests",
@@ -114,6 +114,7 @@ func (d *demo) startMesh(ctx context.Context) (err error) {
 }
 
 func (d *demo) startWorkload(ctx context.Context, workload mesh.Workload) (running *mesh.Running, err error) {
+	workload.AgentMetrics = true // pilot-agent tells what became of a module
 	err = d.waitFor("the sidecar of "+workload.Name, 0, func() (err error) {
 		running, err = d.mesh.StartWorkload(ctx, workload)
 		return err
@@ -414,7 +415,7 @@ func (d *demo) awaitReady(ctx context.Context, namespace string) error {
 // operator's message.
 func (d *demo) showFailure(ctx context.Context, namespace, filterDeployment, reason string) error {
 	const ready = `.status.conditions[?(@.type=="Ready")]`
-	err := d.waitFor(fmt.Sprintf("READY False with the reason %s", reason), 30*time.Second, func() error {
+	err := d.waitFor(fmt.Sprintf("READY False with the reason %s", reason), 40*time.Second, func() error {
 		_, err := d.mesh.Kubectl(ctx, "wait", "--namespace="+namespace, fmt.Sprintf("--timeout=%s", notice),
 			fmt.Sprintf("--for=jsonpath={%s.reason}=%s", ready, reason), "filterdeployment/"+filterDeployment)
 		return err

@@ -29,8 +29,8 @@ import (
 //	Held         a step was bad, and everything stays as it is
 //	RolledBack   a step was bad, and the last good revision is in force
 //
-// The last good revision (From) is the one of the last rollout that was complete. A
-// workload that is new gets that one first. It needs pods to prove a revision, so
+// The last good revision (From) is the one of the last rollout that was complete, or that all
+// pods ran when the next one came. A workload that is new gets that one first. It needs pods to prove a revision, so
 // workloads without pods follow after the first step.
 //
 // An EnvoyFilter has a second place for a filter, its staging slot. In it, the proxies of a
@@ -109,7 +109,7 @@ func (s *State) rollout() *wasmev1.RolloutStatus {
 // begin returns a rollout that begins after another one.
 func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	from := after.From
-	if after.Phase == wasmev1.RolloutComplete {
+	if after.Phase == wasmev1.RolloutComplete || s.runsEverywhere(after) {
 		from = after.To
 	}
 	if s.kept(from) == nil {
@@ -117,10 +117,21 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	}
 	begun := &wasmev1.RolloutStatus{Phase: wasmev1.RolloutProgressing, From: from, To: s.Asked.Hash, Step: new(int32(0)), Retried: after.Retried}
 	begun.Since = new(metav1.NewTime(s.Now))
-	loaded := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionLoaded)
-	begun.Verified = after.Verified && after.Phase != wasmev1.RolloutComplete ||
-		loaded != nil && loaded.Status == metav1.ConditionTrue && loaded.Reason == wasmev1.ReasonLoaded
+	begun.Verified = after.Verified && after.Phase != wasmev1.RolloutComplete || s.wasLoaded()
 	return begun
+}
+
+// wasLoaded reports whether pods proved what they were to run before.
+func (s *State) wasLoaded() bool {
+	loaded := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionLoaded)
+	return loaded != nil && loaded.Status == metav1.ConditionTrue && loaded.Reason == wasmev1.ReasonLoaded
+}
+
+// runsEverywhere reports whether all that is left of a rollout is to watch it: Ready is True,
+// and what its pods run must not be taken back with the next revision.
+func (s *State) runsEverywhere(r *wasmev1.RolloutStatus) bool {
+	held := s.Outputs.Revisions()
+	return r.Phase == wasmev1.RolloutBaking && s.wasLoaded() && held.Len() == 1 && held.Has(r.To)
 }
 
 // retries reports whether the user wants a revision that failed to be tried again.
@@ -150,10 +161,10 @@ func (s *State) heldBefore() string {
 	return ""
 }
 
-// base returns the last good revision while a rollout is not complete; nil otherwise, and
-// when there is none.
+// base returns the last good revision while a rollout does not run everywhere; nil otherwise,
+// and when there is none.
 func (s *State) base() *revision.Revision {
-	if rollout := s.Status.Rollout; s.staged() && rollout != nil && rollout.Phase != wasmev1.RolloutComplete {
+	if rollout := s.Status.Rollout; s.staged() && rollout != nil && rollout.Phase != wasmev1.RolloutComplete && !s.runsEverywhere(rollout) {
 		return s.kept(rollout.From)
 	}
 	return nil

@@ -320,6 +320,27 @@ func TestStagedRollouts(t *testing.T) {
 			s.asks("cc", small, "world")
 			s.happens("a third one begins at the first step, from the first one")
 		},
+		"staged once more while the last step is watched": func(s *story) {
+			s.complete()
+			s.state.Targets = s.state.Targets[1:2]
+			s.later(LoadTimeout)
+			s.happens("one workload is left")
+			second := s.asks("bb", small, "world")
+			s.happens("it tries another module")
+			s.goesLive("b", 1)
+			s.happens("its pod runs it, and is watched")
+			s.state.Asked = nil
+			s.happens("the spec is not resolved yet")
+			s.asks("cc", small, "world")
+			s.happens("a third one begins, from the second one")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("it is refused")
+			s.happens("the second one stays")
+			if r := s.state.Status.Rollout; r.From != second.Hash {
+				s.Errorf("from %s", r.From)
+			}
+		},
 		"staged and taken back by the user": func(s *story) {
 			first := s.complete()
 			s.asks("bb", small, "world")
