@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
@@ -119,6 +120,9 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		w.clock.Step(bakeTime)
 		reaches(ctx, wasmev1.RolloutComplete)
 		Expect(*fd.Status.Rollout.Step).To(BeEquivalentTo(2))
+		w.catchUp(ctx, w.namespace)
+		metrics := filterdeployment.NewStatusCollector(w.Client, w.Outputs, isElected())
+		Expect(series(metrics, w.namespace)).To(HaveKeyWithValue("filterdeployment_rollout_phase f Complete", 1.0))
 	})
 
 	It("is rolled back when the first workload refuses it, and does not come back by itself", func(ctx context.Context) {

@@ -48,7 +48,7 @@ const (
 
 func init() {
 	metrics.Registry.MustRegister(writesTotal, rollbacksTotal)
-	for _, reason := range rollout.BadReasons {
+	for _, reason := range append(rollout.BadReasons, wasmev1.ReasonUnreachable) {
 		rollbacksTotal.WithLabelValues(reason)
 	}
 	results := []string{resultSuccess, resultOutdated, wasmev1.ReasonConflict, wasmev1.ReasonOutputRefused, wasmev1.ReasonWriteFailed}
@@ -75,11 +75,12 @@ func countWrite(kind wasmev1.Output, operation string, err error) error {
 }
 
 // changeOf tells a repair from an update: the output held the same revision and
-// asked for the same fetch, so that something else must have changed it, or it is
-// rendered in another way: the labels of the workload's pods changed, or the
-// operator is a newer one.
+// asked for the same fetch, so that something else must have changed it, or the labels
+// of the workload's pods changed.
 func changeOf(cached istio.Output, notes map[string]string) string {
-	for _, key := range []string{revision.HashAnnotation, rollout.FetchAnnotation, rollout.StagedAnnotation} {
+	for _, key := range []string{
+		revision.HashAnnotation, rollout.FetchAnnotation, rollout.StagedAnnotation, rollout.CanaryAnnotation, rollout.RenderingAnnotation,
+	} {
 		if cached.GetAnnotations()[key] != notes[key] {
 			return opUpdate
 		}
@@ -91,6 +92,7 @@ var (
 	statusLabels  = []string{"namespace", "name"}
 	fdReady       = prometheus.NewDesc("wasme_filterdeployment_ready", "1 for the status that Ready has (True, False or Unknown), 0 for the two others.", append(statusLabels, "status"), nil)
 	fdSuspended   = prometheus.NewDesc("wasme_filterdeployment_suspended", "1 when spec.suspend is set, else 0; the others stay as they were then.", statusLabels, nil)
+	fdRollout     = prometheus.NewDesc("wasme_filterdeployment_rollout_phase", "1 for the phase of status.rollout; there is none without a staged rollout.", append(statusLabels, "phase"), nil)
 	fdWorkloads   = prometheus.NewDesc("wasme_filterdeployment_workloads", "Workloads that are selected.", statusLabels, nil)
 	fdProgrammed  = prometheus.NewDesc("wasme_filterdeployment_workloads_programmed", "Workloads whose output is as the spec asks.", statusLabels, nil)
 	fdPods        = prometheus.NewDesc("wasme_filterdeployment_pods", "Pods that are to run the filter: Ready, with a sidecar; 0 when they are not asked.", statusLabels, nil)
@@ -119,7 +121,7 @@ func NewStatusCollector(reader client.Reader, outputs outputkinds.Kinds, elected
 
 // Describe implements prometheus.Collector.
 func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded, outputBytes} {
+	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdRollout, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded, outputBytes} {
 		ch <- desc
 	}
 }
@@ -175,6 +177,9 @@ func collectStatus(ch chan<- prometheus.Metric, fd *wasmev1.FilterDeployment) {
 		gauge(fdReady, oneIf(ready == status), string(status))
 	}
 	gauge(fdSuspended, oneIf(fd.Spec.Suspend))
+	if rollout := fd.Status.Rollout; rollout != nil {
+		gauge(fdRollout, 1, string(rollout.Phase))
+	}
 	summary := fd.Status.Summary
 	if summary == nil {
 		return

@@ -19,6 +19,8 @@ func TestChangeOfAnOutputIs(t *testing.T) {
 		{"an update of another revision", map[string]string{revision.HashAnnotation: "q"}, opUpdate},
 		{"an update of another revision that asked for the same fetch", map[string]string{revision.HashAnnotation: "q", rollout.FetchAnnotation: "r 1 1970-01-01T00:00:00Z"}, opUpdate},
 		{"an update when it is renewed", map[string]string{revision.HashAnnotation: "r"}, opUpdate},
+		{"an update when it is rendered anew", map[string]string{revision.HashAnnotation: "r", rollout.FetchAnnotation: "r 1 1970-01-01T00:00:00Z", rollout.RenderingAnnotation: "v 1970-01-01T00:00:00Z"}, opUpdate},
+		{"an update of canaries", map[string]string{revision.HashAnnotation: "r", rollout.FetchAnnotation: "r 1 1970-01-01T00:00:00Z", rollout.CanaryAnnotation: "q 1970-01-01T00:00:00Z a"}, opUpdate},
 		{"else a repair", map[string]string{revision.HashAnnotation: "r", rollout.FetchAnnotation: "r 1 1970-01-01T00:00:00Z"}, opRepair},
 	} {
 		t.Run(row.name, func(t *testing.T) {
