@@ -69,6 +69,7 @@ func filled(namespace, name string) wasmev1.FilterDeployment {
 		Status: wasmev1.FilterDeploymentStatus{
 			Conditions: []metav1.Condition{{Type: wasmev1.ConditionReady, Status: metav1.ConditionTrue}},
 			Summary:    &wasmev1.WorkloadSummary{Workloads: new(int64(3)), Programmed: new(int64(2)), Pods: new(int64(6)), PodsLoaded: new(int64(5))},
+			Rollout:    &wasmev1.RolloutStatus{Phase: wasmev1.RolloutComplete},
 		},
 	}
 }

@@ -314,7 +314,7 @@ func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, 
 	}
 	r.noteRefusals(state, &plan, refused)
 	if state.Blocked.Reason == "" {
-		err := errors.Join(r.pruneOutputs(ctx, state.Owner, &plan, existing), r.pruneRevisions(ctx, state.History, existing))
+		err := errors.Join(r.pruneOutputs(ctx, state.Owner, &plan, existing), r.pruneRevisions(ctx, state.History, &plan, existing))
 		if apierrors.IsConflict(err) {
 			return plan, err
 		}

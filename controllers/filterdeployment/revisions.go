@@ -13,6 +13,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 // Revisions are watched: every replica holds the modules that they name.
@@ -115,8 +116,8 @@ func (r *Reconciler) complete(ctx context.Context, known *revision.Revision) err
 
 // pruneRevisions deletes the revisions that are not needed any more, as far as
 // the cache knows.
-func (r *Reconciler) pruneRevisions(ctx context.Context, history []revision.Revision, existing outputs) error {
-	for _, known := range revision.Obsolete(history, existing.describe().Revisions()) {
+func (r *Reconciler) pruneRevisions(ctx context.Context, history []revision.Revision, plan *rollout.Plan, existing outputs) error {
+	for _, known := range revision.Obsolete(history, plan.Needed(existing.describe())) {
 		precondition := client.Preconditions{UID: &known.Object.UID, ResourceVersion: &known.Object.ResourceVersion}
 		if err := r.Client.Delete(ctx, known.Object, precondition); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("deleting ControllerRevision %s: %w", known.Object.Name, err)

@@ -38,14 +38,14 @@ func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployme
 	}
 	targets := make([]rollout.Target, len(selected))
 	for i, target := range selected {
-		pods, err := r.listPods(ctx, target)
+		pods, unready, err := r.listPods(ctx, target)
 		if err != nil {
 			return nil, verdict, err
 		}
 		if target.IsReference() {
 			target.Proxies.Istio = workload.OldestIstio(pods)
 		}
-		targets[i] = rollout.Target{Target: target, Pods: describePods(pods)}
+		targets[i] = rollout.Target{Target: target, Pods: describePods(pods), Unready: unready}
 	}
 	r.recall(client.ObjectKeyFromObject(fd), targets)
 	if oldest := oldestIstio(targets); oldest != nil && verdict.Status == metav1.ConditionTrue {
@@ -103,27 +103,31 @@ func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, name
 	return workloads, err
 }
 
-// listPods returns the Ready pods of a target, in the order of their names.
-func (r *Reconciler) listPods(ctx context.Context, of workload.Target) ([]*corev1.Pod, error) {
+// listPods returns the Ready pods of a target, in the order of their names, and the names of
+// the others that are neither finished nor being deleted.
+func (r *Reconciler) listPods(ctx context.Context, of workload.Target) (ready []*corev1.Pod, unready []string, err error) {
 	if of.IsReference() {
 		gateway, known := of.Proxies.Key()
 		if !known {
-			return nil, nil
+			return nil, nil, nil
 		}
 		of = gateway
 	}
 	all, err := r.podsOf(ctx, of.Namespace, ownerKey(of))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var pods []*corev1.Pod
 	for i := range all {
-		if workload.IsReady(&all[i]) {
-			pods = append(pods, &all[i])
+		switch pod := &all[i]; {
+		case workload.IsReady(pod):
+			ready = append(ready, pod)
+		case pod.DeletionTimestamp == nil && !workload.IsFinished(pod):
+			unready = append(unready, pod.Name)
 		}
 	}
-	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	return pods, nil
+	slices.SortFunc(ready, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	slices.Sort(unready)
+	return ready, unready, nil
 }
 
 // describePods returns what pods say of themselves.

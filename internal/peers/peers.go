@@ -271,6 +271,9 @@ func (p *Peers) missing(ctx context.Context, sha256 string) error {
 	}
 	for _, server := range servers {
 		status, err := p.head(ctx, server, sha256)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			continue // not ready
 		}

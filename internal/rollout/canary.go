@@ -61,7 +61,8 @@ func (p *Plan) takesCanaries(s *State, w *Workload) bool {
 // others, which run what they are to run.
 func (p *Plan) canaries(s *State, w *Workload) Canary {
 	has := s.Outputs[w.Output].Canary
-	if has.Revision == p.InForce.Hash && slices.ContainsFunc(w.pods, func(pod Pod) bool { return has.runs(pod.Name) }) {
+	left := slices.ContainsFunc(w.pods, func(pod Pod) bool { return has.runs(pod.Name) }) || slices.ContainsFunc(w.unready, has.runs)
+	if has.Revision == p.InForce.Hash && left {
 		return has
 	}
 	chosen := Canary{Revision: p.InForce.Hash, Since: s.Now}
@@ -91,10 +92,16 @@ func (p *Plan) judgeCanaries(s *State) judgement {
 		}
 		plugin := render.CanaryPluginName(w.owner, w.Target, p.InForce.Hash)
 		proofs := filtered(w.proofsOf(plugin, s.Now.Sub(canary.Since), s.Now), func(proof Proof) bool { return canary.runs(proof.name) })
+		if len(proofs) == 0 {
+			p.judgeUnready(s.Now.Sub(canary.Since), w, canary.Pods, "in single pods", &found)
+			continue
+		}
 		found.pods += len(proofs)
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		switch {
 		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered):
+			found.loading = true
+		case p.blind(v, proofs):
 			found.loading = true
 		case found.bad.Reason == "" && (slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s, in the pods that ran it first (%s): %s", w.Key(), strings.Join(canary.Pods, ", "), v.Message)

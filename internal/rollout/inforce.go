@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"slices"
+	"strings"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/revision"
@@ -30,10 +31,24 @@ func (s *State) NeedsDistribution() bool {
 	if s.Asked == nil {
 		return false
 	}
+	if s.rendersElsewhere() {
+		return true
+	}
 	held := s.held()
 	return !held(s.Asked.Hash) && !slices.ContainsFunc(s.History, func(known revision.Revision) bool {
 		return known.Module.SHA256 == s.Asked.Module.SHA256 && held(known.Hash)
 	})
+}
+
+// rendersElsewhere reports whether outputs are to be rendered anew: they may name another URL.
+func (s *State) rendersElsewhere() bool {
+	for _, output := range s.Outputs {
+		fingerprint, _, _ := strings.Cut(output.Rendering.Fingerprint, "+")
+		if s.staged() && fingerprint != "" && fingerprint != s.Rendering {
+			return true
+		}
+	}
+	return false
 }
 
 // held returns whether a revision was in force before, by its hash.

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
@@ -90,8 +91,10 @@ type State struct {
 // Target is a workload that is selected, with its Ready pods.
 type Target struct {
 	workload.Target
-	// Pods are the Ready pods, in the order of their names.
-	Pods []Pod
+	// Pods are the Ready pods, in the order of their names, and Unready the names of the
+	// others that are not about to go.
+	Pods    []Pod
+	Unready []string
 	// Attempt is what came of writing its output; nil before.
 	Attempt *Attempt
 }
@@ -189,9 +192,14 @@ type Workload struct {
 	// trying says that it has the revision in force in its staging slot since an earlier
 	// pass, and live that this plan has it run that.
 	trying, live bool
+	// moves says that another output of it holds the last good revision, and stays until this
+	// one holds the revision in force.
+	moves bool
 	// sendsAgain says that istiod is to send what is staged again.
 	sendsAgain bool
 	pods       []Pod
+	// unready are the names of its pods that are not Ready.
+	unready []string
 	// rendering is how its output is to be rendered, outdated says that it is not rendered
 	// so, and keeps that it stays as it is for now.
 	rendering       Rendering
@@ -249,9 +257,13 @@ func Decide(s State) Plan {
 	p.back = p.InForce != nil && p.InForce == s.base()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {
+		before := p.Rollout.DeepCopy()
 		p.step(&s)
 		p.spreadRendering(&s)
 		room := p.admit(&s)
+		if p.spreads() && !p.begins() {
+			p.Rollout = before // the step has not begun
+		}
 		p.proveAll(&s)
 		p.renew(&s, &room)
 		p.Load = Load{Pods: room.taken, Bytes: int64(room.taken) * moduleBytes(p.InForce.Module)}
@@ -276,7 +288,7 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 	}
 	workloads := make([]Workload, len(s.Targets))
 	for i, target := range s.Targets {
-		w := Workload{Target: target.Target, owner: s.Owner, inForce: inForce, pods: target.Pods}
+		w := Workload{Target: target.Target, owner: s.Owner, inForce: inForce, pods: target.Pods, unready: target.Unready}
 		if inForce != nil {
 			w.Output = s.Outputs.keyFor(s.Owner, inForce, w.Target)
 			output := s.Outputs[w.Output]
@@ -448,7 +460,7 @@ func (p *Plan) renew(s *State, r *room) {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		pods := stuck(w.Proofs, w.Fetch.renewedFor(p.InForce.Hash))
-		if w.Renewed || w.Phase == Failed || w.behind || len(pods) == 0 {
+		if w.Renewed || w.Phase == Failed || w.behind || w.keeps || p.Rejecting || len(pods) == 0 {
 			continue
 		}
 		if left := w.Fetch.renewalDue(p.InForce.Hash, s.Now); left > 0 {
@@ -456,15 +468,29 @@ func (p *Plan) renew(s *State, r *room) {
 			continue
 		}
 		p.Again = soonest(p.Again, minRenewal)
-		if p.waiting() == 0 && r.take(len(pods)) { // new modules come first
+		if !p.spreads() && r.take(len(pods)) { // new modules come first
 			w.Fetch, w.Renewed = w.Fetch.renewed(p.InForce.Hash, s.Now), true
 		}
 	}
 }
 
+// begins reports whether workloads are to hold or try another revision than before.
+func (p *Plan) begins() bool {
+	return slices.ContainsFunc(p.Workloads, func(w Workload) bool {
+		return (w.Phase == Due || w.Phase == Programmed) && (w.staged != nil || w.inForce == p.InForce && w.Holds != p.InForce)
+	})
+}
+
 // awaitsTurn reports whether a workload waits for pods of other FilterDeployments.
 func (p *Plan) awaitsTurn() bool {
 	return slices.ContainsFunc(p.Workloads, func(w Workload) bool { return w.Phase == AwaitingTurn })
+}
+
+// spreads reports whether a workload waits for pods that load.
+func (p *Plan) spreads() bool {
+	return slices.ContainsFunc(p.Workloads, func(w Workload) bool {
+		return w.Waits() && !w.keeps && w.Phase != AwaitingStep
+	})
 }
 
 // waiting returns the number of workloads whose output has to wait.
@@ -494,11 +520,21 @@ func (p *Plan) Due(s State) []int {
 	return due
 }
 
+// Needed returns the hashes of the revisions that outputs hold, and those of the rollout: the
+// last good one must be there when it has to come back.
+func (p *Plan) Needed(existing Outputs) sets.Set[string] {
+	needed := existing.Revisions()
+	if p.Rollout != nil {
+		needed.Insert(p.Rollout.From, p.Rollout.To)
+	}
+	return needed
+}
+
 // Obsolete returns the outputs that no workload needs any more, those of another
 // kind included. A workload whose new output is not written keeps its old one, and
 // one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
-	if p.Standing == RolledBack && p.InForce == nil {
+	if p.Standing == RolledBack && p.InForce == nil && p.Rollout.From == "" {
 		return sorted(existing.with(p.Rollout.To))
 	}
 	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
@@ -508,7 +544,7 @@ func (p *Plan) Obsolete(existing Outputs) []OutputKey {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		wanted[w.Output] = true
-		if w.Phase != Programmed {
+		if w.Phase != Programmed || w.serving() == "" {
 			keepsOld[workloadNote(w.Target)] = true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
 )
 
 // Another version of the operator, or other flags, may render the same revision to another
@@ -85,6 +86,8 @@ func (p *Plan) spreadRendering(s *State) {
 type renderingStep struct {
 	// outputs and pods are their numbers.
 	outputs, pods int
+	// failed is how many could not be written.
+	failed int
 	// waits says that it is too soon to tell what becomes of them.
 	waits bool
 	bad   condition.Verdict
@@ -94,6 +97,8 @@ func (p *Plan) renderedAnew(s *State) renderingStep {
 	var step renderingStep
 	for i := range p.Workloads {
 		switch w := &p.Workloads[i]; {
+		case w.Phase == Failed:
+			step.failed++
 		case w.Phase == Programmed && w.outdated: // just now
 			step.outputs, step.waits = step.outputs+1, true
 		case !w.outdated && w.Holds == p.InForce:
@@ -127,9 +132,14 @@ func (p *Plan) renderable(s *State, outdated []*Workload, done renderingStep) in
 	unanswered := slices.ContainsFunc(outdated, func(w *Workload) bool {
 		return slices.ContainsFunc(p.appendProofs(nil, w, s), Proof.unanswered)
 	})
+	silent := slices.ContainsFunc(outdated, func(w *Workload) bool {
+		return slices.ContainsFunc(w.pods, func(pod Pod) bool { return pod.Seen.Verdict.State == dataplane.StateUnreachable })
+	})
 	switch {
-	case unanswered, done.waits, done.bad.Reason != "":
+	case unanswered, done.waits, done.bad.Reason != "", done.failed >= maxFailures, p.Standing == Distributing:
 		return 0
+	case telling == 0 && silent && s.wasLoaded():
+		return 0 // nobody answers yet, or for a moment
 	case telling == 0:
 		return len(outdated)
 	case done.outputs == 0:

@@ -41,6 +41,10 @@ import (
 // defaultBakeTime is how long a step is watched unless the spec says otherwise.
 const defaultBakeTime = 10 * time.Second
 
+// maxFailures is how many workloads that cannot be written are enough to try no other one in
+// the first step.
+const maxFailures = 3
+
 // rejectDelay is the time from the pass that ends a rollout, and writes the status only, to
 // the next one. Something else may keep the status from being written.
 const rejectDelay = 200 * time.Millisecond
@@ -112,7 +116,7 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	if after.Phase == wasmev1.RolloutComplete || s.runsEverywhere(after) {
 		from = after.To
 	}
-	if s.kept(from) == nil {
+	if s.kept(from) == nil && (after.From != "" || after.Phase == wasmev1.RolloutComplete) {
 		from = s.heldBefore()
 	}
 	begun := &wasmev1.RolloutStatus{Phase: wasmev1.RolloutProgressing, From: from, To: s.Asked.Hash, Step: new(int32(0)), Retried: after.Retried}
@@ -193,10 +197,10 @@ func (p *Plan) step(s *State) {
 	}
 	if r.Phase == wasmev1.RolloutHeld {
 		p.emptySlots(s)
-		p.await(0)
+		p.await(s, 0)
 		return
 	}
-	p.await(p.advance(s))
+	p.await(s, p.advance(s))
 	p.stage(s)
 }
 
@@ -230,6 +234,8 @@ func (p *Plan) advance(s *State) (admitted int) {
 		p.setPhase(s, wasmev1.RolloutComplete)
 	case pending.workloads+pending.empty > 0 && s.Strategy.Paused:
 		p.setPhase(s, wasmev1.RolloutPaused)
+	case judged.pods == 0 && pending.failed >= maxFailures:
+		p.setPhase(s, wasmev1.RolloutProgressing)
 	case judged.pods == 0 && pending.workloads+pending.written > 0:
 		p.setPhase(s, wasmev1.RolloutProgressing)
 		r.Step, admitted = new(int32(1)), max(0, 1-pending.written)
@@ -254,7 +260,7 @@ func (p *Plan) stageable(s *State, w *Workload) bool {
 
 // isStaged reports whether the output has the revision in force in its staging slot.
 func (p *Plan) isStaged(s *State, w *Workload) bool {
-	return p.stageable(s, w) && s.Outputs[w.Output].Staged.Revision == p.InForce.Hash
+	return s.Outputs[w.Output].Staged.Revision == p.InForce.Hash && p.stageable(s, w)
 }
 
 // goLive has the workloads that tried the revision run it: their agents have the module.
@@ -294,7 +300,8 @@ func (p *Plan) stage(s *State) {
 // it gets.
 func (p *Plan) emptySlots(s *State) {
 	for i := range p.Workloads {
-		if w := &p.Workloads[i]; p.isStaged(s, w) && w.Holds != nil {
+		w := &p.Workloads[i]
+		if s.Outputs[w.Output].Staged.Revision == p.InForce.Hash && w.Holds != nil && w.Holds != p.InForce {
 			w.behind, w.inForce = true, w.Holds
 		}
 	}
@@ -331,6 +338,9 @@ func (p *Plan) startFrom(s *State, from *revision.Revision) {
 		if w.Holds != nil {
 			continue
 		}
+		if w.moves = s.Outputs[s.Outputs.keyFor(s.Owner, from, w.Target)].Revision == from.Hash; w.moves {
+			continue
+		}
 		w.behind, w.inForce = true, from
 		if w.Phase == Due {
 			w.Output = s.Outputs.keyFor(s.Owner, from, w.Target)
@@ -361,11 +371,12 @@ func (p *Plan) reject(s *State, bad condition.Verdict) {
 // prove that they run the last good revision come first, then those with few pods, and last
 // those without any. A first revision is better in a workload without pods before its first
 // pod starts.
-func (p *Plan) await(admitted int) {
+func (p *Plan) await(s *State, admitted int) {
 	var due []*Workload
+	held := p.Rollout.Phase == wasmev1.RolloutHeld
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		first := w.Holds == nil && w.sidecars() == 0
+		first := w.Holds == nil && w.sidecars() == 0 && !held && !w.moves && !p.broke(s, w)
 		if w.Phase == Due && !w.behind && !w.live && !w.trying && !first && w.Holds != p.InForce {
 			due = append(due, w)
 		}
@@ -417,6 +428,8 @@ func (p *Plan) judge(s *State) judgement {
 		switch {
 		case slices.ContainsFunc(proofs, Proof.unanswered), v.Reason == wasmev1.ReasonLoading:
 			found.loading = true
+		case p.blind(v, proofs):
+			found.loading = true
 		case found.bad.Reason == "" && (p.isBad(v) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
 		}
@@ -430,6 +443,10 @@ func (p *Plan) judgeStaged(s *State) judgement {
 	var found judgement
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
+		if p.broke(s, w) {
+			p.judgeUnready(s.Now.Sub(s.Outputs[w.Output].Staged.At), w, w.unready, w.besides(), &found)
+			continue
+		}
 		if !p.isStaged(s, w) {
 			continue
 		}
@@ -437,14 +454,14 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		found.pods += w.sidecars()
 		plugin := render.StagedPluginName(w.owner, w.Target, p.InForce.Hash)
 		staged := s.Outputs[w.Output].Staged
-		waited := s.Now.Sub(staged.At) + time.Duration(staged.Renewals)*LoadTimeout
+		waited := s.Now.Sub(staged.At) + time.Duration(min(staged.Renewals, 1))*LoadTimeout
 		proofs := w.proofsOf(plugin, waited, s.Now)
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
 		switch {
 		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.Holds != nil && w.rank() == 0: // istiod has not sent it
 			found.loading = true
-		case !untried && w.undelivered(s, v, proofs):
+		case !untried && w.undelivered(s, v, proofs), p.blind(v, proofs):
 			found.loading = true
 		case found.bad.Reason == "" && (!untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
 			found.bad = condition.False(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
@@ -457,7 +474,7 @@ func (p *Plan) judgeStaged(s *State) judgement {
 // saying so; zero for never.
 func (f Fetch) patience(now time.Time) time.Duration {
 	if f.Renewals > 0 {
-		return 0
+		return max(f.renewalDue(f.Revision, now), time.Second)
 	}
 	return max(LoadTimeout-now.Sub(f.At), time.Second)
 }
@@ -473,7 +490,8 @@ func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bo
 	if len(answered) == 0 || slices.ContainsFunc(answered, func(p Proof) bool { return p.verdict.Delivered }) {
 		return false
 	}
-	w.sendsAgain = s.Outputs[w.Output].Staged.Renewals == 0
+	staged := s.Outputs[w.Output].Staged
+	w.sendsAgain = staged.renewalDue(staged.Revision, s.Now) == 0
 	return true
 }
 
@@ -481,6 +499,34 @@ func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bo
 // pods answered before: a module that loops as it starts keeps a proxy from answering.
 func (p *Plan) silenced(v condition.Verdict, proofs []Proof) bool {
 	return p.Rollout.Verified && v.Reason == wasmev1.ReasonUnreachable && !slices.ContainsFunc(proofs, Proof.Verified)
+}
+
+// blind reports whether all pods of the FilterDeployment fell silent, of several workloads:
+// the operator cannot reach them, and no step can be judged until it can.
+func (p *Plan) blind(v condition.Verdict, proofs []Proof) bool {
+	if !p.silenced(v, proofs) {
+		return false
+	}
+	with := filtered(p.Workloads, func(w Workload) bool { return w.Holds != nil && w.sidecars() > 0 })
+	return len(with) > 1 && !slices.ContainsFunc(with, func(w Workload) bool { return w.rank() == 0 })
+}
+
+// broke reports whether none of a workload's pods is Ready any more while they try the
+// revision.
+func (p *Plan) broke(s *State, w *Workload) bool {
+	return w.sidecars() == 0 && len(w.unready) > 0 && w.Holds != p.InForce && s.Outputs[w.Output].Staged.Revision == p.InForce.Hash
+}
+
+// judgeUnready gives pods that are not Ready some time.
+func (p *Plan) judgeUnready(waited time.Duration, w *Workload, pods []string, where string, found *judgement) {
+	if waited < LoadTimeout {
+		found.loading = true
+		p.Again = soonest(p.Again, LoadTimeout-waited)
+		return
+	}
+	if found.bad.Reason == "" {
+		found.bad = condition.False(wasmev1.ReasonPodsNotReady, "%s, where it was tried %s: its pods are not Ready any more (%s)", w.Key(), where, condition.Enumerate(pods, ", ", asIs))
+	}
 }
 
 // besides says what serves while the workload's proxies try a revision.

@@ -370,6 +370,80 @@ func TestStagedRollouts(t *testing.T) {
 			s.tries("b", 1, runsNone)
 			s.happens("it answers")
 		},
+		"staged with pods that are not Ready any more": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []string{"b-0"}
+			s.later(time.Second)
+			s.happens("its pod is not Ready, and no other workload gets it")
+			s.later(LoadTimeout)
+			s.happens("it is not Ready for long")
+			s.happens("the last good revision is all that is left")
+		},
+		"staged for the first time with pods that are not Ready any more": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 1)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.state.Targets[0].Pods, s.state.Targets[0].Unready = nil, []string{"a-0"}
+			s.happens("its pod is not Ready, and does not get it live")
+			s.later(LoadTimeout)
+			s.happens("it is not Ready for long")
+			s.happens("all is as before")
+		},
+		"staged with a canary that is not Ready any more": func(s *story) {
+			s.complete()
+			s.state.Strategy.CanaryPods = 1
+			s.state.Targets = s.state.Targets[:1]
+			s.later(LoadTimeout)
+			s.happens("one workload is left")
+			s.asks("bb", small, "world")
+			s.happens("its pods try another module")
+			s.tries("a", 3, runs)
+			s.happens("one is to run it")
+			s.state.Targets[0].Pods, s.state.Targets[0].Unready = s.state.Targets[0].Pods[1:], []string{"a-0"}
+			s.later(time.Second)
+			s.happens("it is not Ready, and no other one is chosen")
+			s.later(LoadTimeout)
+			s.happens("it is not Ready for long")
+		},
+		"staged under another id": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "world", func(c *revision.Content) { c.Filter.ID = "other" })
+			s.happens("one workload tries it in another EnvoyFilter, beside the one that serves")
+			s.tries("b", 1, runs)
+			s.happens("it is to run it")
+			s.see("b", 1, runs)
+			s.happens("it runs it, and the former EnvoyFilter is gone")
+			s.later(defaultBakeTime)
+			s.happens("the others follow")
+		},
+		"staged after a first revision that failed": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, Hold: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 1), target("empty", 0)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.tries("a", 1, runs)
+			s.happens("it is tried")
+			s.see("a", 1, runsAndCrashes)
+			s.happens("and crashes")
+			s.state.Targets = append(s.state.Targets, target("new", 0))
+			s.happens("a new workload does not get it")
+			s.asks("bb", small, "world")
+			s.happens("the next one begins at the first step, and nobody gets the one that crashes")
+		},
+		"staged and all is silent": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.everywhere(silent)
+			s.tries("b", 1, silent)
+			s.later(LoadTimeout)
+			s.happens("no pod answers: the operator cannot reach them")
+			s.see("c", 2, runs)
+			s.happens("another one answers: it is the revision")
+		},
 		"staged and sent again": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
@@ -456,6 +530,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.asks("cc", small, "world")
 			s.happens("and a third one")
 			s.tries("b", 1, silent)
+			s.see("b", 1, silent)
 			s.later(LoadTimeout)
 			s.happens("its pod does not answer any more")
 			s.happens("the slot is emptied")
