@@ -15,6 +15,8 @@ const (
 	// maxRows is how many rows of one filter are remembered, for the plugin that should
 	// run and those that are draining.
 	maxRows = 4
+	// longSilence is how long a pod must not answer before it is more than busy.
+	longSilence = 30 * time.Second
 	// crashMemory is how long a plugin counts as crashing after its last crash. It is
 	// as long as the time between two probes can be.
 	crashMemory = maxPeriod + minPeriod
@@ -27,6 +29,8 @@ type pod struct {
 	// failures is how many probes failed in a row, and failure why the last one did.
 	failures int
 	failure  Failure
+	// silentSince is when the first of them failed.
+	silentSince time.Time
 	// slow says that it needs more time than the quick lane gives.
 	slow bool
 	// running says that a worker is asking it. Otherwise it is in a queue until due.
@@ -113,6 +117,7 @@ func (p *pod) moveTo(place Pod) bool {
 		return false
 	}
 	p.Pod = place
+	p.silentSince = time.Time{}
 	p.failures, p.failure, p.slow, p.viaAgent, p.listeners = 0, "", false, false, listeners{}
 	for _, w := range p.watches {
 		w.looked, w.rows, w.fetch = false, nil, fetches{}
@@ -159,7 +164,9 @@ func (p *pod) watched() bool {
 // see takes over what a worker saw of the pod.
 func (p *pod) see(s sight, now time.Time) {
 	if p.failure = s.failure; s.failure != "" {
-		p.failures++
+		if p.failures++; p.failures == 1 {
+			p.silentSince = now
+		}
 		return
 	}
 	p.failures, p.viaAgent = 0, s.viaAgent
@@ -186,7 +193,7 @@ func (p *pod) judge(now time.Time) sets.Set[types.NamespacedName] {
 func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 	switch {
 	case p.failures >= maxFailures:
-		return Verdict{State: StateUnreachable, Failure: p.failure}
+		return Verdict{State: StateUnreachable, Failure: p.failure, Silent: now.Sub(p.silentSince) >= longSilence}
 	case !w.looked:
 		return Verdict{}
 	case w.unsure():

@@ -271,6 +271,11 @@ func TestAPodIsUnreachableOnlyAfterSeveralFailures(t *testing.T) {
 			f.Errorf("%s after the first failure", took)
 		}
 		f.woken()
+		pass(longSilence + maxRetry + time.Minute)
+		f.becomes(owner("greeting"), target, Verdict{State: StateUnreachable, Failure: FailureStatus, Silent: true})
+		if got := f.woken(); len(got) != 1 {
+			f.Errorf("what is silent for long wakes %v", got)
+		}
 		pass(time.Minute)
 		if got := f.woken(); len(got) > 0 {
 			f.Errorf("what stays unreachable wakes %v", got)

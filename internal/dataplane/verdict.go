@@ -52,6 +52,8 @@ type Verdict struct {
 	Crashing bool
 	// Failure says why a pod is unreachable.
 	Failure Failure
+	// Silent says that a pod that is unreachable has not answered for 30 s.
+	Silent bool
 	// Fetch is set for a target with Explain whose plugin is not loaded.
 	Fetch Fetch
 	// Untried says that the plugin is not loaded, and that pilot-agent has passed no

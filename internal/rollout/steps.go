@@ -498,14 +498,22 @@ func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bo
 // silenced reports whether all pods of a workload fell silent with the revision, although
 // pods answered before: a module that loops as it starts keeps a proxy from answering.
 func (p *Plan) silenced(v condition.Verdict, proofs []Proof) bool {
+	return p.unheard(v, proofs) && !slices.ContainsFunc(proofs, func(p Proof) bool { return p.silent() && !p.verdict.Silent })
+}
+
+// unheard reports whether none of a workload's pods answers, although pods answered before.
+func (p *Plan) unheard(v condition.Verdict, proofs []Proof) bool {
 	return p.Rollout.Verified && v.Reason == wasmev1.ReasonUnreachable && !slices.ContainsFunc(proofs, Proof.Verified)
 }
 
-// blind reports whether all pods of the FilterDeployment fell silent, of several workloads:
-// the operator cannot reach them, and no step can be judged until it can.
+// blind reports whether silent pods tell nothing: some may only be busy, or all pods of the
+// FilterDeployment are silent, of several workloads, and the operator cannot reach them.
 func (p *Plan) blind(v condition.Verdict, proofs []Proof) bool {
-	if !p.silenced(v, proofs) {
+	switch {
+	case !p.unheard(v, proofs):
 		return false
+	case !p.silenced(v, proofs):
+		return true
 	}
 	with := filtered(p.Workloads, func(w Workload) bool { return w.Holds != nil && w.sidecars() > 0 })
 	return len(with) > 1 && !slices.ContainsFunc(with, func(w Workload) bool { return w.rank() == 0 })

@@ -17,7 +17,8 @@ import (
 
 var (
 	runsAndCrashes = dataplane.Verdict{State: dataplane.StateLoaded, Crashing: true}
-	silent         = dataplane.Verdict{State: dataplane.StateUnreachable}
+	busy           = dataplane.Verdict{State: dataplane.StateUnreachable}
+	silent         = dataplane.Verdict{State: dataplane.StateUnreachable, Silent: true}
 )
 
 // everywhere has all pods answer.
@@ -529,9 +530,12 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("another module goes to one workload")
 			s.asks("cc", small, "world")
 			s.happens("and a third one")
+			s.tries("b", 1, busy)
+			s.see("b", 1, busy)
+			s.later(LoadTimeout)
+			s.happens("its pod does not answer for a moment")
 			s.tries("b", 1, silent)
 			s.see("b", 1, silent)
-			s.later(LoadTimeout)
 			s.happens("its pod does not answer any more")
 			s.happens("the slot is emptied")
 		},

@@ -174,7 +174,11 @@ var _ = Describe("A staged rollout goes on", long, func() {
 		restart := func() {
 			GinkgoHelper()
 			Expect(operator.Kill()).To(Succeed())
-			startOperator(ctx)
+			var err error
+			operator, err = theMesh.StartOperator(ctx, mesh.OperatorOptions{ // at the same URL: else outputs are rendered anew
+				ModuleServer: operator.ModuleServerURL[len("http://"):], Args: []string{"--image-poll-interval=2s"},
+			})
+			Expect(err).NotTo(HaveOccurred())
 		}
 		reaches := func(want wasmev1.RolloutPhase) {
 			GinkgoHelper()
