@@ -102,9 +102,6 @@ const (
 	ReasonRolloutPaused = "RolloutPaused"
 	// ReasonRolloutHeld: a step of a staged rollout failed, and everything stays as it is.
 	ReasonRolloutHeld = "RolloutHeld"
-	// ReasonPodsNotReady: the pods that tried a revision first are not Ready any more. It is
-	// a reason of status.rollout.rejected.
-	ReasonPodsNotReady = "PodsNotReady"
 	// ReasonRolledBack: a step of a staged rollout failed, and the last good revision is in force.
 	ReasonRolledBack = "RolledBack"
 	// ReasonNothingResolved: there is no revision to program yet.

@@ -146,6 +146,10 @@ type RolloutStatus struct {
 	Retried string `json:"retried,omitempty"`
 }
 
+// ReasonPodsNotReady is the reason of a RejectedRevision whose pods, when they tried it, were
+// not Ready any more. The other reasons are those of the condition Loaded.
+const ReasonPodsNotReady = "PodsNotReady"
+
 // RejectedRevision is a revision that was rolled back, and is not rolled out again by itself.
 type RejectedRevision struct {
 	// revision identifies it.
@@ -153,7 +157,7 @@ type RejectedRevision struct {
 	// +kubebuilder:validation:MaxLength=64
 	Revision string `json:"revision"`
 
-	// reason is the one that the condition Loaded had.
+	// reason is one of the condition Loaded, or PodsNotReady.
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason"`

@@ -48,7 +48,7 @@ const (
 
 func init() {
 	metrics.Registry.MustRegister(writesTotal, rollbacksTotal)
-	for _, reason := range append(rollout.BadReasons, wasmev1.ReasonUnreachable, wasmev1.ReasonPodsNotReady) {
+	for _, reason := range rollout.RejectedReasons {
 		rollbacksTotal.WithLabelValues(reason)
 	}
 	results := []string{resultSuccess, resultOutdated, wasmev1.ReasonConflict, wasmev1.ReasonOutputRefused, wasmev1.ReasonWriteFailed}

@@ -191,12 +191,17 @@ func (p *Peers) Served(owner types.NamespacedName, sha256 string) (served bool, 
 }
 
 func (p *Peers) await(sha256 string) {
-	var missing, unserved error
+	missing, unserved := errors.New("the replicas have not answered yet"), error(nil)
 	begun, until := time.Now(), time.Time{}
 	err := wait.PollUntilContextTimeout(p.ctx, askInterval, spreadTimeout, true, func(ctx context.Context) (bool, error) {
-		if missing, unserved = p.missing(ctx, sha256), nil; missing == nil {
-			unserved = p.unserved(ctx, sha256)
+		lacking, unreached := p.missing(ctx, sha256), error(nil)
+		if lacking == nil {
+			unreached = p.unserved(ctx, sha256)
 		}
+		if err := ctx.Err(); err != nil {
+			return false, err // what failed because the time is over tells nothing
+		}
+		missing, unserved = lacking, unreached
 		why := errors.Join(missing, unserved)
 		if why != nil && time.Since(begun) >= p.tellAfter {
 			p.tell(sha256, why)
@@ -271,9 +276,6 @@ func (p *Peers) missing(ctx context.Context, sha256 string) error {
 	}
 	for _, server := range servers {
 		status, err := p.head(ctx, server, sha256)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if err != nil {
 			continue // not ready
 		}

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
-	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -60,7 +58,7 @@ func (p *Plan) takesCanaries(s *State, w *Workload) bool {
 // canaries returns those of a workload: the ones that it has, if any of them is left, or
 // others, which run what they are to run.
 func (p *Plan) canaries(s *State, w *Workload) Canary {
-	has := s.Outputs[w.Output].Canary
+	has := w.was.Canary
 	left := slices.ContainsFunc(w.pods, func(pod Pod) bool { return has.runs(pod.Name) }) || slices.ContainsFunc(w.unready, has.runs)
 	if has.Revision == p.InForce.Hash && left {
 		return has
@@ -86,7 +84,7 @@ func (p *Plan) judgeCanaries(s *State) judgement {
 			continue
 		}
 		canary := p.canaries(s, w)
-		if has := s.Outputs[w.Output].Canary; has.Revision != canary.Revision || !has.Since.Equal(canary.Since) {
+		if has := w.was.Canary; has.Revision != canary.Revision || !has.Since.Equal(canary.Since) {
 			found.loading = true
 			continue
 		}
@@ -99,12 +97,10 @@ func (p *Plan) judgeCanaries(s *State) judgement {
 		found.pods += len(proofs)
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		switch {
-		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered):
+		case p.undecided(v, proofs):
 			found.loading = true
-		case p.blind(v, proofs):
-			found.loading = true
-		case found.bad.Reason == "" && (slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
-			found.bad = condition.False(v.Reason, "%s, in the pods that ran it first (%s): %s", w.Key(), strings.Join(canary.Pods, ", "), v.Message)
+		case slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs):
+			found.blame(v.Reason, "%s, in the pods that ran it first (%s): %s", w.Key(), strings.Join(canary.Pods, ", "), v.Message)
 		}
 	}
 	return found

@@ -23,10 +23,11 @@ const (
 	RolledBack
 )
 
-// NeedsDistribution reports whether every replica of the operator has to hold
+// NeedsDistribution reports whether every replica of the operator has to serve
 // the module of Asked before proxies may ask for it. Proxies that have the
-// module already need not wait, nor does what was in force before, which the
-// history may lack: the cache has not seen its revision yet.
+// module already need not wait, unless outputs are to name another URL, nor does
+// what was in force before, which the history may lack: the cache has not seen its
+// revision yet.
 func (s *State) NeedsDistribution() bool {
 	if s.Asked == nil {
 		return false
@@ -42,9 +43,12 @@ func (s *State) NeedsDistribution() bool {
 
 // rendersElsewhere reports whether outputs are to be rendered anew: they may name another URL.
 func (s *State) rendersElsewhere() bool {
+	if !s.staged() {
+		return false
+	}
 	for _, output := range s.Outputs {
 		fingerprint, _, _ := strings.Cut(output.Rendering.Fingerprint, "+")
-		if s.staged() && fingerprint != "" && fingerprint != s.Rendering {
+		if fingerprint != "" && fingerprint != s.Rendering {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -199,10 +200,10 @@ func (w *Workload) Annotations() map[string]string {
 	if w.Fetch != (Fetch{}) {
 		notes[FetchAnnotation] = w.Fetch.Annotation()
 	}
-	if w.slot || w.hadSlot {
+	if w.slot || w.was.Staged != (Fetch{}) {
 		notes[StagedAnnotation] = w.staging()
 	}
-	if w.canary.Revision != "" || w.hadCanary {
+	if w.canary.Revision != "" || w.was.Canary.Revision != "" {
 		notes[CanaryAnnotation] = w.canary.Annotation()
 	}
 	if renewal := w.Fetch.renewal(w.serving()); renewal != "" && w.Output.Kind != wasmev1.OutputEnvoyFilter {
@@ -216,4 +217,54 @@ func (w *Workload) Annotations() map[string]string {
 func (w *Workload) Fallback() (OutputKey, bool) {
 	hashed := hashedKey(w.owner, w.shape(), w.Target)
 	return hashed, hashed != w.Output
+}
+
+// Needed returns the hashes of the revisions that outputs hold, and those of the rollout: the
+// last good one must be there when it has to come back.
+func (p *Plan) Needed(existing Outputs) sets.Set[string] {
+	needed := existing.Revisions()
+	if p.Rollout != nil {
+		needed.Insert(p.Rollout.From, p.Rollout.To)
+	}
+	return needed
+}
+
+// Obsolete returns the outputs that no workload needs any more, those of another
+// kind included. A workload whose new output is not written keeps its old one, and
+// one that was deleted keeps it for its pods.
+func (p *Plan) Obsolete(existing Outputs) []OutputKey {
+	if p.Standing == RolledBack && p.InForce == nil && p.Rollout.From == "" {
+		return sorted(existing.with(p.Rollout.To))
+	}
+	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
+		return nil
+	}
+	wanted, keepsOld := map[OutputKey]bool{}, map[string]bool{}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		wanted[w.Output] = true
+		if w.Phase != Programmed || w.serving() == "" {
+			keepsOld[workloadNote(w.Target)] = true
+		}
+	}
+	for _, deleted := range p.Deleted {
+		keepsOld[deleted.Workload] = true
+	}
+	var obsolete []OutputKey
+	for key, output := range existing {
+		idle := p.held() && output.Revision == "" && output.Staged.Revision == p.InForce.Hash
+		if idle || !wanted[key] && !keepsOld[output.Workload] {
+			obsolete = append(obsolete, key)
+		}
+	}
+	return sorted(obsolete)
+}
+
+// held reports whether the rollout failed, and stays as it is.
+func (p *Plan) held() bool { return p.Rollout != nil && p.Rollout.Phase == wasmev1.RolloutHeld }
+
+// sorted sorts outputs in place.
+func sorted(keys []OutputKey) []OutputKey {
+	slices.SortFunc(keys, func(a, b OutputKey) int { return compare(a.String(), b.String()) })
+	return keys
 }

@@ -12,15 +12,18 @@
 //  3. Which outputs may hold the revision in force now. A new module, a first
 //     apply or another place in the proxy has every running pod of a workload
 //     fetch, and mostly drain its connections, so it spreads over the workloads
-//     in waves: as pods have loaded it, others are asked to (room.go). A new
+//     in waves: as pods have loaded it, others are asked to (room.go), and pods of
+//     other FilterDeployments count, too (budget.go). A new
 //     configuration goes everywhere at once. Fetches race: an older one that
 //     ends later replaces what a newer one brought, so while pods of a workload
 //     fetch, nothing further is asked of them.
 //  4. Which pods prove that they run it, and if not, why (proof.go).
 //  5. Which pods are told to fetch again, because their fetch failed or was
 //     overtaken.
-//  6. Where the rollout is staged, which workloads wait for the step before theirs, and
-//     whether that was so bad that the last good revision comes back (steps.go).
+//  6. Where the rollout is staged, which workloads wait for the step before theirs
+//     (steps.go), which single pods go first (canary.go), and whether that was so bad
+//     that the last good revision comes back (judge.go). What only this version of the
+//     operator renders differently goes in steps, too (rendering.go).
 //  7. What the conditions Programmed and Loaded, and the state of each workload,
 //     say about it (verdicts.go).
 //
@@ -36,99 +39,13 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
-	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
-
-// State is all that a plan depends on.
-type State struct {
-	// Owner is the FilterDeployment, Generation that of its spec, and Status what
-	// its status said before.
-	Owner      types.NamespacedName
-	Generation int64
-	Status     wasmev1.FilterDeploymentStatus
-
-	// Asked is the revision that the spec asks for; nil while it cannot be resolved.
-	Asked *revision.Revision
-	// Distributed says that proxies may ask for the module of Asked (NeedsDistribution).
-	// Undistributed says why not, if that is known.
-	Distributed   bool
-	Undistributed error
-	// History has the revisions that were kept, the newest first.
-	History []revision.Revision
-
-	// Outputs are those that exist.
-	Outputs Outputs
-	// Targets are the workloads that are selected, in the order of their names;
-	// nil when they are not known.
-	Targets []Target
-	// Deleted are the workloads that no longer exist and whose outputs stay, because
-	// pods of theirs may still serve.
-	Deleted []Deleted
-	// Blocked, unless it has no reason, says why no output can be written.
-	Blocked condition.Verdict
-
-	// Strategy is how a new revision reaches the workloads.
-	Strategy Strategy
-	// Rendering is the fingerprint of how outputs are rendered now (render.Mesh).
-	Rendering string
-	// Share is what other FilterDeployments leave to this one.
-	Share Share
-	// Unverified says why pods are not asked what they run; empty when they are.
-	Unverified string
-	// Verification says what follows where pods cannot be asked, or do not answer.
-	Verification wasmev1.Verification
-	// Now is the time of the decision.
-	Now time.Time
-}
-
-// Target is a workload that is selected, with its Ready pods.
-type Target struct {
-	workload.Target
-	// Pods are the Ready pods, in the order of their names, and Unready the names of the
-	// others that are not about to go.
-	Pods    []Pod
-	Unready []string
-	// Attempt is what came of writing its output; nil before.
-	Attempt *Attempt
-}
-
-// Deleted is a workload that was deleted before its pods: with a grace period, or
-// without them (--cascade=orphan).
-type Deleted struct {
-	// Workload is `<kind>/<name>`, and Pods the number of its pods that may still serve.
-	Workload string
-	Pods     int
-}
-
-// Pod is a Ready pod.
-type Pod struct {
-	Name string
-	// ReadySince is when it became Ready.
-	ReadySince time.Time
-	// Sidecar says that it has a proxy, and Address where that is asked.
-	Sidecar bool
-	Address dataplane.Pod
-	// Seen is what is known of what the proxy runs.
-	Seen dataplane.Seen
-}
-
-// Attempt is what came of writing an output.
-type Attempt struct {
-	// Output that was written, or not, and the fetch that it was to ask for.
-	Output OutputKey
-	Fetch  Fetch
-	// Reason is the reason of a failure, for the condition Programmed, and Err the
-	// failure; empty and nil when the output is as planned.
-	Reason string
-	Err    error
-}
 
 // Phase says how far the output of a workload is.
 type Phase int
@@ -147,6 +64,8 @@ const (
 	AwaitingTurn
 	// AwaitingStep: the step before has to be good first.
 	AwaitingStep
+	// AwaitingRendering: the outputs of other workloads are rendered anew first.
+	AwaitingRendering
 	// Programmed: the output holds the revision in force.
 	Programmed
 	// Failed: the output could not be written.
@@ -179,19 +98,17 @@ type Workload struct {
 	// is the one before, or none while the first one is only staged.
 	inForce *revision.Revision
 	behind  bool
-	// slot says that its output has a staging slot, hadSlot that something was in it, and
-	// staged is what is tried there, since stagedFetch.
+	// was is what its output says of itself; the zero value for none.
+	was Output
+	// slot says that its output has a staging slot, and staged is what is tried there, since
+	// stagedFetch.
 	slot        bool
-	hadSlot     bool
 	staged      *revision.Revision
 	stagedFetch Fetch
-	// canary is what single pods are to run of what is staged, and hadCanary says that some
-	// did.
-	canary    Canary
-	hadCanary bool
-	// trying says that it has the revision in force in its staging slot since an earlier
-	// pass, and live that this plan has it run that.
-	trying, live bool
+	// canary is what single pods are to run of what is staged.
+	canary Canary
+	// live says that this plan has it run what it tried.
+	live bool
 	// moves says that another output of it holds the last good revision, and stays until this
 	// one holds the revision in force.
 	moves bool
@@ -200,10 +117,10 @@ type Workload struct {
 	pods       []Pod
 	// unready are the names of its pods that are not Ready.
 	unready []string
-	// rendering is how its output is to be rendered, outdated says that it is not rendered
-	// so, and keeps that it stays as it is for now.
-	rendering       Rendering
-	outdated, keeps bool
+	// rendering is how its output is to be rendered, and outdated says that it is not
+	// rendered so.
+	rendering Rendering
+	outdated  bool
 	// bringsFetch says that the revision in force makes its pods fetch, or drain.
 	bringsFetch bool
 }
@@ -291,10 +208,9 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 		w := Workload{Target: target.Target, owner: s.Owner, inForce: inForce, pods: target.Pods, unready: target.Unready}
 		if inForce != nil {
 			w.Output = s.Outputs.keyFor(s.Owner, inForce, w.Target)
-			output := s.Outputs[w.Output]
-			w.Holds, w.Fetch = known[output.Revision], output.Fetch
+			w.was = s.Outputs[w.Output]
+			w.Holds, w.Fetch = known[w.was.Revision], w.was.Fetch
 			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
-			w.hadSlot, w.hadCanary = output.Staged != (Fetch{}), output.Canary.Revision != ""
 			w.slot = s.staged() && w.Output.Kind == wasmev1.OutputEnvoyFilter
 			w.renders(s)
 		}
@@ -388,18 +304,17 @@ func bringsFetch(from, to *revision.Revision) bool {
 // them to fetch, and the time that is left to them. A fetch from the far future
 // comes from a replica whose clock was wrong.
 func (w *Workload) loading(s *State) (pods int, left time.Duration) {
-	asked := s.Outputs[w.Output].Fetch
+	asked := w.was.Fetch
 	left = asked.At.Add(LoadTimeout).Sub(s.Now)
 	if w.Holds == nil || asked.Revision != w.Holds.Hash || left <= 0 || left > 2*LoadTimeout {
 		return 0, 0
 	}
 	plugin := ""
-	if w.Output.Kind == wasmev1.OutputEnvoyFilter || s.Outputs[w.Output].Generation == 1 {
+	if w.Output.Kind == wasmev1.OutputEnvoyFilter || w.was.Generation == 1 {
 		plugin = w.plugin(w.Holds) // a pod that runs it shows it; else it shows no revision
 	}
-	canary := s.Outputs[w.Output].Canary
 	for _, pod := range w.pods {
-		if pod.Sidecar && !canary.runs(pod.Name) && (plugin == "" || !pod.Seen.On(plugin).Proven()) {
+		if pod.Sidecar && !w.was.Canary.runs(pod.Name) && (plugin == "" || !pod.Seen.On(plugin).Proven()) {
 			pods++
 		}
 	}
@@ -412,7 +327,7 @@ func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 // stagedLoading returns the number of pods that may still fetch what its output has in the
 // staging slot since an earlier pass.
 func (w *Workload) stagedLoading(s *State) int {
-	asked := s.Outputs[w.Output].Staged
+	asked := w.was.Staged
 	if w.staged == nil || asked.Revision != w.staged.Hash || s.Now.Sub(asked.At) >= LoadTimeout || w.Holds != nil && !bringsFetch(w.Holds, w.staged) {
 		return 0
 	}
@@ -435,7 +350,12 @@ func (w *Workload) plugin(expected *revision.Revision) string {
 
 // Waits reports whether the output has to wait before it may hold the revision in force.
 func (w *Workload) Waits() bool {
-	return w.Phase == AwaitingPods || w.Phase == AwaitingRoom || w.Phase == AwaitingTurn || w.Phase == AwaitingStep || w.behind
+	return w.awaitsPods() || w.Phase == AwaitingStep || w.Phase == AwaitingRendering || w.behind
+}
+
+// awaitsPods reports whether it waits for pods that load, its own or others.
+func (w *Workload) awaitsPods() bool {
+	return w.Phase == AwaitingPods || w.Phase == AwaitingRoom || w.Phase == AwaitingTurn
 }
 
 // expected returns the revision that its pods are to run now; nil when it is not known.
@@ -460,7 +380,7 @@ func (p *Plan) renew(s *State, r *room) {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		pods := stuck(w.Proofs, w.Fetch.renewedFor(p.InForce.Hash))
-		if w.Renewed || w.Phase == Failed || w.behind || w.keeps || p.Rejecting || len(pods) == 0 {
+		if w.Renewed || w.Phase == Failed || w.Phase == AwaitingRendering || w.behind || p.Rejecting || len(pods) == 0 {
 			continue
 		}
 		if left := w.Fetch.renewalDue(p.InForce.Hash, s.Now); left > 0 {
@@ -488,9 +408,7 @@ func (p *Plan) awaitsTurn() bool {
 
 // spreads reports whether a workload waits for pods that load.
 func (p *Plan) spreads() bool {
-	return slices.ContainsFunc(p.Workloads, func(w Workload) bool {
-		return w.Waits() && !w.keeps && w.Phase != AwaitingStep
-	})
+	return slices.ContainsFunc(p.Workloads, func(w Workload) bool { return w.awaitsPods() })
 }
 
 // waiting returns the number of workloads whose output has to wait.
@@ -518,54 +436,4 @@ func (p *Plan) Due(s State) []int {
 		}
 	}
 	return due
-}
-
-// Needed returns the hashes of the revisions that outputs hold, and those of the rollout: the
-// last good one must be there when it has to come back.
-func (p *Plan) Needed(existing Outputs) sets.Set[string] {
-	needed := existing.Revisions()
-	if p.Rollout != nil {
-		needed.Insert(p.Rollout.From, p.Rollout.To)
-	}
-	return needed
-}
-
-// Obsolete returns the outputs that no workload needs any more, those of another
-// kind included. A workload whose new output is not written keeps its old one, and
-// one that was deleted keeps it for its pods.
-func (p *Plan) Obsolete(existing Outputs) []OutputKey {
-	if p.Standing == RolledBack && p.InForce == nil && p.Rollout.From == "" {
-		return sorted(existing.with(p.Rollout.To))
-	}
-	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
-		return nil
-	}
-	wanted, keepsOld := map[OutputKey]bool{}, map[string]bool{}
-	for i := range p.Workloads {
-		w := &p.Workloads[i]
-		wanted[w.Output] = true
-		if w.Phase != Programmed || w.serving() == "" {
-			keepsOld[workloadNote(w.Target)] = true
-		}
-	}
-	for _, deleted := range p.Deleted {
-		keepsOld[deleted.Workload] = true
-	}
-	var obsolete []OutputKey
-	for key, output := range existing {
-		idle := p.held() && output.Revision == "" && output.Staged.Revision == p.InForce.Hash
-		if idle || !wanted[key] && !keepsOld[output.Workload] {
-			obsolete = append(obsolete, key)
-		}
-	}
-	return sorted(obsolete)
-}
-
-// held reports whether the rollout failed, and stays as it is.
-func (p *Plan) held() bool { return p.Rollout != nil && p.Rollout.Phase == wasmev1.RolloutHeld }
-
-// sorted sorts outputs in place.
-func sorted(keys []OutputKey) []OutputKey {
-	slices.SortFunc(keys, func(a, b OutputKey) int { return compare(a.String(), b.String()) })
-	return keys
 }

@@ -11,7 +11,7 @@ import (
 
 var phaseNames = map[Phase]string{
 	NoRevision: "NoRevision", Due: "Due", AwaitingPods: "AwaitingPods",
-	AwaitingRoom: "AwaitingRoom", AwaitingTurn: "AwaitingTurn", AwaitingStep: "AwaitingStep", Programmed: "Programmed", Failed: "Failed",
+	AwaitingRoom: "AwaitingRoom", AwaitingTurn: "AwaitingTurn", AwaitingStep: "AwaitingStep", AwaitingRendering: "AwaitingRendering", Programmed: "Programmed", Failed: "Failed",
 }
 
 // String implements fmt.Stringer.

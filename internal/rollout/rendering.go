@@ -49,9 +49,9 @@ func (w *Workload) renders(s *State) {
 	if w.slot {
 		fingerprint += "+slot"
 	}
-	output, exists := s.Outputs[w.Output]
-	w.rendering, w.outdated = output.Rendering, exists && output.Rendering.Fingerprint != fingerprint
+	w.rendering = w.was.Rendering
 	if w.rendering.Fingerprint != fingerprint {
+		_, w.outdated = s.Outputs[w.Output]
 		w.rendering = Rendering{fingerprint, s.Now}
 	}
 }
@@ -74,7 +74,7 @@ func (p *Plan) spreadRendering(s *State) {
 	}
 	done := p.renderedAnew(s)
 	for _, w := range outdated[p.renderable(s, outdated, done):] {
-		w.Phase, w.keeps = AwaitingStep, true
+		w.Phase = AwaitingRendering
 	}
 	p.renderingFailed = done.bad
 	if done.waits && done.bad.Reason == "" {
@@ -156,7 +156,7 @@ func (p *Plan) renderable(s *State, outdated []*Workload, done renderingStep) in
 // renderingVerdict is Programmed while outputs are to be rendered anew; without a reason when
 // none is.
 func (p *Plan) renderingVerdict() condition.Verdict {
-	old := count(p.Workloads, func(w Workload) bool { return w.keeps })
+	old := count(p.Workloads, func(w Workload) bool { return w.Phase == AwaitingRendering })
 	switch {
 	case old == 0:
 		return condition.Verdict{}

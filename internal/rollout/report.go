@@ -206,7 +206,7 @@ func (p *Plan) why(w *Workload) string {
 		return "waits until pods of other workloads have loaded the module"
 	case w.Phase == AwaitingTurn:
 		return "waits until pods of other FilterDeployments have loaded their modules"
-	case w.keeps:
+	case w.Phase == AwaitingRendering:
 		return "stays as it was rendered before, until the pods of other workloads run the filter well"
 	case w.Phase == AwaitingStep, w.behind:
 		return "waits until the workloads before it run the revision well"

@@ -13,8 +13,6 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
-	"github.com/wasme-io/wasme-operator/internal/dataplane"
-	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
@@ -30,8 +28,8 @@ import (
 //	RolledBack   a step was bad, and the last good revision is in force
 //
 // The last good revision (From) is the one of the last rollout that was complete, or that all
-// pods ran when the next one came. A workload that is new gets that one first. It needs pods to prove a revision, so
-// workloads without pods follow after the first step.
+// pods ran when the next one came. A workload that is new gets that one first. It needs pods
+// to prove a revision, so workloads without pods follow after the first step.
 //
 // An EnvoyFilter has a second place for a filter, its staging slot. In it, the proxies of a
 // step fetch, start and configure the revision beside the one that serves, and only then
@@ -71,14 +69,13 @@ func StrategyOf(fd *wasmev1.FilterDeployment) Strategy {
 		return Strategy{}
 	}
 	return Strategy{
-		Staged:   true,
-		BakeTime: ptr.Deref(spec.BakeTime, metav1.Duration{Duration: defaultBakeTime}).Duration,
-		MaxPods:  int(ptr.Deref(spec.MaxPods, MaxLoadingPods)),
-		Hold:     spec.OnFailure == wasmev1.RolloutHold,
-		Paused:   spec.Paused,
-		Retry:    fd.Annotations[wasmev1.RetryAnnotation],
-
+		Staged:     true,
+		BakeTime:   ptr.Deref(spec.BakeTime, metav1.Duration{Duration: defaultBakeTime}).Duration,
+		MaxPods:    int(ptr.Deref(spec.MaxPods, MaxLoadingPods)),
 		CanaryPods: int(ptr.Deref(spec.CanaryPods, 0)),
+		Hold:       spec.OnFailure == wasmev1.RolloutHold,
+		Paused:     spec.Paused,
+		Retry:      fd.Annotations[wasmev1.RetryAnnotation],
 	}
 }
 
@@ -195,8 +192,8 @@ func (p *Plan) step(s *State) {
 	if from := s.kept(r.From); from != nil {
 		p.startFrom(s, from)
 	}
-	if r.Phase == wasmev1.RolloutHeld {
-		p.emptySlots(s)
+	if p.held() {
+		p.emptySlots()
 		p.await(s, 0)
 		return
 	}
@@ -253,14 +250,14 @@ func (p *Plan) stageable(s *State, w *Workload) bool {
 		return false
 	}
 	if w.Holds == nil {
-		return s.Outputs[w.Output].Revision == ""
+		return w.was.Revision == ""
 	}
 	return s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output
 }
 
 // isStaged reports whether the output has the revision in force in its staging slot.
 func (p *Plan) isStaged(s *State, w *Workload) bool {
-	return s.Outputs[w.Output].Staged.Revision == p.InForce.Hash && p.stageable(s, w)
+	return w.was.Staged.Revision == p.InForce.Hash && p.stageable(s, w)
 }
 
 // goLive has the workloads that tried the revision run it: their agents have the module.
@@ -283,12 +280,12 @@ func (p *Plan) stage(s *State) {
 		}
 		w.stagedFetch = Fetch{Revision: p.InForce.Hash, At: s.Now}
 		if begun {
-			w.stagedFetch, w.bringsFetch = s.Outputs[w.Output].Staged, false
+			w.stagedFetch, w.bringsFetch = w.was.Staged, false
 		}
 		if w.sendsAgain {
 			w.stagedFetch = w.stagedFetch.renewed(p.InForce.Hash, s.Now)
 		}
-		if begun && p.takesCanaries(s, w) && (p.canary || s.Outputs[w.Output].Canary.Revision == p.InForce.Hash) {
+		if begun && p.takesCanaries(s, w) && (p.canary || w.was.Canary.Revision == p.InForce.Hash) {
 			w.canary = p.canaries(s, w)
 		}
 		w.behind, w.inForce, w.staged = true, w.Holds, p.InForce
@@ -298,10 +295,10 @@ func (p *Plan) stage(s *State) {
 
 // emptySlots has no proxy try the revision any more. What one refuses may hold up others that
 // it gets.
-func (p *Plan) emptySlots(s *State) {
+func (p *Plan) emptySlots() {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		if s.Outputs[w.Output].Staged.Revision == p.InForce.Hash && w.Holds != nil && w.Holds != p.InForce {
+		if w.was.Staged.Revision == p.InForce.Hash && w.Holds != nil && w.Holds != p.InForce {
 			w.behind, w.inForce = true, w.Holds
 		}
 	}
@@ -344,6 +341,7 @@ func (p *Plan) startFrom(s *State, from *revision.Revision) {
 		w.behind, w.inForce = true, from
 		if w.Phase == Due {
 			w.Output = s.Outputs.keyFor(s.Owner, from, w.Target)
+			w.was = s.Outputs[w.Output]
 		}
 	}
 }
@@ -373,11 +371,11 @@ func (p *Plan) reject(s *State, bad condition.Verdict) {
 // pod starts.
 func (p *Plan) await(s *State, admitted int) {
 	var due []*Workload
-	held := p.Rollout.Phase == wasmev1.RolloutHeld
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		first := w.Holds == nil && w.sidecars() == 0 && !held && !w.moves && !p.broke(s, w)
-		if w.Phase == Due && !w.behind && !w.live && !w.trying && !first && w.Holds != p.InForce {
+		first := w.Holds == nil && w.sidecars() == 0 && !w.moves && !p.broke(w)
+		begun := w.live || first || p.isStaged(s, w)
+		if w.Phase == Due && !w.behind && w.Holds != p.InForce && (!begun || p.held()) {
 			due = append(due, w)
 		}
 	}
@@ -403,178 +401,6 @@ func (w *Workload) rank() int {
 		return 1
 	}
 	return 0
-}
-
-// judgement is what the pods of the workloads that hold the new revision say of it.
-type judgement struct {
-	// pods is their number, loading says that some are not known to run it yet.
-	pods    int
-	loading bool
-	// bad is what is wrong; without a reason nothing is.
-	bad condition.Verdict
-}
-
-// judge looks at the workloads that hold the revision since an earlier pass.
-func (p *Plan) judge(s *State) judgement {
-	var found judgement
-	for i := range p.Workloads {
-		w := &p.Workloads[i]
-		if w.Holds != p.InForce || w.sidecars() == 0 {
-			continue
-		}
-		found.pods += w.sidecars()
-		proofs := p.appendProofs(nil, w, s)
-		v := loadedVerdict(proofs, p.InForce.OutputKind())
-		switch {
-		case slices.ContainsFunc(proofs, Proof.unanswered), v.Reason == wasmev1.ReasonLoading:
-			found.loading = true
-		case p.blind(v, proofs):
-			found.loading = true
-		case found.bad.Reason == "" && (p.isBad(v) || p.silenced(v, proofs)):
-			found.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)
-		}
-	}
-	return found
-}
-
-// judgeStaged looks at the workloads that have the revision in their staging slots since an
-// earlier pass.
-func (p *Plan) judgeStaged(s *State) judgement {
-	var found judgement
-	for i := range p.Workloads {
-		w := &p.Workloads[i]
-		if p.broke(s, w) {
-			p.judgeUnready(s.Now.Sub(s.Outputs[w.Output].Staged.At), w, w.unready, w.besides(), &found)
-			continue
-		}
-		if !p.isStaged(s, w) {
-			continue
-		}
-		w.trying = true
-		found.pods += w.sidecars()
-		plugin := render.StagedPluginName(w.owner, w.Target, p.InForce.Hash)
-		staged := s.Outputs[w.Output].Staged
-		waited := s.Now.Sub(staged.At) + time.Duration(min(staged.Renewals, 1))*LoadTimeout
-		proofs := w.proofsOf(plugin, waited, s.Now)
-		v := loadedVerdict(proofs, p.InForce.OutputKind())
-		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
-		switch {
-		case v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered), untried && w.Holds != nil && w.rank() == 0: // istiod has not sent it
-			found.loading = true
-		case !untried && w.undelivered(s, v, proofs), p.blind(v, proofs):
-			found.loading = true
-		case found.bad.Reason == "" && (!untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs)):
-			found.bad = condition.False(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
-		}
-	}
-	return found
-}
-
-// patience returns how long it is until more is known of what is staged without the proxies'
-// saying so; zero for never.
-func (f Fetch) patience(now time.Time) time.Duration {
-	if f.Renewals > 0 {
-		return max(f.renewalDue(f.Revision, now), time.Second)
-	}
-	return max(LoadTimeout-now.Sub(f.At), time.Second)
-}
-
-// undelivered reports whether nothing shows that proxies which do not run the staged revision
-// were sent it: istiod may be away. Pilot-agents show only what is sent between two questions,
-// so istiod is made to send it again.
-func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bool {
-	if v.Reason != wasmev1.ReasonRefused && v.Reason != wasmev1.ReasonOlderRevision {
-		return false
-	}
-	answered := filtered(proofs, func(p Proof) bool { return p.overdue() && p.verdict.Fetch != dataplane.FetchUnknown })
-	if len(answered) == 0 || slices.ContainsFunc(answered, func(p Proof) bool { return p.verdict.Delivered }) {
-		return false
-	}
-	staged := s.Outputs[w.Output].Staged
-	w.sendsAgain = staged.renewalDue(staged.Revision, s.Now) == 0
-	return true
-}
-
-// silenced reports whether all pods of a workload fell silent with the revision, although
-// pods answered before: a module that loops as it starts keeps a proxy from answering.
-func (p *Plan) silenced(v condition.Verdict, proofs []Proof) bool {
-	return p.unheard(v, proofs) && !slices.ContainsFunc(proofs, func(p Proof) bool { return p.silent() && !p.verdict.Silent })
-}
-
-// unheard reports whether none of a workload's pods answers, although pods answered before.
-func (p *Plan) unheard(v condition.Verdict, proofs []Proof) bool {
-	return p.Rollout.Verified && v.Reason == wasmev1.ReasonUnreachable && !slices.ContainsFunc(proofs, Proof.Verified)
-}
-
-// blind reports whether silent pods tell nothing: some may only be busy, or all pods of the
-// FilterDeployment are silent, of several workloads, and the operator cannot reach them.
-func (p *Plan) blind(v condition.Verdict, proofs []Proof) bool {
-	switch {
-	case !p.unheard(v, proofs):
-		return false
-	case !p.silenced(v, proofs):
-		return true
-	}
-	with := filtered(p.Workloads, func(w Workload) bool { return w.Holds != nil && w.sidecars() > 0 })
-	return len(with) > 1 && !slices.ContainsFunc(with, func(w Workload) bool { return w.rank() == 0 })
-}
-
-// broke reports whether none of a workload's pods is Ready any more while they try the
-// revision.
-func (p *Plan) broke(s *State, w *Workload) bool {
-	return w.sidecars() == 0 && len(w.unready) > 0 && w.Holds != p.InForce && s.Outputs[w.Output].Staged.Revision == p.InForce.Hash
-}
-
-// judgeUnready gives pods that are not Ready some time.
-func (p *Plan) judgeUnready(waited time.Duration, w *Workload, pods []string, where string, found *judgement) {
-	if waited < LoadTimeout {
-		found.loading = true
-		p.Again = soonest(p.Again, LoadTimeout-waited)
-		return
-	}
-	if found.bad.Reason == "" {
-		found.bad = condition.False(wasmev1.ReasonPodsNotReady, "%s, where it was tried %s: its pods are not Ready any more (%s)", w.Key(), where, condition.Enumerate(pods, ", ", asIs))
-	}
-}
-
-// besides says what serves while the workload's proxies try a revision.
-func (w *Workload) besides() string {
-	if w.Holds == nil {
-		return "before any request passed it"
-	}
-	return "beside the last good revision"
-}
-
-// proofsOf returns what the Ready pods say of a plugin for which they had some time. Pods
-// that were started since have less.
-func (w *Workload) proofsOf(plugin string, waited time.Duration, now time.Time) []Proof {
-	var proofs []Proof
-	for _, pod := range w.pods {
-		age := now.Sub(pod.ReadySince)
-		proof := Proof{name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && age < waited, waited: waited}
-		if pod.Sidecar {
-			proof.verdict = pod.Seen.On(plugin)
-		}
-		proofs = append(proofs, proof)
-	}
-	return proofs
-}
-
-// BadReasons are the reasons of Loaded for which a revision is to blame. For the last two
-// it is only where the first workload of a rollout ran the last good revision: then it took
-// the filter's place away. What else a workload lacks (a sidecar, a listener, an answer)
-// keeps no others waiting, since no other revision would help.
-var BadReasons = []string{
-	wasmev1.ReasonCrashing, wasmev1.ReasonRefused, wasmev1.ReasonOlderRevision, wasmev1.ReasonFetchFailed,
-	wasmev1.ReasonNotLoaded, wasmev1.ReasonNoListener, wasmev1.ReasonAnchorMissing,
-}
-
-// isBad reports whether the revision is to blame.
-func (p *Plan) isBad(v condition.Verdict) bool {
-	if v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing {
-		return p.Rollout.From != "" && *p.Rollout.Step <= 1
-	}
-	return slices.Contains(BadReasons, v.Reason)
 }
 
 // rolloutVerdict is Programmed while a staged rollout is not complete; without a reason

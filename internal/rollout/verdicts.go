@@ -106,7 +106,7 @@ func (p *Plan) appendProofs(proofs []Proof, w *Workload, s *State) []Proof {
 		age := s.Now.Sub(pod.ReadySince)
 		proof := Proof{
 			name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
-			waiting: w.Waits() && !w.keeps, waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
+			waiting: w.Waits() && w.Phase != AwaitingRendering, waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,
 		}
 		if pod.Sidecar && plugin != "" {
 			proof.verdict = pod.Seen.On(plugin)

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
@@ -8,6 +10,22 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
+
+// stopIstiod ends istiod until the returned function, or the end of the spec, starts it again.
+func stopIstiod() (back func(context.Context)) {
+	GinkgoHelper()
+	Expect(theMesh.StopIstiod()).To(Succeed())
+	away := true
+	back = func(ctx context.Context) {
+		GinkgoHelper()
+		if away {
+			Expect(theMesh.StartIstiod(ctx)).To(Succeed())
+		}
+		away = false
+	}
+	DeferCleanup(func(ctx SpecContext) { back(ctx) })
+	return back
+}
 
 var _ = Describe("An outage of istiod", long, func() {
 	It("is reported for a change that reaches no pod, fails no request, and ends without help", func(ctx SpecContext) {
@@ -19,13 +37,7 @@ var _ = Describe("An outage of istiod", long, func() {
 		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 		load := startStream(ctx, pod.URL)
 
-		Expect(theMesh.StopIstiod()).To(Succeed())
-		away := true
-		DeferCleanup(func(ctx SpecContext) {
-			if away {
-				Expect(theMesh.StartIstiod(ctx)).To(Succeed())
-			}
-		})
+		back := stopIstiod()
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("after") })
 		Eventually(loaded(ctx, fd)).Should(Equal("Loading 0/1"))
 		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonLoading))
@@ -34,8 +46,7 @@ var _ = Describe("An outage of istiod", long, func() {
 		Expect(message(ctx, fd)).To(ContainSubstring("istiod"))
 		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "before")))
 
-		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
-		away = false
+		back(ctx)
 		meshtest.EventuallyAnswers(ctx, pod, "after")
 		Eventually(loaded(ctx, fd)).Should(Equal("Loaded 1/1"))
 		Expect(readyReason(ctx, fd)()).To(Equal(wasmev1.ReasonReady))

@@ -95,19 +95,12 @@ var _ = Describe("A revision that is tried", long, func() {
 		fd := stagedOn(ctx, namespace, "", 0)
 		meshtest.EventuallyAnswers(ctx, pod, "one")
 		requests := startStream(ctx, pod.URL)
-		Expect(theMesh.StopIstiod()).To(Succeed())
-		away := true
-		DeferCleanup(func(ctx SpecContext) {
-			if away {
-				Expect(theMesh.StartIstiod(ctx)).To(Succeed())
-			}
-		})
+		back := stopIstiod()
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
 		Eventually(phase(ctx, fd)).Should(Equal(wasmev1.RolloutProgressing))
 		Consistently(phase(ctx, fd), rollout.LoadTimeout+10*time.Second, time.Second).Should(Equal(wasmev1.RolloutProgressing))
 		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(200, "one")))
-		Expect(theMesh.StartIstiod(ctx)).To(Succeed())
-		away = false
+		back(ctx)
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
 		meshtest.EventuallyAnswers(ctx, pod, "two")
 		requests.answersNothingElse()

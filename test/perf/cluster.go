@@ -67,6 +67,20 @@ func startCluster(ctx context.Context, options ...registry.Option) (*cluster, er
 	return c, nil
 }
 
+// startMesh starts a mesh with the operator's objects and a registry. The caller calls stop.
+func startMesh(ctx context.Context) (*cluster, *mesh.Mesh, error) {
+	started, err := mesh.Start(ctx, mesh.Options{Log: os.Stderr})
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &cluster{ControlPlane: started.ControlPlane}
+	if err := c.install(ctx); err != nil {
+		c.stop()
+		return nil, nil, err
+	}
+	return c, started, nil
+}
+
 // install installs the operator and starts a registry.
 func (c *cluster) install(ctx context.Context, options ...registry.Option) error {
 	if err := c.InstallOperator(ctx); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,15 +38,11 @@ const (
 // takes to get there, against the same change of an EnvoyFilter by hand, and
 // how many requests fail during changes.
 func (p *perf) traffic(ctx context.Context) error {
-	started, err := mesh.Start(ctx, mesh.Options{Log: os.Stderr})
+	c, started, err := startMesh(ctx)
 	if err != nil {
 		return err
 	}
-	c := &cluster{ControlPlane: started.ControlPlane}
 	defer c.stop()
-	if err := c.install(ctx); err != nil {
-		return err
-	}
 	if _, err := c.StartOperator(ctx, mesh.OperatorOptions{}); err != nil {
 		return err
 	}

@@ -1,0 +1,191 @@
+package rollout
+
+import (
+	"slices"
+	"time"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
+)
+
+// judgement is what the pods of the workloads that hold the new revision say of it.
+type judgement struct {
+	// pods is their number, loading says that some are not known to run it yet.
+	pods    int
+	loading bool
+	// bad is what is wrong; without a reason nothing is.
+	bad condition.Verdict
+}
+
+// blame notes what is wrong, unless something is already.
+func (j *judgement) blame(reason, format string, args ...any) {
+	if j.bad.Reason == "" {
+		j.bad = condition.False(reason, format, args...)
+	}
+}
+
+// undecided reports whether a workload's pods do not tell yet what becomes of the revision.
+func (p *Plan) undecided(v condition.Verdict, proofs []Proof) bool {
+	return v.Reason == wasmev1.ReasonLoading || slices.ContainsFunc(proofs, Proof.unanswered) || p.blind(v, proofs)
+}
+
+// judge looks at the workloads that hold the revision since an earlier pass.
+func (p *Plan) judge(s *State) judgement {
+	var found judgement
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if w.Holds != p.InForce || w.sidecars() == 0 {
+			continue
+		}
+		found.pods += w.sidecars()
+		proofs := p.appendProofs(nil, w, s)
+		v := loadedVerdict(proofs, p.InForce.OutputKind())
+		switch {
+		case p.undecided(v, proofs):
+			found.loading = true
+		case p.isBad(v) || p.silenced(v, proofs):
+			found.blame(v.Reason, "%s: %s", w.Key(), v.Message)
+		}
+	}
+	return found
+}
+
+// judgeStaged looks at the workloads that have the revision in their staging slots since an
+// earlier pass.
+func (p *Plan) judgeStaged(s *State) judgement {
+	var found judgement
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if p.broke(w) {
+			p.judgeUnready(s.Now.Sub(w.was.Staged.At), w, w.unready, w.besides(), &found)
+			continue
+		}
+		if !p.isStaged(s, w) {
+			continue
+		}
+		found.pods += w.sidecars()
+		plugin := render.StagedPluginName(w.owner, w.Target, p.InForce.Hash)
+		staged := w.was.Staged
+		waited := s.Now.Sub(staged.At) + time.Duration(min(staged.Renewals, 1))*LoadTimeout
+		proofs := w.proofsOf(plugin, waited, s.Now)
+		v := loadedVerdict(proofs, p.InForce.OutputKind())
+		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
+		switch {
+		case p.undecided(v, proofs), untried && w.Holds != nil && w.rank() == 0, w.undelivered(s, v, proofs): // istiod has not sent it
+			found.loading = true
+		case !untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs):
+			found.blame(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
+		}
+	}
+	return found
+}
+
+// patience returns how long it is until more is known of what is staged without the proxies'
+// saying so; zero for never.
+func (f Fetch) patience(now time.Time) time.Duration {
+	if f.Renewals > 0 {
+		return max(f.renewalDue(f.Revision, now), time.Second)
+	}
+	return max(LoadTimeout-now.Sub(f.At), time.Second)
+}
+
+// undelivered reports whether nothing shows that proxies which do not run the staged revision
+// were sent it: istiod may be away. Pilot-agents show only what is sent between two questions,
+// so istiod is made to send it again.
+func (w *Workload) undelivered(s *State, v condition.Verdict, proofs []Proof) bool {
+	if v.Reason != wasmev1.ReasonRefused && v.Reason != wasmev1.ReasonOlderRevision {
+		return false
+	}
+	answered := filtered(proofs, func(p Proof) bool { return p.overdue() && p.verdict.Fetch != dataplane.FetchUnknown })
+	if len(answered) == 0 || slices.ContainsFunc(answered, func(p Proof) bool { return p.verdict.Delivered }) {
+		return false
+	}
+	staged := w.was.Staged
+	w.sendsAgain = staged.renewalDue(staged.Revision, s.Now) == 0
+	return true
+}
+
+// silenced reports whether all pods of a workload fell silent with the revision, although
+// pods answered before: a module that loops as it starts keeps a proxy from answering.
+func (p *Plan) silenced(v condition.Verdict, proofs []Proof) bool {
+	return p.unheard(v, proofs) && !slices.ContainsFunc(proofs, func(p Proof) bool { return p.silent() && !p.verdict.Silent })
+}
+
+// unheard reports whether none of a workload's pods answers, although pods answered before.
+func (p *Plan) unheard(v condition.Verdict, proofs []Proof) bool {
+	return p.Rollout.Verified && v.Reason == wasmev1.ReasonUnreachable && !slices.ContainsFunc(proofs, Proof.Verified)
+}
+
+// blind reports whether silent pods tell nothing: some may only be busy, or all pods of the
+// FilterDeployment are silent, of several workloads, and the operator cannot reach them.
+func (p *Plan) blind(v condition.Verdict, proofs []Proof) bool {
+	switch {
+	case !p.unheard(v, proofs):
+		return false
+	case !p.silenced(v, proofs):
+		return true
+	}
+	with := filtered(p.Workloads, func(w Workload) bool { return w.Holds != nil && w.sidecars() > 0 })
+	return len(with) > 1 && !slices.ContainsFunc(with, func(w Workload) bool { return w.rank() == 0 })
+}
+
+// broke reports whether none of a workload's pods is Ready any more while they try the
+// revision.
+func (p *Plan) broke(w *Workload) bool {
+	return w.sidecars() == 0 && len(w.unready) > 0 && w.Holds != p.InForce && w.was.Staged.Revision == p.InForce.Hash
+}
+
+// judgeUnready gives pods that are not Ready some time.
+func (p *Plan) judgeUnready(waited time.Duration, w *Workload, pods []string, where string, found *judgement) {
+	if waited < LoadTimeout {
+		found.loading = true
+		p.Again = soonest(p.Again, LoadTimeout-waited)
+		return
+	}
+	found.blame(wasmev1.ReasonPodsNotReady, "%s, where it was tried %s: its pods are not Ready any more (%s): see their logs and events", w.Key(), where, condition.Enumerate(pods, ", ", asIs))
+}
+
+// besides says what serves while the workload's proxies try a revision.
+func (w *Workload) besides() string {
+	if w.Holds == nil {
+		return "before any request passed it"
+	}
+	return "beside the last good revision"
+}
+
+// proofsOf returns what the Ready pods say of a plugin for which they had some time. Pods
+// that were started since have less.
+func (w *Workload) proofsOf(plugin string, waited time.Duration, now time.Time) []Proof {
+	var proofs []Proof
+	for _, pod := range w.pods {
+		age := now.Sub(pod.ReadySince)
+		proof := Proof{name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && age < waited, waited: waited}
+		if pod.Sidecar {
+			proof.verdict = pod.Seen.On(plugin)
+		}
+		proofs = append(proofs, proof)
+	}
+	return proofs
+}
+
+// BadReasons are the reasons of Loaded for which a revision is to blame. For the last two
+// it is only where the first workload of a rollout ran the last good revision: then it took
+// the filter's place away. What else a workload lacks (a sidecar, a listener, an answer)
+// keeps no others waiting, since no other revision would help.
+var BadReasons = []string{
+	wasmev1.ReasonCrashing, wasmev1.ReasonRefused, wasmev1.ReasonOlderRevision, wasmev1.ReasonFetchFailed,
+	wasmev1.ReasonNotLoaded, wasmev1.ReasonNoListener, wasmev1.ReasonAnchorMissing,
+}
+
+// RejectedReasons are all reasons with which a rollout fails.
+var RejectedReasons = append([]string{wasmev1.ReasonUnreachable, wasmev1.ReasonPodsNotReady}, BadReasons...)
+
+// isBad reports whether the revision is to blame.
+func (p *Plan) isBad(v condition.Verdict) bool {
+	if v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing {
+		return p.Rollout.From != "" && *p.Rollout.Step <= 1
+	}
+	return slices.Contains(BadReasons, v.Reason)
+}
