@@ -15,24 +15,33 @@ import (
 func TestAnOutgoingConnectionGetsNoReservedPort(t *testing.T) {
 	server := listen(t)
 	defer server.Close()
-	free := listen(t)
-	port := free.Addr().(*net.TCPAddr).Port
-	free.Close()
-	socket, err := bind(localhost, port)
-	if err != nil {
-		t.Fatal(err)
+	// Another process may take a port as soon as it is released.
+	const attempts = 10
+	var released error
+	for range attempts {
+		free := listen(t)
+		port := free.Addr().(*net.TCPAddr).Port
+		free.Close()
+		socket, err := bind(localhost, port)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reserved := dial(server, port)
+		closeAll([]int{socket})
+		if errors.Is(reserved, syscall.ENOPROTOOPT) {
+			t.Skip("Linux before 6.3 does not let a connection choose the range of its port")
+		}
+		if !errors.Is(reserved, syscall.EADDRNOTAVAIL) {
+			t.Fatalf("while the port is reserved: %v", reserved)
+		}
+		if released = dial(server, port); released == nil {
+			return
+		}
 	}
-	err = dial(server, port)
-	closeAll([]int{socket})
-	if errors.Is(err, syscall.ENOPROTOOPT) {
-		t.Skip("Linux before 6.3 does not let a connection choose the range of its port")
-	}
-	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
-		t.Errorf("while the port is reserved: %v", err)
-	}
-	if err := dial(server, port); err != nil {
-		t.Errorf("after it was released: %v", err)
-	}
+	t.Errorf("after it was released: %v", released)
 }
 
 func listen(t *testing.T) net.Listener {
