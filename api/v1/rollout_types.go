@@ -1,6 +1,11 @@
 package v1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // RolloutStrategy says how a new revision reaches the workloads.
 //
@@ -44,7 +49,8 @@ const MaxRetryLength = 128
 
 // RolloutSpec says how a new revision reaches the workloads.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.strategy) || self.strategy != 'Immediate' || !(has(self.bakeTime) || has(self.maxPods) || has(self.canaryPods) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: leave them out, or set strategy to Staged",fieldPath=".strategy"
+// +kubebuilder:validation:XValidation:rule="!has(self.strategy) || self.strategy != 'Immediate' || !(has(self.bakeTime) || has(self.maxPods) || has(self.canaryPods) || has(self.analysis) || has(self.onFailure) || has(self.paused))",message="the fields of rollout apply to staged rollouts: leave them out, or set strategy to Staged",fieldPath=".strategy"
+// +kubebuilder:validation:XValidation:rule="!has(self.analysis) || has(self.canaryPods)",message="an analysis compares canaries with the other pods: set canaryPods",fieldPath=".canaryPods"
 type RolloutSpec struct {
 	// strategy is Staged or Immediate; default Staged. Where pods are not verified, it is
 	// Immediate.
@@ -73,6 +79,11 @@ type RolloutSpec struct {
 	// +kubebuilder:validation:Maximum=10
 	CanaryPods *int32 `json:"canaryPods,omitempty"`
 
+	// analysis compares the requests of the canaries with those of the other pods, before
+	// these run the revision; default none.
+	// +optional
+	Analysis *RolloutAnalysis `json:"analysis,omitempty"`
+
 	// onFailure is RollBack or Hold; default RollBack.
 	// +optional
 	OnFailure RolloutFailure `json:"onFailure,omitempty"`
@@ -80,6 +91,47 @@ type RolloutSpec struct {
 	// paused stops before the next step.
 	// +optional
 	Paused bool `json:"paused,omitempty"`
+}
+
+// RolloutAnalysis says by how much the requests of canaries may be worse than those of the
+// other pods of their workload, by Istio's metrics of both. The canaries fail if one of the
+// limits is exceeded by more than chance explains; without enough requests they wait.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.maxErrorRatioIncrease) || has(self.maxLatencyIncrease)",message="set maxErrorRatioIncrease, maxLatencyIncrease, or both"
+type RolloutAnalysis struct {
+	// maxErrorRatioIncrease is by how many percentage points the share of requests that fail
+	// may be higher: with an HTTP status of 500 or more, or a gRPC status that is an error of
+	// the server. Default any.
+	// +optional
+	MaxErrorRatioIncrease Percentage `json:"maxErrorRatioIncrease,omitempty"`
+
+	// maxLatencyIncrease is by how much the mean duration of requests may be longer, such as
+	// 20%. A canary that was as slow before is not blamed. Default any.
+	// +optional
+	MaxLatencyIncrease Percentage `json:"maxLatencyIncrease,omitempty"`
+
+	// minRequests is how many requests the canaries must have had, and so must the other
+	// pods; default 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=1000000
+	MinRequests *int32 `json:"minRequests,omitempty"`
+}
+
+// Percentage is a number with a percent sign, such as 0.5%, 20% or 150%.
+//
+// +kubebuilder:validation:Pattern=`^(0|[1-9][0-9]{0,3})(\.[0-9]{1,2})?%$`
+// +kubebuilder:validation:MaxLength=8
+type Percentage string
+
+// Fraction returns 0.2 for 20%; nil when it is empty or not a percentage.
+func (p Percentage) Fraction() *float64 {
+	number, found := strings.CutSuffix(string(p), "%")
+	percent, err := strconv.ParseFloat(number, 64)
+	if !found || err != nil {
+		return nil
+	}
+	return new(percent / 100)
 }
 
 // RolloutPhase is how far a rollout is.
@@ -146,9 +198,15 @@ type RolloutStatus struct {
 	Retried string `json:"retried,omitempty"`
 }
 
-// ReasonPodsNotReady is the reason of a RejectedRevision whose pods, when they tried it, were
-// not Ready any more. The other reasons are those of the condition Loaded.
-const ReasonPodsNotReady = "PodsNotReady"
+// Reasons of a RejectedRevision beside those of the condition Loaded.
+const (
+	// ReasonPodsNotReady: the pods, when they tried it, were not Ready any more.
+	ReasonPodsNotReady = "PodsNotReady"
+	// ReasonErrorRatioIncreased: more requests to the canaries failed than to other pods.
+	ReasonErrorRatioIncreased = "ErrorRatioIncreased"
+	// ReasonLatencyIncreased: requests to the canaries took longer than those to other pods.
+	ReasonLatencyIncreased = "LatencyIncreased"
+)
 
 // RejectedRevision is a revision that was rolled back, and is not rolled out again by itself.
 type RejectedRevision struct {
@@ -157,7 +215,8 @@ type RejectedRevision struct {
 	// +kubebuilder:validation:MaxLength=64
 	Revision string `json:"revision"`
 
-	// reason is one of the condition Loaded, or PodsNotReady.
+	// reason is one of the condition Loaded, PodsNotReady, ErrorRatioIncreased or
+	// LatencyIncreased.
 	// +required
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason"`

@@ -50,12 +50,14 @@ type watch struct {
 	plugin  string
 	explain bool
 	watched bool
+	proved  bool
 	attempt int
 	verdict Verdict
 	// looked says that rows holds those of the last answer.
 	looked bool
 	rows   []row
 	fetch  fetches
+	window window
 	// round is that of the last Expect that had it.
 	round uint64
 }
@@ -77,6 +79,8 @@ type sight struct {
 	page
 	// agent is nil unless pilot-agent was asked and answered.
 	agent *agentCounts
+	// traffic is nil unless the requests are counted.
+	traffic *traffic
 	// viaAgent says that it answered for Envoy, too.
 	viaAgent bool
 	// took is how long the answer took.
@@ -102,9 +106,9 @@ func (p *pod) seenBy(owner types.NamespacedName) Seen {
 			continue
 		}
 		if seen.Plugin == "" {
-			seen.Plugin, seen.Verdict = w.plugin, w.verdict
+			seen.Plugin, seen.Verdict, seen.Window = w.plugin, w.verdict, w.window.seen()
 		} else {
-			seen.Other = &Seen{Plugin: w.plugin, Verdict: w.verdict, Other: seen.Other}
+			seen.Other = &Seen{Plugin: w.plugin, Verdict: w.verdict, Window: w.window.seen(), Other: seen.Other}
 		}
 	}
 	return seen
@@ -120,7 +124,7 @@ func (p *pod) moveTo(place Pod) bool {
 	p.silentSince = time.Time{}
 	p.failures, p.failure, p.slow, p.viaAgent, p.listeners = 0, "", false, false, listeners{}
 	for _, w := range p.watches {
-		w.looked, w.rows, w.fetch = false, nil, fetches{}
+		w.looked, w.rows, w.fetch, w.window = false, nil, fetches{}, window{Count: w.window.Count}
 	}
 	return true
 }
@@ -134,7 +138,8 @@ func (w *watch) want(expected Expectation) bool {
 		w.looked = w.looked && relate(expected.Plugin, w.plugin) != unrelated
 		w.plugin = expected.Plugin
 	}
-	w.explain, w.watched, w.attempt = expected.Explain, expected.Watch, expected.Attempt
+	news = w.window.want(expected.Count) || news
+	w.explain, w.watched, w.proved, w.attempt = expected.Explain, expected.Watch, expected.ProvedBefore, expected.Attempt
 	return news
 }
 
@@ -158,7 +163,12 @@ func (p *pod) settled() bool {
 
 // watched reports whether the pod is asked each second.
 func (p *pod) watched() bool {
-	return slices.ContainsFunc(p.watches, func(w *watch) bool { return w.watched })
+	return p.counts() || slices.ContainsFunc(p.watches, func(w *watch) bool { return w.watched })
+}
+
+// counts reports whether the pod's requests are counted.
+func (p *pod) counts() bool {
+	return slices.ContainsFunc(p.watches, func(w *watch) bool { return w.window.Window != "" })
 }
 
 // see takes over what a worker saw of the pod.
@@ -190,6 +200,13 @@ func (p *pod) judge(now time.Time) sets.Set[types.NamespacedName] {
 	return changed
 }
 
+// count takes over the pod's traffic, after judge.
+func (p *pod) count(seen *traffic) {
+	for _, w := range p.watches {
+		w.window.see(seen, w.verdict.Proven())
+	}
+}
+
 func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 	switch {
 	case p.failures >= maxFailures:
@@ -201,7 +218,7 @@ func (p *pod) verdictOn(w *watch, now time.Time) Verdict {
 	}
 	verdict := Verdict{State: classify(w.plugin, w.rows), Crashing: crashing(w.plugin, w.rows, now)}
 	if verdict.Proven() {
-		verdict.StaleListeners = p.listeners.stale
+		verdict.StaleListeners = p.listeners.stale || p.listeners.doubtful && !w.proved
 		return verdict
 	}
 	verdict.Fetch = w.fetch.verdict()

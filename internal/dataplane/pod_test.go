@@ -157,7 +157,7 @@ func TestNothingIsKnownOfAPodThatMoved(t *testing.T) {
 		t.Error("a pod that moved is not noticed")
 	}
 	want := pod{Pod: place, watches: []*watch{{plugin: greeting, verdict: w.verdict}}}
-	options := cmp.Options{cmp.AllowUnexported(pod{}, watch{}, row{}, fetches{}, listeners{}, listenerCounts{}), cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
+	options := cmp.Options{cmp.AllowUnexported(pod{}, watch{}, row{}, fetches{}, listeners{}, listenerCounts{}, window{}, Traffic{}), cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
 	if diff := cmp.Diff(want, *p, options); diff != "" {
 		t.Error(diff)
 	}

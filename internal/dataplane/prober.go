@@ -87,6 +87,11 @@ type Expectation struct {
 	// Attempt counts how often istiod was made to send the plugin again, after which the
 	// pod is asked soon.
 	Attempt int
+	// ProvedBefore says that pods proved the plugin before this process asked them: what
+	// they refused before the first look is older than that.
+	ProvedBefore bool
+	// Count says which requests of the pod are counted.
+	Count Count
 }
 
 // Prober asks pods what they run. Its methods can be called concurrently.
@@ -183,18 +188,25 @@ type Seen struct {
 	Plugin string
 	// Verdict is on that plugin.
 	Verdict Verdict
+	// Window is what was counted beside it, if its Expectation had a Count.
+	Window Window
 	// Other is what the owner expected of the pod beside it; nil for nothing.
 	Other *Seen
 }
 
 // On returns the verdict on a plugin: the zero value when only others were expected.
-func (s Seen) On(plugin string) Verdict {
+func (s Seen) On(plugin string) Verdict { return s.of(plugin).Verdict }
+
+// Beside returns what was counted beside a plugin: the zero value for nothing.
+func (s Seen) Beside(plugin string) Window { return s.of(plugin).Window }
+
+func (s Seen) of(plugin string) Seen {
 	for known := &s; known != nil; known = known.Other {
 		if known.Plugin == plugin {
-			return known.Verdict
+			return *known
 		}
 	}
-	return Verdict{}
+	return Seen{}
 }
 
 // Seen returns what is known of pods that the owner asked for, in their order.
@@ -273,6 +285,8 @@ type job struct {
 	explain []string
 	// viaAgent says that its pilot-agent answered for its Envoy before.
 	viaAgent bool
+	// counts says that the pod's requests are counted.
+	counts bool
 }
 
 // begin returns nil when nobody expects anything of the pod any more, when it is being
@@ -292,7 +306,7 @@ func (p *Prober) begin(uid types.UID, l *lane) *job {
 		return nil
 	}
 	known.running = true
-	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained(), viaAgent: known.viaAgent}
+	return &job{pod: known, lane: l, at: known.Pod, explain: known.unexplained(), viaAgent: known.viaAgent, counts: known.counts()}
 }
 
 // end records what a worker saw and wakes the owners for whom it changes something.
@@ -322,6 +336,7 @@ func (p *Prober) record(j *job, s sight) sets.Set[types.NamespacedName] {
 	now := time.Now()
 	known.see(s, now)
 	woken := known.judge(now)
+	known.count(s.traffic)
 	if s.failure == "" && (woken.Len() > 0 || known.unsure()) {
 		known.attempts = 0
 	}

@@ -310,6 +310,8 @@ func TestRefusedListenersAreSeenUntilNewOnesAreAccepted(t *testing.T) {
 			return text(rows(reloads{}, greeting) + listenerRows(accepted, refused))
 		}
 		target := Expectation{Pod: s.pod(1, shows(1, 7)), Plugin: greeting}
+		f.becomes(owner("greeting"), target, Verdict{State: StateLoaded, StaleListeners: true})
+		target.ProvedBefore = true
 		f.becomes(owner("greeting"), target, loaded)
 		s.pod(1, shows(1, 8))
 		f.becomes(owner("greeting"), target, Verdict{State: StateLoaded, StaleListeners: true})

@@ -27,10 +27,10 @@ const (
 )
 
 // laneOf returns the lane in which a pod is asked: the patient one for a pod that answers
-// slowly or not at all, or whose pilot-agent must be asked, because that waits for the
-// app's own metrics. There, a pilot-agent is asked for an Envoy that does not answer.
+// slowly or not at all, whose requests are counted, or whose pilot-agent must be asked,
+// because that waits for the app's own metrics. There, a pilot-agent is asked for an Envoy that does not answer.
 func (p *Prober) laneOf(known *pod) *lane {
-	if known.slow || known.viaAgent || len(known.unexplained()) > 0 {
+	if known.slow || known.viaAgent || known.counts() || len(known.unexplained()) > 0 {
 		return p.patient
 	}
 	return p.quick

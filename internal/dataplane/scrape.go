@@ -79,6 +79,9 @@ func newScraper() *scraper {
 func (s *scraper) look(ctx context.Context, j *job) sight {
 	if j.viaAgent {
 		if seen := s.askAgent(ctx, j); seen.viaAgent {
+			if j.counts {
+				seen.traffic = s.askTraffic(ctx, j, agentProbes, j.at.agentEndpoint())
+			}
 			return seen
 		}
 	}
@@ -87,6 +90,9 @@ func (s *scraper) look(ctx context.Context, j *job) sight {
 	case "":
 		if slices.ContainsFunc(j.explain, seen.lacks) {
 			seen.agent = s.askAgent(ctx, j).agent
+		}
+		if j.counts {
+			seen.traffic = s.askTraffic(ctx, j, envoyProbes, j.at.statsEndpoint())
 		}
 	case FailureTimeout, FailureRefused, FailureConnection:
 		if j.lane.asksAgents && !j.viaAgent {
@@ -99,7 +105,7 @@ func (s *scraper) look(ctx context.Context, j *job) sight {
 }
 
 func (s *scraper) askEnvoy(ctx context.Context, j *job) (seen sight) {
-	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
+	took, err := s.get(ctx, envoyProbes, j.at.statsEndpoint(), statsQuery, j.lane.patience, func(body io.Reader) (err error) {
 		seen.page, err = parsePage(body)
 		return err
 	})
@@ -113,7 +119,7 @@ func (s *scraper) askEnvoy(ctx context.Context, j *job) (seen sight) {
 // askAgent returns nothing but the time that it took where pilot-agent does not answer.
 func (s *scraper) askAgent(ctx context.Context, j *job) (seen sight) {
 	var answer *agentPage
-	took, err := s.get(ctx, agentProbes, j.at.agentEndpoint(), j.lane.patience, func(body io.Reader) (err error) {
+	took, err := s.get(ctx, agentProbes, j.at.agentEndpoint(), statsQuery, j.lane.patience, func(body io.Reader) (err error) {
 		answer, err = parseAgent(body)
 		return err
 	})
@@ -126,6 +132,19 @@ func (s *scraper) askAgent(ctx context.Context, j *job) (seen sight) {
 		seen.page = answer.page
 	}
 	return seen
+}
+
+// askTraffic returns nil where the requests cannot be counted.
+func (s *scraper) askTraffic(ctx context.Context, j *job, counted *probes, at netip.AddrPort) (found *traffic) {
+	_, err := s.get(ctx, counted, at, trafficQuery, j.lane.patience, func(body io.Reader) (err error) {
+		found, err = parseTraffic(body)
+		return err
+	})
+	if err != nil {
+		log.FromContext(ctx).V(1).Info("Counting a sidecar's requests failed", "endpoint", at, "reason", err.Error())
+		return nil
+	}
+	return found
 }
 
 func (s sight) lacks(plugin string) bool {
@@ -149,7 +168,7 @@ func endpoint(address netip.Addr, port, fallback uint16) netip.AddrPort {
 
 // get asks one endpoint, passes the answer to read, and returns how long that took. It
 // follows no redirects, uses no proxy and looks up no names.
-func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, patience time.Duration, read func(io.Reader) error) (took time.Duration, err error) {
+func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, query string, patience time.Duration, read func(io.Reader) error) (took time.Duration, err error) {
 	begin := time.Now()
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -165,7 +184,7 @@ func (s *scraper) get(ctx context.Context, counted *probes, at netip.AddrPort, p
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+statsPath+"?"+statsQuery, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+statsPath+"?"+query, http.NoBody)
 	if err != nil {
 		return 0, err
 	}

@@ -23,7 +23,7 @@ const (
 )
 
 var (
-	errTooLarge  = fmt.Errorf("the answer is longer than %d bytes or %d lines", maxPage, maxLines)
+	errTooLarge  = errors.New("the answer is longer than that of any sidecar")
 	errMalformed = errors.New("the answer is not Prometheus text")
 )
 
@@ -84,7 +84,7 @@ const (
 func parsePage(body io.Reader) (page, error) {
 	found := page{plugins: map[string]reloads{}}
 	var parser sampleParser
-	lines := newLines(body)
+	lines := newLines(body, maxPage, maxLines)
 	for lines.Scan() {
 		line := lines.Text()
 		if line == "" || line[0] == '#' {
@@ -103,13 +103,13 @@ func parsePage(body io.Reader) (page, error) {
 func (p *page) add(s sample) {
 	switch s.metric {
 	case acceptedListeners:
-		p.listeners.shown, p.listeners.accepted = true, s.value
+		p.listeners.shown, p.listeners.accepted = true, s.count()
 	case refusedListeners:
-		p.listeners.refused = s.value
+		p.listeners.refused = s.count()
 	}
 	if name, counter := pluginOf(s); name != "" {
 		counts := p.plugins[name]
-		counts.set(counter, s.value)
+		counts.set(counter, s.count())
 		p.plugins[name] = counts
 	}
 }
@@ -173,7 +173,7 @@ func parseAgent(body io.Reader) (*agentPage, error) {
 	found := agentPage{page: page{plugins: map[string]reloads{}}}
 	var parser sampleParser
 	answered := false
-	lines := newLines(body)
+	lines := newLines(body, maxPage, maxLines)
 	for lines.Scan() {
 		line := lines.Text()
 		answered = answered || strings.HasPrefix(line, agentPrefix)
@@ -202,23 +202,23 @@ func parseAgent(body io.Reader) (*agentPage, error) {
 
 // count takes over a sample of pilot-agent's conversions.
 func (c *agentCounts) count(s sample) {
-	if c.plugins += s.value; s.labels["result"] == "fetch_failure" {
-		c.failedFetches = s.value
+	if c.plugins += s.count(); s.labels["result"] == "fetch_failure" {
+		c.failedFetches = s.count()
 	}
 }
 
 // lines is a Scanner that stops at the bounds of a page.
 type lines struct {
 	*bufio.Scanner
-	body  *io.LimitedReader
-	count int
+	body        *io.LimitedReader
+	count, most int
 }
 
-func newLines(body io.Reader) *lines {
-	limited := &io.LimitedReader{R: body, N: maxPage}
+func newLines(body io.Reader, bytes int64, most int) *lines {
+	limited := &io.LimitedReader{R: body, N: bytes}
 	scanner := bufio.NewScanner(limited)
 	scanner.Buffer(nil, maxLine)
-	return &lines{Scanner: scanner, body: limited}
+	return &lines{Scanner: scanner, body: limited, most: most}
 }
 
 // Scan returns false at the end of the page, or at its bounds.
@@ -227,7 +227,7 @@ func (l *lines) Scan() bool {
 		return false
 	}
 	l.count++
-	return l.count <= maxLines
+	return l.count <= l.most
 }
 
 // err returns why the lines ended before the page did.
@@ -237,18 +237,21 @@ func (l *lines) err() error {
 		return fmt.Errorf("%w: a line is longer than %d bytes", errMalformed, maxLine)
 	case err != nil:
 		return err
-	case l.count > maxLines || l.body.N == 0:
+	case l.count > l.most || l.body.N == 0:
 		return errTooLarge
 	}
 	return nil
 }
 
-// sample is one line of Prometheus text whose value is a count.
+// sample is one line of Prometheus text. Its value is a count, unless the metric is the sum
+// of a histogram.
 type sample struct {
 	metric string
 	labels map[string]string
-	value  uint64
+	value  float64
 }
+
+func (s sample) count() uint64 { return uint64(s.value) }
 
 // sampleParser parses single lines, so that the memory that it needs does not depend on
 // the page.
@@ -277,12 +280,13 @@ func sampleOf(name string, metric *dto.Metric) (sample, error) {
 	// maxCount is the largest count that a float64 holds exactly.
 	const maxCount = 1 << 53
 	value := metric.GetUntyped().GetValue()
-	if !(value >= 0 && value <= maxCount) || value != math.Trunc(value) {
+	isCount := value == math.Trunc(value) || strings.HasSuffix(name, "_sum")
+	if !(value >= 0 && value <= maxCount) || !isCount {
 		return sample{}, fmt.Errorf("%w: %g is not a count", errMalformed, value)
 	}
 	labels := make(map[string]string, len(metric.GetLabel()))
 	for _, label := range metric.GetLabel() {
 		labels[label.GetName()] = label.GetValue()
 	}
-	return sample{metric: name, labels: labels, value: uint64(value)}, nil
+	return sample{metric: name, labels: labels, value: value}, nil
 }

@@ -68,8 +68,9 @@ type Verdict struct {
 	// only.
 	Delivered bool
 	// StaleListeners says that the plugin is loaded, and that Envoy has refused its
-	// newest listeners while it was watched: their former ones may have filters that
-	// were deleted. istiod does not send the new ones again before the next change.
+	// newest listeners, or may have: before it was asked for the first time, without
+	// ProvedBefore. Its former ones may have filters that were deleted. istiod does not
+	// send the new ones again before the next change.
 	StaleListeners bool
 }
 
@@ -210,24 +211,25 @@ func (f *fetches) verdict() Fetch {
 // listeners follows an Envoy's updates of listeners.
 type listeners struct {
 	listenerCounts
-	// stale says that the last update was refused.
-	stale bool
+	// stale says that the last update was refused, and doubtful that some were refused
+	// before the first look, after which none was accepted.
+	stale, doubtful bool
 }
 
 // see takes over what a page shows. Of updates between two looks, some accepted and
 // some refused, the order is not known: the last one counts as refused, which ends when
-// istiod is made to send them again. What was before the first look is not known.
+// istiod is made to send them again.
 func (l *listeners) see(now listenerCounts) {
 	if !now.shown {
 		return
 	}
 	switch before := l.listenerCounts; {
 	case !before.shown, now.refused < before.refused:
-		l.stale = false
+		l.stale, l.doubtful = false, now.refused > 0
 	case now.refused > before.refused:
 		l.stale = true
 	case now.accepted != before.accepted:
-		l.stale = false
+		l.stale, l.doubtful = false, false
 	}
 	l.listenerCounts = now
 }

@@ -151,26 +151,28 @@ func TestWhenListenersAreStale(t *testing.T) {
 	counts := func(accepted, refused uint64) listenerCounts { return listenerCounts{true, accepted, refused} }
 	for name, c := range map[string]struct {
 		seen []listenerCounts
-		want bool
+		want listeners
 	}{
-		"not shown":                          {[]listenerCounts{none}, false},
-		"none was refused":                   {[]listenerCounts{counts(1, 0), counts(2, 0)}, false},
-		"one was refused":                    {[]listenerCounts{counts(1, 0), counts(1, 1)}, true},
-		"one was refused a while ago":        {[]listenerCounts{counts(1, 0), counts(1, 1), none, counts(1, 1)}, true},
-		"another was refused":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 2)}, true},
-		"one was refused, then one accepted": {[]listenerCounts{counts(1, 0), counts(1, 1), counts(2, 1)}, false},
-		"both, in an order that is not seen": {[]listenerCounts{counts(1, 0), counts(2, 1)}, true},
-		"before the first look":              {[]listenerCounts{counts(1, 3), counts(1, 3)}, false},
-		"Envoy started again":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 0)}, false},
-		"Envoy started again, and refused":   {[]listenerCounts{counts(5, 3), counts(1, 1)}, false},
+		"not shown":                          {[]listenerCounts{none}, listeners{}},
+		"none was refused":                   {[]listenerCounts{counts(1, 0), counts(2, 0)}, listeners{}},
+		"one was refused":                    {[]listenerCounts{counts(1, 0), counts(1, 1)}, listeners{stale: true}},
+		"one was refused a while ago":        {[]listenerCounts{counts(1, 0), counts(1, 1), none, counts(1, 1)}, listeners{stale: true}},
+		"another was refused":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 2)}, listeners{stale: true}},
+		"one was refused, then one accepted": {[]listenerCounts{counts(1, 0), counts(1, 1), counts(2, 1)}, listeners{}},
+		"both, in an order that is not seen": {[]listenerCounts{counts(1, 0), counts(2, 1)}, listeners{stale: true}},
+		"before the first look":              {[]listenerCounts{counts(1, 3), counts(1, 3)}, listeners{doubtful: true}},
+		"accepted after the first look":      {[]listenerCounts{counts(1, 3), counts(2, 3)}, listeners{}},
+		"refused before and after it":        {[]listenerCounts{counts(1, 3), counts(1, 4)}, listeners{stale: true, doubtful: true}},
+		"Envoy started again":                {[]listenerCounts{counts(1, 0), counts(1, 1), counts(1, 0)}, listeners{}},
+		"Envoy started again, and refused":   {[]listenerCounts{counts(5, 3), counts(1, 1)}, listeners{doubtful: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var l listeners
 			for _, seen := range c.seen {
 				l.see(seen)
 			}
-			if l.stale != c.want {
-				t.Errorf("got %v", l.stale)
+			if l.stale != c.want.stale || l.doubtful != c.want.doubtful {
+				t.Errorf("got %+v", l)
 			}
 		})
 	}

@@ -75,6 +75,9 @@ func (p *Plan) canaries(s *State, w *Workload) Canary {
 	return chosen
 }
 
+// inCanaries is where a canary's failure was: workload, pods, failure.
+const inCanaries = "%s, in the pods that ran it first (%s): %s"
+
 // judgeCanaries looks at the pods that run the revision since an earlier pass.
 func (p *Plan) judgeCanaries(s *State) judgement {
 	var found judgement
@@ -100,7 +103,9 @@ func (p *Plan) judgeCanaries(s *State) judgement {
 		case p.undecided(v, proofs):
 			found.loading = true
 		case slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs):
-			found.blame(v.Reason, "%s, in the pods that ran it first (%s): %s", w.Key(), strings.Join(canary.Pods, ", "), v.Message)
+			found.blame(v.Reason, inCanaries, w.Key(), strings.Join(canary.Pods, ", "), v.Message)
+		default:
+			p.judgeTraffic(s, w, canary, &found)
 		}
 	}
 	return found

@@ -15,6 +15,8 @@ type judgement struct {
 	// pods is their number, loading says that some are not known to run it yet.
 	pods    int
 	loading bool
+	// waits says what else has to be known before they count as good; empty for nothing.
+	waits string
 	// bad is what is wrong; without a reason nothing is.
 	bad condition.Verdict
 }
@@ -180,7 +182,7 @@ var BadReasons = []string{
 }
 
 // RejectedReasons are all reasons with which a rollout fails.
-var RejectedReasons = append([]string{wasmev1.ReasonUnreachable, wasmev1.ReasonPodsNotReady}, BadReasons...)
+var RejectedReasons = append([]string{wasmev1.ReasonUnreachable, wasmev1.ReasonPodsNotReady, wasmev1.ReasonErrorRatioIncreased, wasmev1.ReasonLatencyIncreased}, BadReasons...)
 
 // isBad reports whether the revision is to blame.
 func (p *Plan) isBad(v condition.Verdict) bool {

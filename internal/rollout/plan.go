@@ -42,6 +42,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -105,8 +106,10 @@ type Workload struct {
 	slot        bool
 	staged      *revision.Revision
 	stagedFetch Fetch
-	// canary is what single pods are to run of what is staged.
+	// canary is what single pods are to run of what is staged, and counts says which requests
+	// of all pods are counted meanwhile.
 	canary Canary
+	counts dataplane.Count
 	// live says that this plan has it run what it tried.
 	live bool
 	// moves says that another output of it holds the last good revision, and stays until this
@@ -160,6 +163,10 @@ type Plan struct {
 	back bool
 	// canary says that single pods run the revision, beside those that only try it.
 	canary bool
+	// awaited says what the step waits for beside its bake time; empty for nothing.
+	awaited string
+	// provedBefore says that the status has the proof of the revision in force.
+	provedBefore bool
 	// notRequired says that Loaded does not wait for what nothing shows.
 	notRequired bool
 	// proofs are those of all workloads.
@@ -172,6 +179,7 @@ func Decide(s State) Plan {
 	p.Rollout = s.rollout()
 	p.InForce, p.Standing = s.inForce(p.Rollout)
 	p.back = p.InForce != nil && p.InForce == s.base()
+	p.provedBefore = p.InForce != nil && s.Status.Revision == p.InForce.Hash && s.wasLoaded()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {
 		before := p.Rollout.DeepCopy()

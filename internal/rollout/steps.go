@@ -54,8 +54,10 @@ type Strategy struct {
 	BakeTime time.Duration
 	// MaxPods is how many pods may load at one time, after the first workload.
 	MaxPods int
-	// CanaryPods is how many pods of the first workload run it before all of them do.
+	// CanaryPods is how many pods of the first workload run it before all of them do, and
+	// Analysis how their requests are compared with those of the others; nil for not.
 	CanaryPods int
+	Analysis   *Analysis
 	// Hold says that a bad step is not rolled back.
 	Hold, Paused bool
 	// Retry is the value of the annotation wasme.io/retry.
@@ -73,6 +75,7 @@ func StrategyOf(fd *wasmev1.FilterDeployment) Strategy {
 		BakeTime:   ptr.Deref(spec.BakeTime, metav1.Duration{Duration: defaultBakeTime}).Duration,
 		MaxPods:    int(ptr.Deref(spec.MaxPods, MaxLoadingPods)),
 		CanaryPods: int(ptr.Deref(spec.CanaryPods, 0)),
+		Analysis:   analysisOf(spec.Analysis),
 		Hold:       spec.OnFailure == wasmev1.RolloutHold,
 		Paused:     spec.Paused,
 		Retry:      fd.Annotations[wasmev1.RetryAnnotation],
@@ -217,9 +220,9 @@ func (p *Plan) advance(s *State) (admitted int) {
 	case judged.loading, tried.loading, canaries.loading:
 		p.setPhase(s, wasmev1.RolloutProgressing)
 		p.canary = canaries.loading && !tried.loading
-	case canaries.pods > 0 && !baked:
+	case canaries.pods > 0 && !baked, canaries.waits != "":
 		p.setPhase(s, wasmev1.RolloutBaking)
-		p.canary = true
+		p.canary, p.awaited = true, canaries.waits
 		p.Again = soonest(p.Again, max(s.Strategy.BakeTime-s.Now.Sub(r.Since.Time), time.Second))
 	case tried.pods > 0:
 		p.setPhase(s, wasmev1.RolloutProgressing)
@@ -287,6 +290,7 @@ func (p *Plan) stage(s *State) {
 		}
 		if begun && p.takesCanaries(s, w) && (p.canary || w.was.Canary.Revision == p.InForce.Hash) {
 			w.canary = p.canaries(s, w)
+			w.counts = s.Strategy.Analysis.counts(w.canary, p.InForce.Rendered.PatchContext)
 		}
 		w.behind, w.inForce, w.staged = true, w.Holds, p.InForce
 		p.Again = soonest(p.Again, w.stagedFetch.patience(s.Now))
@@ -420,9 +424,17 @@ func (p *Plan) rolloutVerdict(waiting int) condition.Verdict {
 	case r.Phase == wasmev1.RolloutPaused:
 		return condition.Unknown(wasmev1.ReasonRolloutPaused, "revision %s on %d of %d workloads: remove spec.rollout.paused to go on", r.To, all-waiting, all)
 	case r.Phase != wasmev1.RolloutComplete && waiting > 0:
-		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the next step begins when their pods run it well", r.To, all-waiting, all)
+		return condition.Unknown(wasmev1.ReasonSpreading, "revision %s on %d of %d workloads; the next step begins when their pods run it well%s", r.To, all-waiting, all, p.awaitedNote())
 	}
 	return condition.Verdict{}
+}
+
+// awaitedNote says what a step waits for beside its bake time; empty for nothing.
+func (p *Plan) awaitedNote() string {
+	if p.awaited == "" {
+		return ""
+	}
+	return "; " + p.awaited
 }
 
 // nextRetry returns a value of the annotation that begins a failed rollout again: another one

@@ -697,6 +697,29 @@ func TestPodsOfAStepAreWatched(t *testing.T) {
 	g.Expect(all).To(Equal(MaxLoadingPods), "not thousands of pods each second")
 }
 
+func TestWhatPodsRefusedBeforeTheyWereAskedCountsUntilTheyProveTheRevision(t *testing.T) {
+	g := NewWithT(t)
+	s := newStory(t)
+	proved := func() []bool {
+		var all []bool
+		for _, expectation := range s.plan.Expectations() {
+			all = append(all, expectation.ProvedBefore)
+		}
+		return all
+	}
+	s.state.Targets = []Target{target("a", 2)}
+	s.asks("aa", small, "world")
+	s.happens("a first apply")
+	g.Expect(proved()).To(Equal([]bool{false, false}))
+	s.everywhere(runs)
+	s.happens("they run it")
+	s.happens("the status says so")
+	g.Expect(proved()).To(Equal([]bool{true, true}))
+	s.asks("aa", small, "goodbye")
+	s.happens("another configuration")
+	g.Expect(proved()).To(Equal([]bool{false, false}))
+}
+
 func TestStrategyIsThatOfTheSpec(t *testing.T) {
 	g := NewWithT(t)
 	fd := &wasmev1.FilterDeployment{}
@@ -710,6 +733,10 @@ func TestStrategyIsThatOfTheSpec(t *testing.T) {
 	fd.Spec.Rollout.BakeTime, fd.Spec.Rollout.MaxPods = &metav1.Duration{}, new(int32(7))
 	fd.Spec.Rollout.OnFailure, fd.Spec.Rollout.Paused = wasmev1.RolloutHold, true
 	g.Expect(StrategyOf(fd)).To(Equal(Strategy{Staged: true, MaxPods: 7, Hold: true, Paused: true, Retry: "12345678"}))
+	fd.Spec.Rollout = &wasmev1.RolloutSpec{CanaryPods: new(int32(2)), Analysis: &wasmev1.RolloutAnalysis{MaxErrorRatioIncrease: "0.5%"}}
+	g.Expect(*StrategyOf(fd).Analysis).To(Equal(Analysis{MaxErrorRatioIncrease: new(0.005), MinRequests: 100}))
+	fd.Spec.Rollout.Analysis = &wasmev1.RolloutAnalysis{MaxLatencyIncrease: "150%", MinRequests: new(int32(10))}
+	g.Expect(*StrategyOf(fd).Analysis).To(Equal(Analysis{MaxLatencyIncrease: new(1.5), MinRequests: 10}))
 }
 
 func TestWhatARevisionIsToBlameFor(t *testing.T) {

@@ -155,13 +155,14 @@ func (p *Plan) Expectations() []dataplane.Expectation {
 	}
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		plugins := p.plugins(w)
+		plugins, counted := p.plugins(w), w.counted()
 		for _, pod := range w.pods {
 			if !pod.Sidecar {
 				continue
 			}
+			counts := counted(pod)
 			for _, e := range p.pluginsOf(w, pod, plugins) {
-				e.Pod, e.Watch = pod.Address, e.Watch && left > 0
+				e.Pod, e.Watch, e.Count = pod.Address, e.Watch && left > 0, counts
 				if e.Watch {
 					left--
 				}
@@ -185,7 +186,7 @@ func (p *Plan) pluginsOf(w *Workload, pod Pod, plugins []dataplane.Expectation) 
 func (p *Plan) plugins(w *Workload) []dataplane.Expectation {
 	var plugins []dataplane.Expectation
 	if expected := w.expected(); expected != nil {
-		plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce})
+		plugins = append(plugins, dataplane.Expectation{Plugin: w.plugin(expected), Explain: true, Watch: expected == p.InForce, ProvedBefore: p.provedBefore})
 	}
 	if w.tries() {
 		plugins = append(plugins, dataplane.Expectation{Plugin: render.StagedPluginName(w.owner, w.Target, w.staged.Hash), Explain: true, Attempt: w.stagedFetch.Renewals})

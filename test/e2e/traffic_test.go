@@ -36,10 +36,14 @@ type stream struct {
 }
 
 func startStream(ctx context.Context, url string) *stream {
+	return startStreamEvery(ctx, streamPause, url)
+}
+
+func startStreamEvery(ctx context.Context, pause time.Duration, url string) *stream {
 	s := &stream{}
 	ctx, s.end = context.WithCancel(ctx)
 	s.done.Go(func() {
-		next := time.NewTicker(streamPause)
+		next := time.NewTicker(pause)
 		defer next.Stop()
 		for {
 			select {

@@ -34,6 +34,12 @@ const (
 	// Tracking adds the request header that the field tracking_header of its
 	// configuration, an object, names, with the value "tracked".
 	Tracking = "tracking"
+	// Flawed adds the response header "hello" with the value "flawed". The fields fail and
+	// delay of its configuration, an object, say of how many requests it answers one with
+	// 503, and how many milliseconds longer each takes.
+	Flawed = "flawed"
+	// Telemetry counts requests to a pod, and times them, as Istio's own proxy does.
+	Telemetry = "telemetry"
 )
 
 // RootID is the root id of every module here.

@@ -17,7 +17,7 @@ import (
 )
 
 func TestEveryFilterSpeaksTheABI(t *testing.T) {
-	for _, name := range []string{filters.Hello, filters.Refuse, filters.Trap, filters.Loop, filters.Import, filters.Environ, filters.Tracking} {
+	for _, name := range []string{filters.Hello, filters.Refuse, filters.Trap, filters.Loop, filters.Import, filters.Environ, filters.Tracking, filters.Flawed, filters.Telemetry} {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
 			runtime := newHost(ctx, t)
@@ -82,13 +82,21 @@ func newHost(ctx context.Context, t *testing.T) wazero.Runtime {
 	t.Cleanup(func() { _ = runtime.Close(context.Background()) }) // memory only
 	wasi_snapshot_preview1.MustInstantiate(ctx, runtime)
 	host := runtime.NewHostModuleBuilder("env")
-	for name, parameters := range map[string]int{
-		"proxy_log": 3, "proxy_get_buffer_bytes": 5, "proxy_get_property": 4,
-		"proxy_get_header_map_value": 5, "proxy_add_header_map_value": 5,
+	const i32, i64 = api.ValueTypeI32, api.ValueTypeI64
+	for name, parameters := range map[string][]api.ValueType{
+		"proxy_log":                  bytes.Repeat([]api.ValueType{i32}, 3),
+		"proxy_get_buffer_bytes":     bytes.Repeat([]api.ValueType{i32}, 5),
+		"proxy_get_property":         bytes.Repeat([]api.ValueType{i32}, 4),
+		"proxy_get_header_map_value": bytes.Repeat([]api.ValueType{i32}, 5),
+		"proxy_add_header_map_value": bytes.Repeat([]api.ValueType{i32}, 5),
+		"proxy_send_local_response":  bytes.Repeat([]api.ValueType{i32}, 8),
+		"proxy_define_metric":        bytes.Repeat([]api.ValueType{i32}, 4),
+		"proxy_increment_metric":     {i32, i64},
+		"proxy_record_metric":        {i32, i64},
 	} {
 		host.NewFunctionBuilder().WithGoFunction(
 			api.GoFunc(func(_ context.Context, stack []uint64) { stack[0] = 1 }), // not found
-			bytes.Repeat([]api.ValueType{api.ValueTypeI32}, parameters), []api.ValueType{api.ValueTypeI32},
+			parameters, []api.ValueType{i32},
 		).Export(name)
 	}
 	if _, err := host.Instantiate(ctx); err != nil {

@@ -264,7 +264,8 @@ func (r *Running) prepareSidecar(ctx context.Context) error {
 
 // sidecarEnv is the environment that injection gives istio-proxy. INSTANCE_IP
 // must not be a loopback address: istiod would not have it. The statistics that
-// show whether Envoy refused an update, which Istio leaves out, are included.
+// show whether Envoy refused an update, which Istio leaves out, are included. The
+// labels are those of the test filter telemetry.
 func (r *Running) sidecarEnv(folder, envoy string) ([]string, error) {
 	w := r.Workload
 	labels, err := json.Marshal(w.podLabels())
@@ -274,6 +275,7 @@ func (r *Running) sidecarEnv(folder, envoy string) ([]string, error) {
 	_, adminPort, _ := strings.Cut(strings.TrimPrefix(r.AdminURL, "http://"), ":")
 	config := fmt.Sprintf(`{"binaryPath": %q, "configPath": %q, "discoveryAddress": %q, "proxyAdminPort": %s, `+
 		`"concurrency": 1, "controlPlaneAuthPolicy": "NONE", "interceptionMode": "NONE", `+
+		`"extraStatTags": ["reporter", "response_code"], `+
 		`"proxyStatsMatcher": {"inclusionRegexps": [".*extension_config_discovery.*"]}}`,
 		envoy, filepath.Join(folder, "envoy"), r.mesh.xds, adminPort)
 	env := []string{

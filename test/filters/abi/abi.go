@@ -7,7 +7,11 @@
 // so nothing here is locked.
 package abi
 
-import "unsafe"
+import (
+	"encoding/binary"
+	"strings"
+	"unsafe"
+)
 
 // Filter is what a module does.
 type Filter struct {
@@ -27,6 +31,8 @@ type Plugin struct {
 	// have come in.
 	RequestHeaders  func()
 	ResponseHeaders func()
+	// Log is called when the stream has ended.
+	Log func()
 }
 
 var (
@@ -42,12 +48,16 @@ func Register(f Filter) { filter = f }
 const (
 	statusOK                        = 0
 	actionContinue                  = 0
+	actionPause                     = 1
+	noGRPCStatus              int32 = -1
 	mapRequestHeaders               = 0
 	mapResponseHeaders              = 2
 	bufferPluginConfiguration       = 7
 	propertyRootID                  = "plugin_root_id"
 	maxConfiguration                = 1 << 20
 	logLevelError             int32 = 4
+	metricCounter             int32 = 0
+	metricHistogram           int32 = 2
 )
 
 // AddRequestHeader adds a header to the request of the current stream.
@@ -69,6 +79,59 @@ func RequestHeader(name string) (string, bool) {
 		return "", false
 	}
 	return takeReturned(), true
+}
+
+// Answer answers the current stream's request with a status and without a body. It goes no
+// further.
+func Answer(status int32) {
+	answered = true
+	if got := sendLocalResponse(status, "", "", 0, 0, noGRPCStatus); got != statusOK {
+		Log("the host did not answer")
+	}
+}
+
+// answered says that the request whose headers have come in was answered.
+var answered bool
+
+// NumberProperty returns a property of the current stream that is a whole number; 0 without
+// one.
+func NumberProperty(path ...string) uint64 {
+	if getProperty(strings.Join(path, "\x00"), &returned.data, &returned.size) != statusOK {
+		return 0
+	}
+	const size = 8
+	value := []byte(takeReturned())
+	if len(value) != size {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(value)
+}
+
+// Increment adds one to a counter.
+func Increment(counter string) {
+	if incrementMetric(metric(metricCounter, counter), 1) != statusOK {
+		Log("the host did not count " + counter)
+	}
+}
+
+// Observe adds a value to a histogram.
+func Observe(histogram string, value uint64) {
+	if recordMetric(metric(metricHistogram, histogram), value) != statusOK {
+		Log("the host did not record " + histogram)
+	}
+}
+
+// metrics are the ids of those that the host knows, by their names.
+var metrics = map[string]uint32{}
+
+func metric(kind int32, name string) uint32 {
+	if id, known := metrics[name]; known {
+		return id
+	}
+	if defineMetric(kind, name, &returned.data) == statusOK {
+		metrics[name] = returned.data
+	}
+	return metrics[name]
 }
 
 // Log writes to the host's log as an error, the level that hosts show by default.
@@ -120,6 +183,18 @@ func getHeader(headers int32, name string, data, length *uint32) int32
 //go:wasmimport env proxy_add_header_map_value
 func addHeader(headers int32, name, value string) int32
 
+//go:wasmimport env proxy_send_local_response
+func sendLocalResponse(status int32, details, body string, headers, headersSize uint32, grpcStatus int32) int32
+
+//go:wasmimport env proxy_define_metric
+func defineMetric(kind int32, name string, id *uint32) int32
+
+//go:wasmimport env proxy_increment_metric
+func incrementMetric(id uint32, by int64) int32
+
+//go:wasmimport env proxy_record_metric
+func recordMetric(id uint32, value uint64) int32
+
 //go:wasmexport proxy_abi_version_0_2_1
 func abiVersion() {}
 
@@ -163,8 +238,12 @@ func onConfigure(root, _ uint32) uint32 {
 
 //go:wasmexport proxy_on_request_headers
 func onRequestHeaders(stream, _, _ uint32) uint32 {
+	answered = false
 	if handle := plugins[roots[stream]].RequestHeaders; handle != nil {
 		handle()
+	}
+	if answered {
+		return actionPause
 	}
 	return actionContinue
 }
@@ -181,7 +260,11 @@ func onResponseHeaders(stream, _, _ uint32) uint32 {
 func onDone(_ uint32) uint32 { return yes(true) }
 
 //go:wasmexport proxy_on_log
-func onLog(_ uint32) {}
+func onLog(stream uint32) {
+	if handle := plugins[roots[stream]].Log; handle != nil {
+		handle()
+	}
+}
 
 //go:wasmexport proxy_on_delete
 func onDelete(context uint32) {
