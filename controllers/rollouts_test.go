@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"google.golang.org/protobuf/proto"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -258,6 +259,48 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		w.clock.Step(time.Second)
 		Expect(settles(ctx)).To(ConsistOf("a-f", "b-f"))
 		Expect(fd).To(beReady("2/2"))
+	})
+
+	It("undoes what someone edits where a workload waits", func(ctx context.Context) {
+		second := begins(ctx, "second")
+		goesLive(ctx, "b", b)
+		reaches(ctx, wasmev1.RolloutBaking)
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Rollout = &wasmev1.RolloutSpec{Paused: true} })
+		w.clock.Step(bakeTime)
+		reaches(ctx, wasmev1.RolloutPaused)
+		holds(ctx, first, second)
+		before := w.output(ctx, "a-f")
+		breaks := func(ctx context.Context) {
+			GinkgoHelper()
+			broken := w.output(ctx, "a-f")
+			broken.Spec.ConfigPatches = broken.Spec.ConfigPatches[:1]
+			Expect(user.Update(ctx, broken)).To(Succeed())
+			w.catchUp(ctx, w.namespace)
+		}
+		breaks(ctx)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		after := w.output(ctx, "a-f")
+		Expect(proto.Equal(&before.Spec, &after.Spec)).To(BeTrue(), "it holds what it held, in the same way")
+		Expect(after.Annotations).To(Equal(before.Annotations))
+		Expect(fd.Status.Rollout.Phase).To(Equal(wasmev1.RolloutPaused))
+
+		By("saying why it cannot")
+		breaks(ctx)
+		w.intercept(func(write string) error {
+			if write == "update EnvoyFilter a-f" {
+				return errors.New("injected")
+			}
+			return nil
+		})
+		w.clock.Step(time.Minute)
+		_, err := w.reconcile(ctx, fd)
+		Expect(err).To(MatchError(ContainSubstring("injected")))
+		Expect(fd).To(notReady(wasmev1.ReasonWriteFailed, "a-f", "injected"))
+		w.intercept(nil)
+		w.clock.Step(time.Minute)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		repaired := w.output(ctx, "a-f")
+		Expect(proto.Equal(&before.Spec, &repaired.Spec)).To(BeTrue())
 	})
 
 	It("leaves nothing when it is deleted in the middle", func(ctx context.Context) {

@@ -314,6 +314,12 @@ func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, 
 	}
 	r.noteRefusals(state, &plan, refused)
 	if state.Blocked.Reason == "" {
+		if kept := r.keepWaiting(ctx, fd, &plan, existing); kept != nil {
+			if apierrors.IsConflict(kept.Err) {
+				return plan, kept.Err
+			}
+			plan.Programmed = condition.FalseAndRetried(kept.Reason, kept.Err)
+		}
 		err := errors.Join(r.pruneOutputs(ctx, state.Owner, &plan, existing), r.pruneRevisions(ctx, state.History, &plan, existing))
 		if apierrors.IsConflict(err) {
 			return plan, err

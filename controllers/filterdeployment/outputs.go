@@ -70,6 +70,23 @@ func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeploym
 	})
 }
 
+// keepWaiting repairs the outputs of workloads that wait for their step, and returns the first
+// failure.
+func (r *Reconciler) keepWaiting(ctx context.Context, fd *wasmev1.FilterDeployment, plan *rollout.Plan, existing outputs) *rollout.Attempt {
+	places := plan.Waiting()
+	attempts := make([]*rollout.Attempt, len(places))
+	complete := r.completer(ctx)
+	workqueue.ParallelizeUntil(ctx, writers, len(places), func(i int) {
+		attempts[i] = r.writePlanned(ctx, fd, &plan.Workloads[places[i]], existing, complete)
+	})
+	for _, attempt := range attempts {
+		if attempt != nil && attempt.Err != nil {
+			return attempt
+		}
+	}
+	return nil
+}
+
 // writePlanned makes one output what the plan says. Before it renders, it completes the
 // revision.
 func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeployment, planned *rollout.Workload, existing outputs, complete func(*revision.Revision) error) *rollout.Attempt {

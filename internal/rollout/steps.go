@@ -388,7 +388,22 @@ func (p *Plan) await(s *State, admitted int) {
 	})
 	for _, w := range due[min(admitted, len(due)):] {
 		w.Phase = AwaitingStep
+		if w.Holds != nil && !w.outdated && s.Outputs.keyFor(s.Owner, w.Holds, w.Target) == w.Output {
+			w.behind, w.inForce = true, w.Holds
+		}
 	}
+}
+
+// Waiting returns the places of the workloads that wait for a step and whose outputs are to
+// stay what they are: what someone else changes there is undone meanwhile, too.
+func (p *Plan) Waiting() []int {
+	var waiting []int
+	for i := range p.Workloads {
+		if w := &p.Workloads[i]; w.Phase == AwaitingStep && w.behind && !p.Rejecting {
+			waiting = append(waiting, i)
+		}
+	}
+	return waiting
 }
 
 // rank returns 0 for a workload with pods that run what its output holds, 1 for one with

@@ -45,6 +45,7 @@ func scenarios() []scenario {
 		{"fanout", (*perf).fanout},
 		{"traffic", (*perf).traffic},
 		{"rollouts", (*perf).rollouts},
+		{"analyses", (*perf).analyses},
 		{"scale", (*perf).scale},
 		{"churn", (*perf).churn},
 		{"large", (*perf).large},
