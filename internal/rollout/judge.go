@@ -72,6 +72,9 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		staged := w.was.Staged
 		waited := s.Now.Sub(staged.At) + time.Duration(min(staged.Renewals, 1))*LoadTimeout
 		proofs := w.proofsOf(plugin, waited, s.Now)
+		for j := range proofs {
+			proofs[j].tried = true
+		}
 		v := loadedVerdict(proofs, p.InForce.OutputKind())
 		untried := v.Reason == wasmev1.ReasonNoListener || v.Reason == wasmev1.ReasonAnchorMissing
 		switch {

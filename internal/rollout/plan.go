@@ -193,6 +193,9 @@ func Decide(s State) Plan {
 		p.renew(&s, &room)
 		p.Load = Load{Pods: room.taken, Bytes: int64(room.taken) * moduleBytes(p.InForce.Module)}
 	}
+	if p.Rollout != nil && s.wantsRetry(p.Rollout) {
+		p.Again = soonest(p.Again, rejectDelay)
+	}
 	if p.awaitsTurn() {
 		p.Again = soonest(p.Again, turnRecheck)
 	}

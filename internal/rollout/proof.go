@@ -34,6 +34,8 @@ type Proof struct {
 	waited time.Duration
 	// spent says that what it seems to refuse is not renewed any more.
 	spent bool
+	// tried says that no request passes the filter yet.
+	tried bool
 	// anchored says that the filter is placed beside another one of the pod's proxy.
 	anchored bool
 	verdict  dataplane.Verdict
@@ -255,7 +257,7 @@ func missingVerdict(explained []Proof, missing, counted int) condition.Verdict {
 		causes[p.cause()] = append(causes[p.cause()], p)
 	}
 	most := mostFrequent(causes)
-	v := condition.False(most, "%d of %d pods do not run the revision; %d of them (%s) %s", missing, counted, len(causes[most]), podNames(causes[most]), causeTexts[most])
+	v := condition.False(most, "%d of %d pods do not run the revision; %d of them (%s) %s", missing, counted, len(causes[most]), podNames(causes[most]), causeText(most, causes[most][0].tried))
 	v.Stalled = (most == wasmev1.ReasonRefused || most == wasmev1.ReasonOlderRevision) &&
 		!slices.ContainsFunc(causes[most], func(p Proof) bool { return !p.spent })
 	return v
@@ -272,9 +274,18 @@ func mostFrequent(causes map[string][]Proof) string {
 	})
 }
 
-// causeTexts say what reasons mean, and what helps.
+// causeText says what a reason means, and what helps. What is only tried costs no request.
+func causeText(reason string, tried bool) string {
+	if reason == wasmev1.ReasonFetchFailed && !tried {
+		return "could not fetch the module and deny requests, or let them pass unfiltered with FailOpen" + fetchFix
+	}
+	return causeTexts[reason]
+}
+
+const fetchFix = ": let the pods reach the operator's module server (a NetworkPolicy may block it), or the registry with distribution Registry"
+
 var causeTexts = map[string]string{
-	wasmev1.ReasonFetchFailed:   "could not fetch the module and deny requests, or let them pass unfiltered with FailOpen: let the pods reach the operator's module server (a NetworkPolicy may block it), or the registry with distribution Registry",
+	wasmev1.ReasonFetchFailed:   "could not fetch the module" + fetchFix,
 	wasmev1.ReasonOlderRevision: "keep running an older revision, because Envoy refused the new one (its configuration, root id or module) or istiod has not sent it: the sidecar's log says which",
 	wasmev1.ReasonRefused:       "do not run the filter, because Envoy refused it (its configuration, root id or module), refused another Wasm filter of the pod, which holds up those after it, has no place for it (an HTTP listener, spec.filter.ports, spec.filter.position), or was not sent it by istiod: the sidecar's log says which",
 	wasmev1.ReasonNotLoaded:     "do not run the filter, and their pilot-agents do not answer why: let the operator reach port 15020 of the pods, or read the sidecar's log",

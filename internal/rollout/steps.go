@@ -138,11 +138,27 @@ func (s *State) runsEverywhere(r *wasmev1.RolloutStatus) bool {
 	return r.Phase == wasmev1.RolloutBaking && s.wasLoaded() && held.Len() == 1 && held.Has(r.To)
 }
 
-// retries reports whether the user wants a revision that failed to be tried again.
+// retries reports whether a revision that failed is to be tried again now: the user wants it,
+// and nothing is left of the last try, by which it would be judged.
 func (s *State) retries(last *wasmev1.RolloutStatus) bool {
+	return s.wantsRetry(last) && !s.Outputs.leftOf(last)
+}
+
+// wantsRetry reports whether the user wants a revision that failed to be tried again.
+func (s *State) wantsRetry(last *wasmev1.RolloutStatus) bool {
 	failed := last.Phase == wasmev1.RolloutRolledBack || last.Phase == wasmev1.RolloutHeld
 	retry := s.Strategy.Retry
 	return failed && retry != last.Retried && strings.HasPrefix(retry, last.To) && len(retry) <= wasmev1.MaxRetryLength
+}
+
+// leftOf reports whether outputs still hold or stage what a rollout that failed takes back.
+func (o Outputs) leftOf(failed *wasmev1.RolloutStatus) bool {
+	for _, output := range o {
+		if output.Staged.Revision == failed.To || failed.Phase == wasmev1.RolloutRolledBack && output.Revision == failed.To {
+			return true
+		}
+	}
+	return false
 }
 
 // kept returns the revision of the history with a hash; nil for none.

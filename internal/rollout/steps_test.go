@@ -105,6 +105,20 @@ func TestStagedRollouts(t *testing.T) {
 			s.asks("aa", small, "accepted")
 			s.happens("a new spec begins at the first step")
 		},
+		"staged again before the last try is taken back": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.tries("b", 1, cannotLoad)
+			s.later(LoadTimeout)
+			s.happens("its pod cannot fetch it")
+			s.state.Strategy.Retry = s.state.Asked.Hash
+			s.happens("the staging slot is emptied first")
+			s.happens("then it is tried again")
+			s.tries("b", 1, cannotLoad)
+			s.later(LoadTimeout - time.Second)
+			s.happens("it has as much time as before")
+		},
 		"staged with a module that cannot be fetched": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")

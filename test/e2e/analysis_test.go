@@ -28,7 +28,7 @@ var _ = Describe("An analysis, with a stand-in for istio.stats", long, func() {
 		stats.Name = "stats"
 		Expect(admin.Create(ctx, stats)).To(Succeed())
 		Eventually(readyReason(ctx, stats)).WithTimeout(loadTime).Should(Equal(wasmev1.ReasonReady))
-		fd := stagedOn(ctx, namespace, "app", 0)
+		fd := stagedOn(ctx, namespace, "app", 0, push(ctx, filters.Hello))
 		for _, pod := range pods {
 			meshtest.EventuallyAnswers(ctx, pod, "one")
 		}

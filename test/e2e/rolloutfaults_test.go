@@ -1,9 +1,15 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -20,10 +26,10 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-// stagedOn has the workloads with a label app run hello, staged, and say "one".
-func stagedOn(ctx context.Context, namespace, app string, bakeTime time.Duration) *wasmev1.FilterDeployment {
+// stagedOn has the workloads with a label app run an image, staged, and say "one".
+func stagedOn(ctx context.Context, namespace, app string, bakeTime time.Duration, image string) *wasmev1.FilterDeployment {
 	GinkgoHelper()
-	fd := filterDeployment(namespace, push(ctx, filters.Hello), "one")
+	fd := filterDeployment(namespace, image, "one")
 	fd.Spec.Rollout = &wasmev1.RolloutSpec{BakeTime: &metav1.Duration{Duration: bakeTime}}
 	if app != "" {
 		fd.Name = app
@@ -60,7 +66,7 @@ var _ = Describe("A revision that is tried", long, func() {
 			pods[app] = run(ctx, w)
 		}
 		for app := range bad {
-			fds[app] = stagedOn(ctx, namespace, app, 0)
+			fds[app] = stagedOn(ctx, namespace, app, 0, push(ctx, filters.Hello))
 			meshtest.EventuallyAnswers(ctx, pods[app], "one") // over a connection that is not older
 			streams[app] = startStream(ctx, pods[app].URL)
 		}
@@ -92,7 +98,7 @@ var _ = Describe("A revision that is tried", long, func() {
 		w := workload(namespace, "app", map[string]string{"app": "app"})
 		w.AgentMetrics = true
 		pod := run(ctx, w)
-		fd := stagedOn(ctx, namespace, "", 0)
+		fd := stagedOn(ctx, namespace, "", 0, push(ctx, filters.Hello))
 		meshtest.EventuallyAnswers(ctx, pod, "one")
 		requests := startStream(ctx, pod.URL)
 		back := stopIstiod()
@@ -116,7 +122,7 @@ var _ = Describe("A canary", long, func() {
 			w.Replica = replica
 			pods = append(pods, run(ctx, w))
 		}
-		fd := stagedOn(ctx, namespace, "", 0)
+		fd := stagedOn(ctx, namespace, "", 0, push(ctx, filters.Hello))
 		answer := func(value string, pods ...*mesh.Running) {
 			GinkgoHelper()
 			for _, pod := range pods {
@@ -161,7 +167,7 @@ var _ = Describe("A staged rollout goes on", long, func() {
 	It("when the operator is killed in each of its phases", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pods := []*mesh.Running{run(ctx, workload(namespace, "a", map[string]string{"app": "a"})), run(ctx, workload(namespace, "b", map[string]string{"app": "b"}))}
-		fd := stagedOn(ctx, namespace, "", 3*time.Second)
+		fd := stagedOn(ctx, namespace, "", 3*time.Second, push(ctx, filters.Hello))
 		meshtest.EventuallyAnswers(ctx, pods[0], "one")
 		requests := startStream(ctx, pods[0].URL)
 		restart := func() {
@@ -214,7 +220,7 @@ var _ = Describe("A staged rollout goes on", long, func() {
 		first, second := workload(namespace, "a", map[string]string{"app": "a"}), workload(namespace, "b", map[string]string{"app": "b"})
 		pods := []*mesh.Running{run(ctx, first), run(ctx, second)}
 		third := run(ctx, workload(namespace, "c", map[string]string{"app": "c"}))
-		fd := stagedOn(ctx, namespace, "", 5*time.Second)
+		fd := stagedOn(ctx, namespace, "", 5*time.Second, push(ctx, filters.Hello))
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
 		Eventually(phase(ctx, fd), loadTime, time.Millisecond).Should(Equal(wasmev1.RolloutBaking))
 		meshtest.EventuallyAnswers(ctx, pods[0], "two")
@@ -245,3 +251,89 @@ var _ = Describe("A staged rollout goes on", long, func() {
 		Eventually(func() []string { return outputsOf(ctx, namespace) }).Should(BeEmpty())
 	})
 })
+
+var _ = Describe("A staged rollout, where modules come from elsewhere,", long, func() {
+	It("goes back while the registry and a replica of the operator are away", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		source := startRegistry()
+		r, leader, follower := startReplicas(ctx)
+		first := workload(namespace, "a", map[string]string{"app": "a"})
+		pods := []*mesh.Running{run(ctx, first), run(ctx, workload(namespace, "b", map[string]string{"app": "b"}))}
+		fd := stagedOn(ctx, namespace, "", 15*time.Second, pushTo(ctx, source, "trap:v1", meshtest.Build(ctx, filters.Trap)))
+		image := pushTo(ctx, source, "trap:v2", padded(meshtest.Build(ctx, filters.Trap), 1))
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = image, text("two") })
+		meshtest.EventuallyAnswers(ctx, pods[0], "two")
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutBaking))
+		meshtest.EventuallyAnswers(ctx, pods[1], "one")
+		requests := startStream(ctx, pods[1].URL)
+
+		source.Close()
+		Expect(follower.Kill()).To(Succeed())
+		r.serve(leader)
+		Expect(mesh.Ask(ctx, pods[0].URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
+		Eventually(func() wasmev1.RolloutPhase {
+			mesh.Ask(ctx, pods[0].URL) // a crash shows after the next request to its thread
+			return phase(ctx, fd)()
+		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+		meshtest.EventuallyAnswers(ctx, pods[0], "one")
+		first.Replica = 1
+		Expect(mesh.Ask(ctx, run(ctx, first).URL)).To(Equal(mesh.Answered(http.StatusOK, "one")), "a pod that starts now")
+		requests.answersNothingElse()
+	})
+
+	It("takes back a module whose bytes are not those of its digest", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		r := newReplicas(ctx)
+		leader := r.start(ctx, 0, mesh.OperatorOptions{})
+		forger := startForger(leader.ModuleServerURL)
+		r.modules.SetEndpoints(forger.address)
+		w := workload(namespace, "app", map[string]string{"app": "app"})
+		w.AgentMetrics = true
+		pod := run(ctx, w)
+		fd := stagedOn(ctx, namespace, "", 0, push(ctx, filters.Hello))
+		meshtest.EventuallyAnswers(ctx, pod, "one")
+		requests := startStream(ctx, pod.URL)
+		forger.forges.Store(true)
+		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = push(ctx, filters.Trap), text("two") })
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack))
+		Expect(live(ctx, fd).Status.Rollout.Rejected.Reason).To(Equal(wasmev1.ReasonFetchFailed))
+		Expect(mesh.Ask(ctx, pod.URL)).To(Equal(mesh.Answered(http.StatusOK, "one")))
+		requests.answersNothingElse()
+
+		By("the same module, as it is")
+		forger.forges.Store(false)
+		retry(ctx, fd)
+		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutComplete))
+		meshtest.EventuallyAnswers(ctx, pod, "two")
+	})
+})
+
+// forger is between sidecars and a module server.
+type forger struct {
+	address string
+	// forges says that it changes the last byte of each module.
+	forges atomic.Bool
+}
+
+func startForger(behind string) *forger {
+	GinkgoHelper()
+	target, err := url.Parse(behind)
+	Expect(err).NotTo(HaveOccurred())
+	f := &forger{}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if !f.forges.Load() || r.Request.Method != http.MethodGet {
+			return nil
+		}
+		body, err := io.ReadAll(r.Body)
+		if len(body) > 0 {
+			body[len(body)-1]++
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return err
+	}
+	server := httptest.NewServer(proxy)
+	DeferCleanup(server.Close)
+	f.address = server.Listener.Addr().String()
+	return f
+}
