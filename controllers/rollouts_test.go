@@ -3,7 +3,6 @@ package controllers
 import (
 	"context"
 	"errors"
-	"google.golang.org/protobuf/proto"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
