@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -15,7 +17,7 @@ import (
 
 // The Envoys here lack Istio's extension istio.stats. A filter stands in for it: the metrics
 // have the same names, buckets and labels, and real Envoys serve them.
-var _ = Describe("An analysis, with a stand-in for istio.stats", long, func() {
+var _ = Describe("An analysis, with a stand-in for istio.stats", Serial, func() {
 	It("takes back what fails requests or slows them down, waits for requests, and lets the rest pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		var pods []*mesh.Running
@@ -53,6 +55,7 @@ var _ = Describe("An analysis, with a stand-in for istio.stats", long, func() {
 			})
 		}
 		begin()
+		canaries := map[int]bool{}
 		for configuration, reason := range map[string]string{
 			`{"fail": 5}`:   wasmev1.ReasonErrorRatioIncreased,
 			`{"delay": 30}`: wasmev1.ReasonLatencyIncreased,
@@ -62,12 +65,19 @@ var _ = Describe("An analysis, with a stand-in for istio.stats", long, func() {
 			Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutRolledBack))
 			rejected := live(ctx, fd).Status.Rollout.Rejected
 			Expect(rejected.Reason).To(Equal(reason))
-			Expect(rejected.Message).To(HavePrefix("app, in the pods that ran it first (" + pods[0].Pod + "): "))
-			meshtest.EventuallyAnswers(ctx, pods[0], "one")
+			canary := slices.IndexFunc(pods, func(pod *mesh.Running) bool {
+				return strings.HasPrefix(rejected.Message, "app, in the pods that ran it first ("+pod.Pod+"): ")
+			})
+			Expect(canary).To(BeNumerically(">=", 0), rejected.Message)
+			canaries[canary] = true
+			meshtest.EventuallyAnswers(ctx, pods[canary], "one")
 		}
-		requests[0].stop() // of the canary
-		for _, others := range requests[1:] {
-			others.answersNothingElse()
+		for i, sent := range requests {
+			if canaries[i] {
+				sent.stop()
+			} else {
+				sent.answersNothingElse()
+			}
 		}
 
 		By("too few requests")

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +49,7 @@ func (s *stream) answersNothingElse() {
 	Expect(asked).To(BeNumerically(">", 100))
 }
 
-var _ = Describe("A revision that is tried", long, func() {
+var _ = Describe("A revision that is tried", Serial, func() {
 	It("costs no request, whatever is wrong with it", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		bad := map[string]struct {
@@ -113,7 +114,30 @@ var _ = Describe("A revision that is tried", long, func() {
 	})
 })
 
-var _ = Describe("A canary", long, func() {
+// canaryOf waits until one of a workload's pods is to run a revision first, and returns it and
+// the others.
+func canaryOf(ctx context.Context, fd *wasmev1.FilterDeployment, pods []*mesh.Running) (first *mesh.Running, others []*mesh.Running) {
+	GinkgoHelper()
+	var named string
+	Eventually(func() string {
+		var output networking.EnvoyFilter
+		key := client.ObjectKey{Namespace: fd.Namespace, Name: fmt.Sprintf("app-%s.%s", fd.Name, fd.Namespace)}
+		Expect(admin.Get(ctx, key, &output)).To(Succeed())
+		named = output.Annotations[rollout.CanaryAnnotation]
+		return named
+	}).WithTimeout(loadTime).ShouldNot(BeEmpty())
+	for _, pod := range pods {
+		if strings.HasSuffix(named, " "+pod.Pod) {
+			first = pod
+		} else {
+			others = append(others, pod)
+		}
+	}
+	Expect(first).NotTo(BeNil(), named)
+	return first, others
+}
+
+var _ = Describe("A canary", Serial, func() {
 	It("meets a module that crashes before the other pods of its workload do", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		var pods []*mesh.Running
@@ -136,23 +160,25 @@ var _ = Describe("A canary", long, func() {
 			current.Spec.Filter.Image, current.Spec.Filter.Config = push(ctx, filters.Trap), text("two")
 			return admin.Update(ctx, current)
 		}).Should(Succeed())
-		requests := startStream(ctx, pods[1].URL)
-		answer("two", pods[0])
-		Expect(mesh.Ask(ctx, pods[2].URL)).To(Equal(mesh.Answered(200, "one")))
+		first, others := canaryOf(ctx, fd, pods)
+		requests := startStream(ctx, others[0].URL)
+		answer("two", first)
+		Expect(mesh.Ask(ctx, others[1].URL)).To(Equal(mesh.Answered(200, "one")))
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutBaking))
-		Expect(mesh.Ask(ctx, pods[0].URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
+		Expect(mesh.Ask(ctx, first.URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
 		Eventually(func() wasmev1.RolloutPhase {
-			mesh.Ask(ctx, pods[0].URL) // a crash shows after the next request to its thread
+			mesh.Ask(ctx, first.URL) // a crash shows after the next request to its thread
 			return phase(ctx, fd)()
 		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
-		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("app, in the pods that ran it first (" + pods[0].Pod + "): the module crashes"))
+		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("app, in the pods that ran it first (" + first.Pod + "): the module crashes"))
 		answer("one", pods...)
 		requests.answersNothingElse()
 
 		By("a module that does not")
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Image, f.Config = push(ctx, filters.Hello), text("three") })
-		answer("three", pods[0])
-		Expect(mesh.Ask(ctx, pods[1].URL)).To(Equal(mesh.Answered(200, "one")))
+		first, others = canaryOf(ctx, fd, pods)
+		answer("three", first)
+		Expect(mesh.Ask(ctx, others[0].URL)).To(Equal(mesh.Answered(200, "one")))
 		Eventually(func() error {
 			current := live(ctx, fd)
 			current.Spec.Rollout.BakeTime = &metav1.Duration{}
@@ -163,7 +189,7 @@ var _ = Describe("A canary", long, func() {
 	})
 })
 
-var _ = Describe("A staged rollout goes on", long, func() {
+var _ = Describe("A staged rollout goes on", Serial, func() {
 	It("when the operator is killed in each of its phases", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		pods := []*mesh.Running{run(ctx, workload(namespace, "a", map[string]string{"app": "a"})), run(ctx, workload(namespace, "b", map[string]string{"app": "b"}))}
@@ -252,7 +278,7 @@ var _ = Describe("A staged rollout goes on", long, func() {
 	})
 })
 
-var _ = Describe("A staged rollout, where modules come from elsewhere,", long, func() {
+var _ = Describe("A staged rollout, where modules come from elsewhere,", Serial, func() {
 	It("goes back while the registry and a replica of the operator are away", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		source := startRegistry()

@@ -36,7 +36,9 @@ func TestE2E(t *testing.T) {
 }
 
 // long has specs begin before all others: they take a minute or more, and short
-// ones fill up the time of the processes that end first.
+// ones fill up the time of the processes that end first. Specs that are Serial
+// need the machine to themselves: what a step is judged by depends on the time
+// that sidecars take to answer.
 const long = SpecPriority(1)
 
 // Each of Ginkgo's parallel processes has a mesh and an operator of its own, so

@@ -24,7 +24,7 @@ import (
 // streamPause is the least time from one request of a stream to the next: short
 // beside any failure that a client would see, and long enough to leave the
 // processors to what the spec is about.
-const streamPause = time.Millisecond
+const streamPause = 5 * time.Millisecond
 
 // stream asks a workload, on which a filter runs, again and again until it is
 // ended. What was not answered with 200, or not by the filter, has failed.
