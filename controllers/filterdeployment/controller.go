@@ -302,7 +302,9 @@ func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, 
 	refused := false
 	for due := plan.Due(*state); len(due) > 0; due = plan.Due(*state) {
 		due = r.holdRefused(state, &plan, due)
-		r.writeOutputs(ctx, fd, state, &plan, due, existing)
+		for i, attempt := range r.writeOutputs(ctx, fd, &plan, due, existing) {
+			state.Targets[due[i]].Attempt = attempt
+		}
 		refused = refused || slices.ContainsFunc(due, func(place int) bool {
 			attempt := state.Targets[place].Attempt
 			return attempt != nil && attempt.Reason == wasmev1.ReasonOutputRefused

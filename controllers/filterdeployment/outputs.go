@@ -60,26 +60,21 @@ func (r *Reconciler) listOutputs(ctx context.Context, fd *wasmev1.FilterDeployme
 	return existing, err
 }
 
-// writeOutputs makes the outputs of the workloads at these places what the plan
-// says, and records what came of it in the state.
-func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, plan *rollout.Plan, places []int, existing outputs) {
+// writeOutputs makes the outputs of the workloads at these places what the plan says, and
+// returns what came of each; nil where the context ended before.
+func (r *Reconciler) writeOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, plan *rollout.Plan, places []int, existing outputs) []*rollout.Attempt {
 	complete := r.completer(ctx)
-	workqueue.ParallelizeUntil(ctx, writers, len(places), func(i int) {
-		place := places[i]
-		state.Targets[place].Attempt = r.writePlanned(ctx, fd, &plan.Workloads[place], existing, complete)
-	})
-}
-
-// keepWaiting repairs the outputs of workloads that wait for their step, and returns the first
-// failure.
-func (r *Reconciler) keepWaiting(ctx context.Context, fd *wasmev1.FilterDeployment, plan *rollout.Plan, existing outputs) *rollout.Attempt {
-	places := plan.Waiting()
 	attempts := make([]*rollout.Attempt, len(places))
-	complete := r.completer(ctx)
 	workqueue.ParallelizeUntil(ctx, writers, len(places), func(i int) {
 		attempts[i] = r.writePlanned(ctx, fd, &plan.Workloads[places[i]], existing, complete)
 	})
-	for _, attempt := range attempts {
+	return attempts
+}
+
+// keepWaiting repairs the outputs of workloads that wait for their step, and returns the first
+// attempt that failed; nil for none.
+func (r *Reconciler) keepWaiting(ctx context.Context, fd *wasmev1.FilterDeployment, plan *rollout.Plan, existing outputs) *rollout.Attempt {
+	for _, attempt := range r.writeOutputs(ctx, fd, plan, plan.Waiting(), existing) {
 		if attempt != nil && attempt.Err != nil {
 			return attempt
 		}

@@ -128,10 +128,10 @@ func (p *Plan) judgeTraffic(s *State, w *Workload, canary Canary, found *judgeme
 func (w *Workload) counted() func(pod Pod) dataplane.Count {
 	others := 0
 	return func(pod Pod) dataplane.Count {
-		if !w.canary.runs(pod.Name) {
-			others++
+		if w.canary.runs(pod.Name) {
+			return w.counts
 		}
-		if others > maxCompared && !w.canary.runs(pod.Name) {
+		if others++; others > maxCompared {
 			return dataplane.Count{}
 		}
 		return w.counts

@@ -15,17 +15,12 @@ import (
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
 )
 
-// The Envoys here lack Istio's extension istio.stats. A filter stands in for it: the metrics
-// have the same names, buckets and labels, and real Envoys serve them.
+// These Envoys are built without Istio's extension istio.stats. A test filter replaces it: its
+// metrics have the same names, buckets and labels, and real Envoys serve them.
 var _ = Describe("An analysis, with a stand-in for istio.stats", Serial, func() {
 	It("takes back what fails requests or slows them down, waits for requests, and lets the rest pass", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
-		var pods []*mesh.Running
-		for replica := range 3 {
-			w := workload(namespace, "app", map[string]string{"app": "app"})
-			w.Replica = replica
-			pods = append(pods, run(ctx, w))
-		}
+		pods := runReplicas(ctx, namespace, 3)
 		stats := filterDeployment(namespace, push(ctx, filters.Telemetry), "")
 		stats.Name = "stats"
 		Expect(admin.Create(ctx, stats)).To(Succeed())

@@ -114,6 +114,18 @@ var _ = Describe("A revision that is tried", Serial, func() {
 	})
 })
 
+// runReplicas runs so many pods of one Deployment, app.
+func runReplicas(ctx context.Context, namespace string, replicas int) []*mesh.Running {
+	GinkgoHelper()
+	var pods []*mesh.Running
+	for replica := range replicas {
+		w := workload(namespace, "app", map[string]string{"app": "app"})
+		w.Replica = replica
+		pods = append(pods, run(ctx, w))
+	}
+	return pods
+}
+
 // canaryOf waits until one of a workload's pods is to run a revision first, and returns it and
 // the others.
 func canaryOf(ctx context.Context, fd *wasmev1.FilterDeployment, pods []*mesh.Running) (first *mesh.Running, others []*mesh.Running) {
@@ -140,12 +152,7 @@ func canaryOf(ctx context.Context, fd *wasmev1.FilterDeployment, pods []*mesh.Ru
 var _ = Describe("A canary", Serial, func() {
 	It("meets a module that crashes before the other pods of its workload do", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
-		var pods []*mesh.Running
-		for replica := range 3 {
-			w := workload(namespace, "app", map[string]string{"app": "app"})
-			w.Replica = replica
-			pods = append(pods, run(ctx, w))
-		}
+		pods := runReplicas(ctx, namespace, 3)
 		fd := stagedOn(ctx, namespace, "", 0, push(ctx, filters.Hello))
 		answer := func(value string, pods ...*mesh.Running) {
 			GinkgoHelper()
@@ -165,11 +172,7 @@ var _ = Describe("A canary", Serial, func() {
 		answer("two", first)
 		Expect(mesh.Ask(ctx, others[1].URL)).To(Equal(mesh.Answered(200, "one")))
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutBaking))
-		Expect(mesh.Ask(ctx, first.URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
-		Eventually(func() wasmev1.RolloutPhase {
-			mesh.Ask(ctx, first.URL) // a crash shows after the next request to its thread
-			return phase(ctx, fd)()
-		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+		crashUntilRolledBack(ctx, first, fd)
 		Expect(live(ctx, fd).Status.Rollout.Rejected.Message).To(HavePrefix("app, in the pods that ran it first (" + first.Pod + "): the module crashes"))
 		answer("one", pods...)
 		requests.answersNothingElse()
@@ -296,11 +299,7 @@ var _ = Describe("A staged rollout, where modules come from elsewhere,", Serial,
 		source.Close()
 		Expect(follower.Kill()).To(Succeed())
 		r.serve(leader)
-		Expect(mesh.Ask(ctx, pods[0].URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
-		Eventually(func() wasmev1.RolloutPhase {
-			mesh.Ask(ctx, pods[0].URL) // a crash shows after the next request to its thread
-			return phase(ctx, fd)()
-		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+		crashUntilRolledBack(ctx, pods[0], fd)
 		meshtest.EventuallyAnswers(ctx, pods[0], "one")
 		first.Replica = 1
 		Expect(mesh.Ask(ctx, run(ctx, first).URL)).To(Equal(mesh.Answered(http.StatusOK, "one")), "a pod that starts now")

@@ -62,11 +62,7 @@ var _ = Describe("A staged rollout", long, func() {
 		change(ctx, fd, func(f *wasmev1.FilterSpec) { f.Config = text("two") })
 		Eventually(phase(ctx, fd)).WithTimeout(loadTime).Should(Equal(wasmev1.RolloutBaking))
 		crashed := time.Now()
-		Expect(mesh.Ask(ctx, others[0].URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
-		Eventually(func() wasmev1.RolloutPhase {
-			mesh.Ask(ctx, others[0].URL) // a crash shows after the next request to its thread
-			return phase(ctx, fd)()
-		}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+		crashUntilRolledBack(ctx, others[0], fd)
 		answer("one", all...)
 		GinkgoWriter.Println("from the crash to the last good revision everywhere:", time.Since(crashed))
 		Expect(live(ctx, fd).Status.Rollout.Rejected.Reason).To(Equal(wasmev1.ReasonCrashing))
@@ -88,6 +84,16 @@ var _ = Describe("A staged rollout", long, func() {
 		meshtest.EventuallyAnswers(ctx, running, large)
 	})
 })
+
+// crashUntilRolledBack crashes the filter trap in a pod, and waits for what follows.
+func crashUntilRolledBack(ctx context.Context, pod *mesh.Running, fd *wasmev1.FilterDeployment) {
+	GinkgoHelper()
+	Expect(mesh.Ask(ctx, pod.URL, "x-crash", "yes").Status).To(Equal(http.StatusServiceUnavailable))
+	Eventually(func() wasmev1.RolloutPhase {
+		mesh.Ask(ctx, pod.URL) // a crash shows after the next request to its thread
+		return phase(ctx, fd)()
+	}).WithTimeout(rolledBack).Should(Equal(wasmev1.RolloutRolledBack))
+}
 
 // retry has a revision that failed begin again.
 func retry(ctx context.Context, fd *wasmev1.FilterDeployment) {

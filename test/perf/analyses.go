@@ -12,7 +12,6 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
-	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 const (
@@ -24,7 +23,8 @@ const (
 )
 
 // analyses measures how often an analysis finds something where there is nothing to be found.
-// A filter stands in for Istio's extension istio.stats, which the Envoys here lack.
+// The metrics are those of a test filter, because these Envoys are built without Istio's
+// extension istio.stats.
 func (p *perf) analyses(ctx context.Context) error {
 	c, started, err := startMesh(ctx)
 	if err != nil {
@@ -36,15 +36,15 @@ func (p *perf) analyses(ctx context.Context) error {
 	}
 	r := &stagedMesh{stagedCluster: stagedCluster{c}, mesh: started}
 	const namespace = "analysed"
-	var running []*mesh.Running
-	for replica := range analysedPods {
-		pod, err := started.StartWorkload(ctx, mesh.Workload{Namespace: namespace, Name: "app", Labels: map[string]string{"app": "app"}, Port: 9080, Replica: replica})
-		if err != nil {
-			return err
-		}
-		running = append(running, pod)
+	running, err := r.startReplicas(ctx, namespace, analysedPods)
+	if err != nil {
+		return err
 	}
-	telemetry, err := c.pushTelemetry(ctx)
+	module, err := filters.Build(ctx, filters.Telemetry)
+	if err != nil {
+		return err
+	}
+	telemetry, err := c.pushModule(ctx, "perf/telemetry:v1", module)
 	if err != nil {
 		return err
 	}
@@ -74,6 +74,19 @@ func (p *perf) analyses(ctx context.Context) error {
 	p.table.add(row)
 	stop()
 	return loads.Wait()
+}
+
+// startReplicas starts so many pods of one Deployment.
+func (r *stagedMesh) startReplicas(ctx context.Context, namespace string, replicas int) ([]*mesh.Running, error) {
+	running := make([]*mesh.Running, replicas)
+	for replica := range replicas {
+		pod, err := r.mesh.StartWorkload(ctx, mesh.Workload{Namespace: namespace, Name: "app", Labels: map[string]string{"app": "app"}, Port: 9080, Replica: replica})
+		if err != nil {
+			return nil, err
+		}
+		running[replica] = pod
+	}
+	return running, nil
 }
 
 // againstItself rolls a filter out again and again, each time with another greeting.
@@ -108,18 +121,6 @@ func (r *stagedMesh) againstItself(ctx context.Context, fd *wasmev1.FilterDeploy
 
 func ended(phase wasmev1.RolloutPhase) bool {
 	return phase == wasmev1.RolloutComplete || phase == wasmev1.RolloutRolledBack
-}
-
-func (c *cluster) pushTelemetry(ctx context.Context) (string, error) {
-	module, err := filters.Build(ctx, filters.Telemetry)
-	if err != nil {
-		return "", err
-	}
-	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
-	if err != nil {
-		return "", err
-	}
-	return c.registry.Push(ctx, "perf/telemetry:v1", image)
 }
 
 // askPaced sends requests, with a pause after each, until the context ends.

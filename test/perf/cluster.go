@@ -126,7 +126,12 @@ func (c *cluster) pushWith(ctx context.Context, path string, sections []byte) (s
 	if err != nil {
 		return "", err
 	}
-	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: append(module, sections...), RootIDs: []string{filters.RootID}})
+	return c.pushModule(ctx, path, append(module, sections...))
+}
+
+// pushModule stores a module of package filters.
+func (c *cluster) pushModule(ctx context.Context, path string, module []byte) (string, error) {
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
 	if err != nil {
 		return "", err
 	}

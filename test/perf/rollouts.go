@@ -18,7 +18,6 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
-	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
 const (
@@ -153,11 +152,7 @@ func (c *cluster) pushTrap(ctx context.Context, salt string) (image string, cont
 	}
 	section := append([]byte{byte(len("salt"))}, "salt"+salt...)
 	content = append(append(content, 0, byte(len(section))), section...)
-	packed, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: content, RootIDs: []string{filters.RootID}})
-	if err != nil {
-		return "", nil, err
-	}
-	image, err = c.registry.Push(ctx, "perf/trap:"+salt, packed)
+	image, err = c.pushModule(ctx, "perf/trap:"+salt, content)
 	return image, content, err
 }
 
