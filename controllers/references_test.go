@@ -308,7 +308,7 @@ var _ = Describe("The manager, of Gateways", Serial, func() {
 		}
 		w := newWorld(ctx)
 		w.stop()
-		DeferCleanup(func(ctx context.Context) { Expect(controlPlane.InstallGateways(ctx)).To(Succeed()) })
+		DeferCleanup(func(ctx context.Context) { Expect(controlPlane.InstallGatewayAPI(ctx)).To(Succeed()) })
 		remove(ctx)
 		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), referencing("", toEdge), ofGateways)
 		kind := startManager(GinkgoT().TempDir()).Gateways
@@ -327,7 +327,7 @@ var _ = Describe("The manager, of Gateways", Serial, func() {
 		}
 		eventually().Should(notReady(wasmev1.ReasonTargetNotFound, "the API server does not serve Gateways"))
 
-		Expect(controlPlane.InstallGateways(ctx)).To(Succeed())
+		Expect(controlPlane.InstallGatewayAPI(ctx)).To(Succeed())
 		noticed(outputkinds.Served)
 		eventually().Should(notReady(wasmev1.ReasonTargetNotFound, "(Gateway edge)"))
 		gateway := w.gateway(ctx, "edge")

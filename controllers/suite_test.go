@@ -60,7 +60,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	istioCRDs, err = binaries.IstioFile(ctx, "manifests/charts/base/files/crd-all.gen.yaml")
 	Expect(err).NotTo(HaveOccurred())
 	Expect(controlPlane.InstallCRDs(istioCRDs)).To(Succeed())
-	Expect(controlPlane.InstallGateways(ctx)).To(Succeed())
+	Expect(controlPlane.InstallGatewayAPI(ctx)).To(Succeed())
 	Expect(controlPlane.InstallOperator(ctx)).To(Succeed())
 
 	config := controlPlane.Admin()

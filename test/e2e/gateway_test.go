@@ -105,7 +105,7 @@ var _ = Describe("A gateway of the Gateway API", func() {
 		Expect(admin.Create(ctx, fd)).To(Succeed())
 		Eventually(readyReason(ctx, fd)).Should(Equal(wasmev1.ReasonTargetNotFound))
 
-		Expect(theMesh.InstallGateways(ctx)).To(Succeed())
+		Expect(theMesh.InstallGatewayAPI(ctx)).To(Succeed())
 		gateway := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{
 			// Of no controller's class: the pods are there already.
 			"gatewayClassName": "by-hand",

@@ -23,7 +23,6 @@ import (
 	"sync"
 	"time"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -411,30 +410,14 @@ func (c *ControlPlane) InstallCRDs(paths ...string) error {
 	return nil
 }
 
-// gatewaysCRD is the CRD of the Gateway API's Gateways.
-const gatewaysCRD = "gateways.gateway.networking.k8s.io"
-
-// InstallGateways installs the CRD of the Gateway API's Gateways, as Istio's own
-// source has it, and no other of that API.
-func (c *ControlPlane) InstallGateways(ctx context.Context) error {
+// InstallGatewayAPI installs the CRDs of the Gateway API, as Istio's own source has them: all
+// of them, because an istiod that starts where some are missing is not ready.
+func (c *ControlPlane) InstallGatewayAPI(ctx context.Context) error {
 	path, err := binaries.IstioFile(ctx, "tests/integration/pilot/testdata/gateway-api-crd.yaml")
 	if err != nil {
 		return err
 	}
-	all := envtest.CRDInstallOptions{Paths: []string{path}, ErrorIfPathMissing: true}
-	if err := envtest.ReadCRDFiles(&all); err != nil {
-		return fmt.Errorf("reading the CRDs of the Gateway API: %w", err)
-	}
-	for _, crd := range all.CRDs {
-		if crd.Name != gatewaysCRD {
-			continue
-		}
-		if _, err := envtest.InstallCRDs(c.Admin(), envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{crd}}); err != nil {
-			return fmt.Errorf("installing the CRD of Gateways: %w", err)
-		}
-		return nil
-	}
-	return fmt.Errorf("%s has no CRD %s", path, gatewaysCRD)
+	return c.InstallCRDs(path)
 }
 
 // Stop ends every process and removes the folder if it is a temporary one.
