@@ -3,14 +3,16 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DELETE_ON_ERROR:
 
 CRD := config/crd/bases/wasme.io_filterdeployments.yaml
-DOCS := docs/api.md docs/conditions.md docs/flags.md
-GENERATED := api/v1/zz_generated.deepcopy.go $(CRD) config/rbac/role.yaml $(DOCS)
+DOCS := docs/api.md docs/conditions.md docs/flags.md docs/host-functions.md
+PROTO := internal/preflight/suite/schema/suite.proto
+GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRD) config/rbac/role.yaml $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
 GINKGO := bin/ginkgo
 GO_LICENSES := bin/go-licenses
 GOVULNCHECK := bin/govulncheck
+PROTOGO := bin/protogo
 SHELLCHECK := bin/shellcheck
 
 # Licences of what the manager links: none of them asks anything of those who use or change the operator,
@@ -31,8 +33,9 @@ build: ## Build bin/manager.
 	$(GO_BUILD) -o bin/manager ./cmd/manager
 
 .PHONY: generate
-generate: $(CONTROLLER_GEN) ## Generate the API's deepcopy functions.
+generate: $(CONTROLLER_GEN) $(PROTOGO) ## Generate the API's deepcopy functions, and the messages of test files.
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	$(PROTOGO) $(PROTO)
 
 .PHONY: manifests
 manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the markers in api/ and controllers/.
@@ -41,7 +44,7 @@ manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the mar
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
 
 .PHONY: docs
-docs: manifests ## Generate the references in docs/ from the CRD, the conditions and the manager's flags.
+docs: manifests ## Generate the references in docs/ from the CRD, the conditions, the flags and the host.
 	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs $(CRD) api/v1 docs
 
 .PHONY: golden
@@ -65,7 +68,7 @@ clean: ## Remove what was built.
 .PHONY: test
 test: check-generated lint shellcheck check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
 	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-harness test-dataplane test-outputs
-	$(MAKE) --no-print-directory test-e2e test-envoys
+	$(MAKE) --no-print-directory test-agreement test-e2e test-envoys
 
 .PHONY: check-generated
 check-generated: ## Fail when generated files are not what the sources give.
@@ -93,10 +96,11 @@ vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls
 	$(GOVULNCHECK) ./cmd/manager
 
 # Suites are the packages whose tests start a control plane: those that import the
-# harness. Units are all others.
+# harness. Units are all others, but for those that start Envoys or need compilers.
 MODULE := github.com/wasme-io/wasme-operator
 SUITES = $(shell grep -rl --include='*_test.go' '"$(MODULE)/test/mesh"' controllers test | xargs dirname | sort -u)
-UNITS = $(filter-out $(SUITES:%=$(MODULE)/%),$(shell go list ./...))
+AGREEMENT = $(MODULE)/test/agreement $(MODULE)/test/filters/foreign
+UNITS = $(filter-out $(SUITES:%=$(MODULE)/%) $(AGREEMENT),$(shell go list ./...))
 
 .PHONY: test-unit
 test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
@@ -146,12 +150,16 @@ test-e2e: $(GINKGO) # the whole operator
 test-envoys: # what depends on the proxy, on the oldest and the newest Envoy
 	go test -count=1 -timeout 30m ./test/versions
 
+.PHONY: test-agreement
+test-agreement: ## Every module through the preflight and through real Envoys, with random streams.
+	go test -count=1 -timeout 30m -parallel 4 ./test/filters/foreign ./test/agreement
+
 .PHONY: test-versions
 test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.
 	go test -count=1 -timeout 30m -v ./test/versions/... -all
 
 # The packages that decide without a cluster: their own tests must notice what breaks in them.
-PURE := ./api/v1 $(addprefix ./internal/,condition dataplane legacy module module/oci overlap ownership render revision rollout workload)
+PURE := ./api/v1 $(addprefix ./internal/,condition dataplane legacy module module/oci overlap ownership preflight/suite render revision rollout workload)
 PACKAGES ?= $(PURE)
 
 .PHONY: mutate
@@ -205,6 +213,10 @@ $(CONTROLLER_GEN): hack/tools/go.mod
 $(GOLANGCI_LINT): hack/tools/go.mod
 	@echo "building golangci-lint (a minute or two, once)"
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+$(PROTOGO): hack/tools/go.mod hack/tools/protogo/main.go
+	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ ./protogo
 	@touch $@
 
 $(GO_LICENSES): hack/tools/go.mod

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/controllers/modulekeeper"
 	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
@@ -25,6 +27,8 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
@@ -32,6 +36,10 @@ import (
 // recheckInterval is the longest time between two looks at a FilterDeployment:
 // its pull Secret is not watched.
 const recheckInterval = 5 * time.Minute
+
+// preflightWorkers is the number of modules that are run at once: each takes memory of the
+// operator's own limit.
+const preflightWorkers = 1
 
 // Options are what the controllers need beside the manager.
 type Options struct {
@@ -54,6 +62,10 @@ type Options struct {
 	// VerifyPods says that pods are asked what they run, but for those of UnverifiedNamespaces.
 	VerifyPods           bool
 	UnverifiedNamespaces []string
+	// Preflight says what follows from the run of a module where the spec does not, and Run
+	// runs one (child.Runner).
+	Preflight wasmev1.Preflight
+	Run       func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)
 	// Workers is the number of FilterDeployments reconciled at once.
 	Workers int
 }
@@ -80,12 +92,8 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 	}
 	puller, values := pull.NewClient(opts.Pull), source.NewValues()
 	finder := func(wakes *waker.Waker) source.Finder {
-		resolver := resolve.New(opts.Store, puller, resolve.Options{
-			PollInterval: opts.PollInterval,
-			Workers:      resolve.DefaultWorkers,
-			Wake:         wakes.Wake,
-			Clock:        clock.RealClock{},
-		})
+		options := resolve.Options{PollInterval: opts.PollInterval, Workers: resolve.DefaultWorkers, Wake: wakes.Wake, Clock: clock.RealClock{}}
+		resolver := resolve.New(opts.Store, puller, options)
 		return source.Finder{Reader: manager.GetAPIReader(), Modules: resolver, Values: values, Allowed: opts.AllowedSources, LegacyPullSecrets: opts.LegacyPullSecrets}
 	}
 	reconciler := &filterdeployment.Reconciler{
@@ -93,6 +101,8 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		Reader:               manager.GetAPIReader(),
 		Finder:               finder(filterDeployments),
 		Store:                opts.Store,
+		Preflights:           pool.New(pool.Options{Open: opts.Store.Open, Run: opts.Run, Wake: filterDeployments.Wake, Workers: preflightWorkers}),
+		PreflightDefault:     opts.Preflight,
 		Peers:                replicas,
 		Written:              opts.Written,
 		Outputs:              outputkinds.New(kinds),
@@ -124,6 +134,7 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 	}
 	return &Controllers{reconciler, keeper, revisions.Wake}, errors.Join(
 		manager.Add(reconciler.Finder.Modules),
+		manager.Add(reconciler.Preflights),
 		manager.Add(keeper.Finder.Modules),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.Workers),
 		keeper.SetupWithManager(manager, revisions),

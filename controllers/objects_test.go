@@ -213,7 +213,7 @@ func conditionTypes(fd *wasmev1.FilterDeployment) []string {
 func beReady(workloads string) gomegatypes.GomegaMatcher {
 	return And(
 		haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady),
-		WithTransform(conditionTypes, ConsistOf(wasmev1.ConditionLoaded, wasmev1.ConditionModuleResolved, wasmev1.ConditionProgrammed, wasmev1.ConditionReady, wasmev1.ConditionWorkloadsSelected)),
+		WithTransform(conditionTypes, ConsistOf(wasmev1.ConditionLoaded, wasmev1.ConditionModuleResolved, wasmev1.ConditionPreflighted, wasmev1.ConditionProgrammed, wasmev1.ConditionReady, wasmev1.ConditionWorkloadsSelected)),
 		WithTransform(func(fd *wasmev1.FilterDeployment) bool { return *fd.Status.ObservedGeneration == fd.Generation }, BeTrue()),
 		HaveField("Status.Summary.WorkloadsReady", workloads),
 		HaveField("Status.Reason", BeEmpty()),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/preflight/child"
+	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -77,6 +81,8 @@ type operatorOptions struct {
 	class           string
 	// blindCache does not tell the reconciler what comes in, as one that is behind.
 	blindCache bool
+	// run preflights a module.
+	run func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)
 }
 
 // operatorOption changes an operator before it starts.
@@ -87,6 +93,14 @@ func deniedNetworks(networks ...netip.Prefix) operatorOption {
 }
 
 func blindCache(options *operatorOptions) { options.blindCache = true }
+
+// runChild preflights a module as the operator does.
+var runChild = (&child.Runner{Command: []string{"/proc/self/exe", child.Name}, Limits: preflight.DefaultLimits}).Run
+
+// running has modules preflighted by a function.
+func running(run func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)) operatorOption {
+	return func(options *operatorOptions) { options.run = run }
+}
 
 func class(name string) operatorOption {
 	return func(options *operatorOptions) { options.class = name }
@@ -100,7 +114,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	GinkgoHelper()
 	modules, err := store.Open(folder, store.DefaultBytes, clock)
 	Expect(err).NotTo(HaveOccurred())
-	var flags operatorOptions
+	flags := operatorOptions{run: runChild}
 	for _, option := range options {
 		option(&flags)
 	}
@@ -130,22 +144,27 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	}
 	alone, err := peers.New(running, nil, "", modules, func(types.NamespacedName) {})
 	Expect(err).NotTo(HaveOccurred())
+	preflights := pool.New(pool.Options{Open: modules.Open, Run: flags.run, Wake: func(name types.NamespacedName) { o.woken <- name }, Workers: 1})
+	resolvers.Go(func() { _ = preflights.Start(running) })
 	o.Reconciler = &filterdeployment.Reconciler{
-		Client:          cached,
-		Reader:          reader,
-		Finder:          source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.woken)},
-		Store:           modules,
-		Peers:           alone,
-		Written:         written,
-		Outputs:         servedOutputs(),
-		Gateways:        outputkinds.NewGateways(nil),
-		WatchNamespaces: flags.watchNamespaces,
-		Recorder:        recorder,
-		Mesh:            render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
-		Budget:          rollout.NewBudget(rollout.DefaultLimit),
-		Wake:            func(name types.NamespacedName) { o.turns <- name },
-		RecheckInterval: pollInterval,
-		Clock:           clock,
+		Preflights: preflights,
+		// The modules of most specs only look like modules.
+		PreflightDefault: wasmev1.PreflightOff,
+		Client:           cached,
+		Reader:           reader,
+		Finder:           source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.woken)},
+		Store:            modules,
+		Peers:            alone,
+		Written:          written,
+		Outputs:          servedOutputs(),
+		Gateways:         outputkinds.NewGateways(nil),
+		WatchNamespaces:  flags.watchNamespaces,
+		Recorder:         recorder,
+		Mesh:             render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules.wasme-system:8090"},
+		Budget:           rollout.NewBudget(rollout.DefaultLimit),
+		Wake:             func(name types.NamespacedName) { o.turns <- name },
+		RecheckInterval:  pollInterval,
+		Clock:            clock,
 	}
 	o.Gateways.Assume(outputkinds.Served)
 	o.keeper = &modulekeeper.Reconciler{Client: cached, Finder: source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.keeperWoken)}, Store: modules, Peers: alone, RecheckInterval: pollInterval}
@@ -251,7 +270,8 @@ func (o *operator) settle(ctx context.Context, fd *wasmev1.FilterDeployment) err
 		result, err := o.reconcile(ctx, fd)
 		switch {
 		case result.RequeueAfter > 0 && result.RequeueAfter < time.Second: // waits for the cache
-		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving:
+		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving,
+			reasonOf(fd, wasmev1.ConditionPreflighted) == wasmev1.ReasonPreflighting:
 			o.awaitAnswer(ctx, fd)
 		default:
 			return err

@@ -57,6 +57,7 @@ func startManager(folder string, wrappers ...transport.WrapperFunc) *filterdeplo
 	Expect(err).NotTo(HaveOccurred())
 	running, stop := context.WithCancel(context.Background())
 	added, err := Add(running, manager, Options{
+		Preflight: wasmev1.PreflightOff, Run: runChild,
 		Store:   modules,
 		Written: written,
 		Pull:    pull.Options{Limits: module.DefaultLimits},

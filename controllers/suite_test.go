@@ -3,6 +3,8 @@ package controllers
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -21,6 +23,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/preflight/child"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
 	"github.com/wasme-io/wasme-operator/test/registry"
@@ -41,6 +44,18 @@ var (
 	recorder       events.EventRecorder
 	istioCRDs      string
 )
+
+// TestMain runs a module instead of the specs in the processes that preflights start.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == child.Name {
+		if err := child.Main(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func TestControllers(t *testing.T) {
 	RegisterFailHandler(Fail)

@@ -5,6 +5,9 @@ const (
 	// ConditionModuleResolved: the module was found, is well formed, and the operator
 	// has a copy.
 	ConditionModuleResolved = "ModuleResolved"
+	// ConditionPreflighted: the operator has run the module with its configuration, as a
+	// proxy would.
+	ConditionPreflighted = "Preflighted"
 	// ConditionWorkloadsSelected: the workloads of spec.deployment were found.
 	ConditionWorkloadsSelected = "WorkloadsSelected"
 	// ConditionProgrammed: every selected workload has the Istio object that
@@ -77,6 +80,43 @@ const (
 	ReasonConfigMapInvalid = "ConfigMapInvalid"
 	// ReasonRootIDMissing: neither spec.filter.rootID nor the image specifies a root id.
 	ReasonRootIDMissing = "RootIDMissing"
+
+	// ReasonPreflighted: the module ran without a fault (Preflighted).
+	ReasonPreflighted = "Preflighted"
+	// ReasonPreflighting: the module is being run, or waits for its turn.
+	ReasonPreflighting = "Preflighting"
+	// ReasonPreflightOff: the module was not run, because spec.filter.preflight is Off.
+	ReasonPreflightOff = "PreflightOff"
+	// ReasonPreflightUnavailable: the operator cannot run modules.
+	ReasonPreflightUnavailable = "PreflightUnavailable"
+	// ReasonNotRun: the operator cannot run this module, but proxies may be able to. This
+	// counts as True.
+	ReasonNotRun = "NotRun"
+	// ReasonUndecided: the module failed after it had asked for something that only a real
+	// proxy has. This counts as True.
+	ReasonUndecided = "Undecided"
+	// ReasonMissingExport: the module lacks a function that proxies need, or has it with
+	// another signature.
+	ReasonMissingExport = "MissingExport"
+	// ReasonMissingImport: the module imports a function that proxies do not offer.
+	ReasonMissingImport = "MissingImport"
+	// ReasonUnknownRootID: the module does not know the root id.
+	ReasonUnknownRootID = "UnknownRootID"
+	// ReasonStartFailed: the module fails or refuses to start.
+	ReasonStartFailed = "StartFailed"
+	// ReasonConfigurationRefused: the module refuses its configuration.
+	ReasonConfigurationRefused = "ConfigurationRefused"
+	// ReasonTrapped: the module crashes on a request or a response, as it is configured, or
+	// as it ends.
+	ReasonTrapped = "Trapped"
+	// ReasonTimedOut: the module does not return, or takes too long to compile.
+	ReasonTimedOut = "TimedOut"
+	// ReasonMemoryExceeded: the module needs more memory than --preflight-memory-bytes.
+	ReasonMemoryExceeded = "MemoryExceeded"
+	// ReasonLeaking: the module's memory grows with each stream.
+	ReasonLeaking = "Leaking"
+	// ReasonTestsFailed: the module fails its author's tests.
+	ReasonTestsFailed = "TestsFailed"
 
 	// ReasonSelected: workloads were found (WorkloadsSelected).
 	ReasonSelected = "Selected"

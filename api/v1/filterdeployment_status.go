@@ -12,7 +12,7 @@ type FilterDeploymentStatus struct {
 	// +kubebuilder:validation:Minimum=-1
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 
-	// conditions holds ModuleResolved, WorkloadsSelected, Programmed and Loaded for
+	// conditions holds ModuleResolved, Preflighted, WorkloadsSelected, Programmed and Loaded for
 	// the steps, and Ready, Reconciling and Stalled, which sum them up as kstatus
 	// reads them. Contested is there while something else acts on the object or its
 	// outputs, and Overlapping while an output reaches pods of a workload that it was
@@ -92,6 +92,42 @@ type ModuleStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=256
 	RootIDs []string `json:"rootIDs,omitempty"`
+
+	// cost is what the module cost in its preflight.
+	// +optional
+	Cost *ModuleCost `json:"cost,omitempty"`
+}
+
+// ModuleCost is what a module cost where the operator ran it. A proxy has a Wasm runtime
+// of its own, so its figures differ; those of two modules compare.
+type ModuleCost struct {
+	// compileMilliseconds is how long compiling took.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	CompileMilliseconds *int64 `json:"compileMilliseconds"`
+
+	// streamMicroseconds is how long the module took for one request and its response.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	StreamMicroseconds *int64 `json:"streamMicroseconds"`
+
+	// memoryBytes is the module's memory once it was configured. A proxy needs that for
+	// each of its worker threads.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	MemoryBytes *int64 `json:"memoryBytes"`
+
+	// streamedMemoryBytes is the module's memory after 10,000 streams.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	StreamedMemoryBytes *int64 `json:"streamedMemoryBytes"`
+
+	// capabilities are what the module can do, by what it imports.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=64
+	Capabilities []string `json:"capabilities,omitempty"`
 }
 
 // WorkloadSummary counts the workloads of a FilterDeployment.

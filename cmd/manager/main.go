@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/wasme-io/wasme-operator/internal/preflight/child"
 )
 
 // gcPercent has the collector run when the heap has grown by two fifths. Most of it
@@ -17,6 +19,10 @@ import (
 const gcPercent = 40
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == child.Name {
+		exit(child.Main(os.Stdin, os.Stdout))
+		return
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -24,6 +30,11 @@ func main() {
 	if err == nil {
 		err = run(ctrl.SetupSignalHandler(), opts)
 	}
+	exit(err)
+}
+
+// exit ends the process when something has failed.
+func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/controllers"
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/controllers/source"
@@ -21,6 +23,8 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
+	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/preflight/child"
 	"github.com/wasme-io/wasme-operator/internal/render"
 )
 
@@ -48,18 +52,21 @@ type options struct {
 	allowedSources          stringList
 	legacyPullSecrets       bool
 	limits                  module.Limits
+	preflight               preflightMode
+	preflightLimits         preflight.Limits
 	workers                 int
 	log                     zap.Options
 }
 
 func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
-	opts := options{deniedNetworks: pull.DefaultDeniedNetworks, limits: module.DefaultLimits}
+	opts := options{deniedNetworks: pull.DefaultDeniedNetworks, limits: module.DefaultLimits, preflight: preflightMode(wasmev1.PreflightEnforce), preflightLimits: preflight.DefaultLimits}
 	if flags.Lookup(ctrlconfig.KubeconfigFlagName) == nil {
 		ctrlconfig.RegisterFlags(flags)
 	}
 	bindServing(flags, &opts)
 	bindMesh(flags, &opts)
 	bindModules(flags, &opts)
+	bindPreflight(flags, &opts)
 	opts.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return opts, err
@@ -102,6 +109,26 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.IntVar(&opts.limits.ArchiveEntries, "max-archive-entries", opts.limits.ArchiveEntries, "largest number of files in an image's layers")
 }
 
+func bindPreflight(flags *flag.FlagSet, opts *options) {
+	flags.Var(&opts.preflight, "preflight", "what follows when the operator runs a module and finds a fault, where spec.filter.preflight does not say: Enforce keeps it from all proxies, Warn reports it, Off runs none")
+	flags.DurationVar(&opts.preflightLimits.Time, "preflight-timeout", opts.preflightLimits.Time, "how long the operator compiles and runs a module before any proxy does; running it takes 10s of that at most")
+	flags.Int64Var(&opts.preflightLimits.MemoryBytes, "preflight-memory-bytes", opts.preflightLimits.MemoryBytes, "memory that a module may have while the operator runs it; compiling takes up to 512 MiB besides")
+}
+
+// preflightMode is a flag whose value is a spec.filter.preflight.
+type preflightMode wasmev1.Preflight
+
+func (m *preflightMode) String() string { return string(*m) }
+
+func (m *preflightMode) Set(text string) error {
+	modes := []preflightMode{preflightMode(wasmev1.PreflightEnforce), preflightMode(wasmev1.PreflightWarn), preflightMode(wasmev1.PreflightOff)}
+	if !slices.Contains(modes, preflightMode(text)) {
+		return errors.New("use Enforce, Warn or Off")
+	}
+	*m = preflightMode(text)
+	return nil
+}
+
 // controllers returns what the controllers are told of the flags.
 func (o options) controllers(modules *store.Store, written *filterdeployment.Written) controllers.Options {
 	return controllers.Options{
@@ -123,8 +150,22 @@ func (o options) controllers(modules *store.Store, written *filterdeployment.Wri
 		VerifyPods:           o.verifyPods,
 		UnverifiedNamespaces: o.unverifiedNamespaces,
 		Workers:              o.workers,
+		Preflight:            wasmev1.Preflight(o.preflight),
+		Run:                  o.runner().Run,
 	}
 }
+
+// runner runs modules in children of this process.
+func (o options) runner() *child.Runner {
+	return &child.Runner{Command: []string{"/proc/self/exe", child.Name}, Limits: o.preflightLimits}
+}
+
+// The bounds of --preflight-memory-bytes: a Go module takes 4 MiB, and proxies give none
+// more than 1 GiB.
+const (
+	minPreflightMemory = 16 << 20
+	maxPreflightMemory = 1 << 30
+)
 
 func (o options) validate() error {
 	server, err := url.Parse(o.moduleServerURL)
@@ -139,6 +180,12 @@ func (o options) validate() error {
 	}
 	if problems := validation.IsValidLabelValue(ownership.ManagedBy(o.class)); len(problems) > 0 {
 		return fmt.Errorf("--class %q cannot be part of a label: %s", o.class, strings.Join(problems, "; "))
+	}
+	if o.preflightLimits.Time < time.Second {
+		return errors.New("--preflight-timeout must be at least 1s")
+	}
+	if o.preflightLimits.MemoryBytes < minPreflightMemory || o.preflightLimits.MemoryBytes > maxPreflightMemory {
+		return fmt.Errorf("--preflight-memory-bytes must be between %d and %d", minPreflightMemory, maxPreflightMemory)
 	}
 	if o.workers < 1 {
 		return errors.New("--max-concurrent-reconciles must be at least 1")

@@ -2,7 +2,7 @@
 // FilterDeployments say.
 //
 // One pass (controller.go) reads, decides and writes. It reads the module
-// (module.go), the workloads with their pods (workloads.go, references.go), the revisions
+// (module.go), what a run of it shows (preflight.go), the workloads with their pods (workloads.go, references.go), the revisions
 // (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
 // output is to hold. The pass writes that, and then the status and the events
 // (status.go, events.go). It waits for nothing but the API server: what takes
@@ -33,8 +33,10 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
+	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
@@ -62,6 +64,10 @@ type Reconciler struct {
 	// Finder asks for modules; Store keeps them.
 	Finder source.Finder
 	Store  *store.Store
+	// Preflights runs modules before any proxy does, and PreflightDefault says what follows
+	// where the spec does not.
+	Preflights       *pool.Pool
+	PreflightDefault wasmev1.Preflight
 	// Peers reports whether all replicas of the operator serve a module.
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
@@ -176,6 +182,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 func (r *Reconciler) rest(name types.NamespacedName) {
 	r.wakeNext(r.Budget.Forget(name, r.Clock.Now()))
 	r.Finder.Modules.Forget(name)
+	r.Preflights.Forget(name)
 	r.statuses.forget(name)
 	r.reported.forget(name)
 	r.Written.forget(name)
@@ -224,10 +231,17 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 	if state.History, err = r.listRevisions(ctx, fd); err != nil {
 		return nil, err
 	}
-	state.Asked, p.Module = r.resolveModule(ctx, fd, state.History)
+	var tests *module.Tests
+	state.Asked, tests, p.Module = r.resolveModule(ctx, fd, state.History)
 	state.Targets, p.Selection, err = r.readTargets(ctx, fd)
 	if err != nil {
 		return nil, err
+	}
+	if state.Asked != nil {
+		p.Preflight = r.preflight(ctx, fd, state.Asked, tests)
+		if p.Preflight.Holds {
+			state.Asked = nil
+		}
 	}
 	if state.Asked != nil {
 		if err := rollout.CheckSize(state.Asked, len(state.Targets)); err != nil {
@@ -355,12 +369,12 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 	if heldBack > 0 {
 		failure = nil
 	}
-	if err := errors.Join(p.Module.Err, p.Selection.Err, failure); err != nil {
+	if err := errors.Join(p.Module.Err, p.Preflight.Verdict.Err, p.Selection.Err, failure); err != nil {
 		return ctrl.Result{}, err
 	}
 	interval := r.RecheckInterval
 	filter, options := fd.Spec.Filter, fd.Spec.Filter.ImagePullOptions
-	if filter.ConfigFrom != nil || filter.ConfigMap != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
+	if filter.ConfigFrom != nil || filter.ConfigMap != nil || filter.PreflightTests != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)

@@ -17,39 +17,41 @@ import (
 )
 
 // resolveModule is the first step: it returns the revision that the spec asks
-// for. While there is none it returns nil, and the verdict says why.
-func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision.Revision) (*revision.Revision, condition.Verdict) {
+// for, and the tests in its image. While there is none it returns nil, and the verdict
+// says why.
+func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision.Revision) (*revision.Revision, *module.Tests, condition.Verdict) {
 	if err := render.Check(fd.Spec); err != nil {
-		return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
+		return nil, nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
 	}
 	filter, err := r.configuredFilter(ctx, fd)
 	if err != nil {
-		return nil, moduleVerdict(err)
+		return nil, nil, moduleVerdict(err)
 	}
 	result, err := r.Finder.Find(ctx, client.ObjectKeyFromObject(fd), fd.Spec.Filter)
 	if err != nil {
-		return nil, moduleVerdict(err)
+		return nil, nil, moduleVerdict(err)
 	}
 	if result.Module != nil {
 		if workload.IstioSpec(fd).Distribution == wasmev1.DistributionRegistry && result.Module.AgentRefuses != "" {
-			return nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, fmt.Errorf("spec.deployment.istio.distribution is Registry, but proxies do not accept this image, because %s: use Served", result.Module.AgentRefuses))
+			return nil, nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, fmt.Errorf("spec.deployment.istio.distribution is Registry, but proxies do not accept this image, because %s: use Served", result.Module.AgentRefuses))
 		}
 		if err := r.Store.CheckShare(fd.Namespace, result.Module.SHA256, result.Module.SizeBytes); err != nil {
-			return nil, moduleVerdict(err)
+			return nil, nil, moduleVerdict(err)
 		}
-		return asked(fd, filter, moduleStatus(*result.Module))
+		found, verdict := asked(fd, filter, moduleStatus(*result.Module))
+		return found, result.Module.Tests, verdict
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {
 		found, verdict := asked(fd, filter, known.Module)
 		if found != nil && result.Err != nil && result.Err.Reason == wasmev1.ReasonImageNotFound {
 			verdict = condition.False(result.Err.Reason, "%s; the module that it had, sha256:%s, stays in use", result.Err.Message, known.Module.SHA256)
 		}
-		return found, verdict
+		return found, nil, verdict
 	}
 	if result.Err != nil {
-		return nil, unresolved(fd, result.Err)
+		return nil, nil, unresolved(fd, result.Err)
 	}
-	return nil, condition.Unknown(wasmev1.ReasonResolving, "looking up %s", revision.Source(fd.Spec.Filter))
+	return nil, nil, condition.Unknown(wasmev1.ReasonResolving, "looking up %s", revision.Source(fd.Spec.Filter))
 }
 
 // configuredFilter returns the filter of a spec with the configuration that its

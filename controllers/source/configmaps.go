@@ -69,6 +69,15 @@ func (f *Finder) Configuration(ctx context.Context, namespace string, from wasme
 	return found.content, nil
 }
 
+// PreflightTests returns the content that preflightTests.configMap references.
+func (f *Finder) PreflightTests(ctx context.Context, namespace string, from wasmev1.ConfigMapKey) ([]byte, error) {
+	found, err := f.smallValue(ctx, namespace, "spec.filter.preflightTests.configMap", from)
+	if err != nil {
+		return nil, err
+	}
+	return found.content, nil
+}
+
 // certificates returns the content that imagePullOptions.caCertificates references.
 func (f *Finder) certificates(ctx context.Context, namespace string, from wasmev1.ConfigMapKey) (string, error) {
 	const field = "spec.filter.imagePullOptions.caCertificates"

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
@@ -86,7 +87,7 @@ func (d *demo) explainRunning(ctx context.Context) error {
 		return err
 	}
 	sample := filepath.Join(d.folder, "filterdeployment.yaml")
-	if err := os.WriteFile(sample, []byte(bookinfoYAML(d.hello, "world")), 0o600); err != nil {
+	if err := os.WriteFile(sample, []byte(bookinfoYAML(d.hello, "world", wasmev1.PreflightEnforce)), 0o600); err != nil {
 		return fmt.Errorf("writing a sample: %w", err)
 	}
 	d.printf(stillRunning, d.mesh.Kubeconfig(), filepath.Dir(kubectl), sample, d.bookinfo[0].URL, name, filters.RefusedConfiguration,

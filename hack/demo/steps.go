@@ -69,7 +69,9 @@ func (d *demo) steps() []step {
 		{"Change its configuration",
 			"Expect `hello: goodbye` from all of them, usually within 15 s.", d.apply("goodbye")},
 		{"Give it a configuration that the filter refuses",
-			"Expect READY False with the reason RolledBack after about 40 s: one workload tried it, beside the filter that serves, and no request fails. A pod that starts then answers `hello: goodbye`.", d.refuse},
+			"Expect READY False with the reason ConfigurationRefused after some seconds, and the filter's own words: the operator has tried it, no proxy has, and no request fails.", d.preflight},
+		{"Give it the same configuration without a preflight",
+			"Expect READY False with the reason RolledBack after about 40 s: one workload tried it, beside the filter that serves, and no request fails. A pod that starts then answers `hello: goodbye`.", d.rollOutRefused},
 		{"Fix the configuration",
 			"Expect `hello: fixed` and READY True, usually within 15 s.", d.apply("fixed")},
 		{"Update it to the filter that crashes on some requests",
@@ -153,7 +155,7 @@ func (d *demo) startOperator(ctx context.Context) error {
 		return err
 	}
 	return d.waitFor("the operator", 10*time.Second, func() error {
-		operator, err := d.mesh.StartOperator(ctx, mesh.OperatorOptions{})
+		operator, err := d.mesh.StartOperator(ctx, mesh.OperatorOptions{Preflight: wasmev1.PreflightEnforce})
 		if err != nil {
 			return err
 		}
@@ -180,10 +182,10 @@ func (d *demo) apply(configuration string) func(context.Context) error {
 }
 
 func (d *demo) applyBookinfo(ctx context.Context, image, configuration string) error {
-	return d.applyYAML(ctx, bookinfoYAML(image, configuration))
+	return d.applyYAML(ctx, bookinfoYAML(image, configuration, wasmev1.PreflightEnforce))
 }
 
-func bookinfoYAML(image, configuration string) string {
+func bookinfoYAML(image, configuration string, preflight wasmev1.Preflight) string {
 	return fmt.Sprintf(`
 apiVersion: wasme.io/v1
 kind: FilterDeployment
@@ -198,30 +200,53 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
+    preflight: %s
   rollout: {bakeTime: 3s}
-`, name, image, configuration)
+`, name, image, configuration, preflight)
 }
 
-// refuse gives the module a configuration that it refuses. One workload tries it, beside
-// the one that serves.
-func (d *demo) refuse(ctx context.Context) error {
-	before, err := d.refusals(ctx)
+// preflight gives the module a configuration that it refuses. The operator's own run of it
+// finds that.
+func (d *demo) preflight(ctx context.Context) error {
+	found, tried, err := d.refuse(ctx, bookinfoYAML(d.hello, filters.RefusedConfiguration, wasmev1.PreflightEnforce), wasmev1.ReasonConfigurationRefused)
 	if err != nil {
 		return err
 	}
-	found, err := d.rollBack(ctx, d.hello, filters.RefusedConfiguration, "goodbye")
+	d.printf("   tried by no proxy; %d requests meanwhile, %d failed\n", found.requests, found.failed)
+	if len(tried) > 0 || found.failed > 0 {
+		return fmt.Errorf("%d workloads tried the configuration, and %d requests failed", len(tried), found.failed)
+	}
+	return nil
+}
+
+// refuse gives bookinfo what its module refuses, and returns what became of requests
+// meanwhile, and the workloads that have tried it.
+func (d *demo) refuse(ctx context.Context, yaml, reason string) (found traffic, tried []string, err error) {
+	before, err := d.refusals(ctx)
 	if err != nil {
-		return err
+		return traffic{}, nil, err
+	}
+	if found, err = d.fail(ctx, yaml, reason, "goodbye"); err != nil {
+		return traffic{}, nil, err
 	}
 	after, err := d.refusals(ctx)
 	if err != nil {
-		return err
+		return traffic{}, nil, err
 	}
-	var tried []string
 	for i, workload := range d.bookinfo {
 		if after[i] > before[i] {
 			tried = append(tried, workload.Workload.Name)
 		}
+	}
+	return found, tried, nil
+}
+
+// rollOutRefused gives the module a configuration that it refuses, which the operator does
+// not try first. One workload does, beside the one that serves.
+func (d *demo) rollOutRefused(ctx context.Context) error {
+	found, tried, err := d.refuse(ctx, bookinfoYAML(d.hello, filters.RefusedConfiguration, wasmev1.PreflightOff), wasmev1.ReasonRolledBack)
+	if err != nil {
+		return err
 	}
 	d.printf("   tried by %s only; %d requests meanwhile, %d failed\n", strings.Join(tried, ", "), found.requests, found.failed)
 	if len(tried) != 1 || found.failed > 0 {
@@ -243,7 +268,7 @@ func (d *demo) refuse(ctx context.Context) error {
 
 // crash updates to a module that works until it gets a request that it crashes on.
 func (d *demo) crash(ctx context.Context) error {
-	found, err := d.rollBack(ctx, d.trap, "fixed", "fixed")
+	found, err := d.fail(ctx, bookinfoYAML(d.trap, "fixed", wasmev1.PreflightEnforce), wasmev1.ReasonRolledBack, "fixed")
 	if err != nil {
 		return err
 	}
@@ -263,15 +288,15 @@ func (d *demo) crash(ctx context.Context) error {
 // answered with 200 and the header hello.
 type traffic struct{ requests, crashing, failed int }
 
-// rollBack gives bookinfo a module and a configuration that are rolled back, and returns
-// what became of requests meanwhile, which are to be answered with this header.
-func (d *demo) rollBack(ctx context.Context, image, configuration, want string) (traffic, error) {
+// fail gives bookinfo what ends with this reason, and returns what became of requests
+// meanwhile, which are to be answered with this header.
+func (d *demo) fail(ctx context.Context, yaml, reason, want string) (traffic, error) {
 	asking, stop := context.WithCancel(ctx)
 	asked := make(chan traffic, 1)
 	go func() { asked <- d.ask(asking, want) }()
-	err := d.applyBookinfo(ctx, image, configuration)
+	err := d.applyYAML(ctx, yaml)
 	if err == nil {
-		err = d.showFailure(ctx, "bookinfo", name, wasmev1.ReasonRolledBack)
+		err = d.showFailure(ctx, "bookinfo", name, reason)
 	}
 	stop()
 	return <-asked, err

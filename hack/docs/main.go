@@ -3,6 +3,7 @@
 //	api.md         from the schema of the CRD
 //	conditions.md  from the constants of api/v1 and their comments
 //	flags.md       from the manager's help, which it reads from its standard input
+//	host-functions.md  from the table of the preflight's host
 //
 // The prose around them is in the templates beside this file. The tests of this
 // package hold the pages that people write to the same sources: CONTRIBUTING.md
@@ -54,7 +55,7 @@ func write(help io.Reader, crdPath, apiFolder, out string) error {
 	if err != nil {
 		return err
 	}
-	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions, "flags.md": flags} {
+	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions, "flags.md": flags, "host-functions.md": readHostFunctions()} {
 		text, err := fill(page, content)
 		if err != nil {
 			return err
@@ -69,7 +70,7 @@ func write(help io.Reader, crdPath, apiFolder, out string) error {
 // fill returns the text of a page.
 func fill(page string, content any) ([]byte, error) {
 	name := page + ".tmpl"
-	parsed, err := template.New(name).Funcs(template.FuncMap{"wrap": wrap, "size": size}).ParseFS(templates, name)
+	parsed, err := template.New(name).Funcs(template.FuncMap{"wrap": wrap, "size": size, "entry": describeFunction}).ParseFS(templates, name)
 	if err != nil {
 		return nil, err
 	}

@@ -39,10 +39,19 @@ type Module struct {
 	ABIVersions []string `json:"abiVersions,omitempty"`
 	// RootIDs are the root ids that the image's runtime configuration lists, in its order.
 	RootIDs []string `json:"rootIDs,omitempty"`
+	// Tests are those for the module that the image has; nil for none.
+	Tests *Tests `json:"tests,omitempty"`
 	// AgentRefuses says why Istio's pilot-agent would not take this very module
 	// out of the image by itself, as a part of a sentence about the image: "it
 	// is …". It is empty when pilot-agent would, and when there is no image.
 	AgentRefuses string `json:"agentRefuses,omitempty"`
+}
+
+// Tests are a file with tests for a module, in the schema of internal/preflight/suite.
+type Tests struct {
+	// Name says by its ending how the content is written.
+	Name    string `json:"name"`
+	Content []byte `json:"content"`
 }
 
 // URLWithoutQuery returns a URL without its query and fragment. A query may hold a

@@ -41,6 +41,13 @@ var knownABIs = []string{"0.1.0", "0.2.0", "0.2.1"}
 // valid shows when the module runs. The error is an *Error with the reason
 // InvalidModule, unless r fails at its first bytes.
 func Inspect(r io.ReaderAt, size int64) ([]string, error) {
+	versions, err := readABIs(r, size)
+	slices.Sort(versions)
+	return slices.Compact(versions), err
+}
+
+// readABIs returns the ABI versions that a module exports, in the order of its exports.
+func readABIs(r io.ReaderAt, size int64) ([]string, error) {
 	if err := checkPreamble(r); err != nil {
 		return nil, err
 	}
@@ -168,7 +175,7 @@ func readU32(r io.ByteReader) (uint32, int, error) {
 	return 0, 0, errors.New("a number is longer than 32 bits")
 }
 
-// abiVersions returns the versions in the names of ABI functions, ascending.
+// abiVersions returns the versions in the names of ABI functions.
 func abiVersions(names []string) ([]string, error) {
 	var versions []string
 	for _, name := range names {
@@ -181,6 +188,52 @@ func abiVersions(names []string) ([]string, error) {
 		return nil, Terminal(wasmev1.ReasonInvalidModule, "the module exports no %s* that proxies know (%s): build it for proxy-wasm",
 			abiPrefix, strings.Join(knownABIs, ", "))
 	}
-	slices.Sort(versions)
-	return slices.Compact(versions), nil
+	return versions, nil
+}
+
+// FirstABI returns the version of the first ABI function that a module exports: proxies
+// take that one where there are several. The error is as that of Inspect.
+func FirstABI(wasm []byte) (string, error) {
+	r := bytes.NewReader(wasm)
+	versions, err := readABIs(r, r.Size())
+	if err != nil {
+		return "", err
+	}
+	return versions[0], nil
+}
+
+const codeSection = 10
+
+// CodeSizes returns the number of a module's functions and the bytes of the largest
+// one's body. The error is an *Error with the reason InvalidModule.
+func CodeSizes(wasm []byte) (functions int, largest int64, err error) {
+	broken := func(err error) error {
+		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's code: %v: build the module again", err)
+	}
+	if int64(len(wasm)) < int64(len(corePreamble)) {
+		return 0, 0, broken(io.ErrUnexpectedEOF)
+	}
+	section, err := findSection(io.NewSectionReader(bytes.NewReader(wasm), int64(len(corePreamble)), int64(len(wasm)-len(corePreamble))), codeSection)
+	if err != nil {
+		return 0, 0, broken(err)
+	}
+	if section.Size() == 0 {
+		return 0, 0, nil
+	}
+	r := bufio.NewReader(section)
+	count, _, err := readU32(r)
+	if err != nil {
+		return 0, 0, broken(err)
+	}
+	for range count {
+		size, _, err := readU32(r)
+		if err != nil {
+			return 0, 0, broken(err)
+		}
+		if _, err := r.Discard(int(size)); err != nil {
+			return 0, 0, broken(err)
+		}
+		largest = max(largest, int64(size))
+	}
+	return int(count), largest, nil
 }

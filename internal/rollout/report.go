@@ -18,6 +18,8 @@ import (
 type Report struct {
 	// Module and Selection are the contents of ModuleResolved and WorkloadsSelected.
 	Module, Selection condition.Verdict
+	// Preflight is what the operator's own run of the module says.
+	Preflight Preflight
 	// Plan has those of Programmed and Loaded, and the workloads.
 	Plan Plan
 	// Contested and Overlapping are the contents of these conditions; without a
@@ -56,6 +58,7 @@ func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation in
 	} {
 		condition.Set(&status.Conditions, c.kind, c.verdict, generation, now)
 	}
+	r.setPreflight(status, generation, now)
 	for _, c := range []content{
 		{wasmev1.ConditionReconciling, condition.Reconciling(ready)},
 		{wasmev1.ConditionStalled, condition.Stalled(ready)},
@@ -68,7 +71,7 @@ func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation in
 	if ready.Status == metav1.ConditionFalse {
 		status.Reason = condition.Cut(ready.Message)
 	}
-	r.Plan.setRevision(status)
+	r.setRevision(status)
 	status.Rollout = r.Plan.Rollout
 	if !r.Plan.Unanswered {
 		r.Plan.setWorkloads(status)
@@ -78,6 +81,9 @@ func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation in
 // ready returns the first problem of the steps, else what there is to say.
 func (r *Report) ready() condition.Verdict {
 	steps := []condition.Verdict{r.Module, r.Selection, r.Plan.Programmed, r.Plan.Loaded}
+	if r.Preflight.Holds {
+		steps = slices.Insert(steps, 1, r.Preflight.Verdict)
+	}
 	if r.Contested.Reason != "" {
 		steps = append(steps, r.Contested)
 	}
@@ -115,11 +121,31 @@ func SetSuspended(status *wasmev1.FilterDeploymentStatus, generation int64, now 
 	apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionReconciling)
 }
 
-func (p *Plan) setRevision(status *wasmev1.FilterDeploymentStatus) {
-	status.Revision, status.Module = "", nil
-	if p.InForce != nil {
-		status.Revision, status.Module = p.InForce.Hash, &p.InForce.Module
+// setPreflight writes Preflighted. There is none while there is no module.
+func (r *Report) setPreflight(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time) {
+	if r.Preflight.Verdict.Reason == "" {
+		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionPreflighted)
+		return
 	}
+	condition.Set(&status.Conditions, wasmev1.ConditionPreflighted, r.Preflight.Verdict, generation, now)
+}
+
+// setRevision writes the revision in force and its module, whose cost stays as it was
+// measured while the revision stays.
+func (r *Report) setRevision(status *wasmev1.FilterDeploymentStatus) {
+	inForce := r.Plan.InForce
+	if inForce == nil {
+		status.Revision, status.Module = "", nil
+		return
+	}
+	module := inForce.Module
+	switch {
+	case r.Preflight.Cost != nil && r.Preflight.Revision == inForce.Hash:
+		module.Cost = r.Preflight.Cost
+	case status.Module != nil && status.Revision == inForce.Hash:
+		module.Cost = status.Module.Cost
+	}
+	status.Revision, status.Module = inForce.Hash, &module
 }
 
 // setWorkloads fills the predecessor's map, the workloads that fail first, and

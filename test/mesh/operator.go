@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
 	"github.com/wasme-io/wasme-operator/test/mesh/process"
 )
@@ -69,6 +70,9 @@ type OperatorOptions struct {
 	ModuleServer string
 	// ClockOffset is how wrong its wall clock is; negative: behind.
 	ClockOffset time.Duration
+	// Preflight says what follows from its run of a module; empty: Off, because most tests are
+	// about what proxies do with a module, broken ones included.
+	Preflight wasmev1.Preflight
 	// Args are further flags.
 	Args []string
 }
@@ -135,6 +139,7 @@ func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOpti
 		"--module-server-url=http://" + modules,
 		"--module-store=" + options.Store,
 		"--leader-election-namespace=" + operatorNamespace,
+		"--preflight=" + string(cmp.Or(options.Preflight, wasmev1.PreflightOff)),
 		"--denied-networks=", // the registry of a mesh is on loopback
 	}, options.Args...)}
 	if options.ClockOffset != 0 {

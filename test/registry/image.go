@@ -66,7 +66,12 @@ type Module struct {
 	// RootIDs go into the runtime config of the forms that have one; empty: no
 	// runtime config in the compat forms, an empty list in the wasme artifact.
 	RootIDs []string
+	// Tests is a file with tests, TestsName, beside the module; empty: none.
+	Tests []byte
 }
+
+// TestsName is the name of the file with tests in an image.
+const TestsName = "preflight-tests.yaml"
 
 // Image puts a module into an image of the given form.
 func Image(form Form, module Module) (v1.Image, error) {
@@ -169,9 +174,14 @@ func wasmeArtifact(module Module) (v1.Image, error) {
 		return nil, err
 	}
 	annotations := map[string]string{runtimeAnnotation: "envoy_proxy", abiVersionAnnotation: abiVersion}
-	return Artifact(WasmeConfig, config, annotations,
-		Layer{MediaType: WasmeConfig, Bytes: config, Title: "runtime-config.json"},
-		Layer{MediaType: WasmeLayer, Bytes: module.Bytes, Title: "filter.wasm"})
+	layers := []Layer{
+		{MediaType: WasmeConfig, Bytes: config, Title: "runtime-config.json"},
+		{MediaType: WasmeLayer, Bytes: module.Bytes, Title: "filter.wasm"},
+	}
+	if len(module.Tests) > 0 {
+		layers = append(layers, Layer{MediaType: "application/yaml", Bytes: module.Tests, Title: TestsName})
+	}
+	return Artifact(WasmeConfig, config, annotations, layers...)
 }
 
 func cncfArtifact(module Module) (v1.Image, error) {
@@ -219,6 +229,11 @@ func compatArchive(module Module) ([]byte, error) {
 			return nil, err
 		}
 		if err := addFile(w, "runtime-config.json", config); err != nil {
+			return nil, err
+		}
+	}
+	if len(module.Tests) > 0 {
+		if err := addFile(w, TestsName, module.Tests); err != nil {
 			return nil, err
 		}
 	}

@@ -55,6 +55,8 @@ type Blob interface {
 type Contents struct {
 	// RootIDs are the root ids of the runtime configuration.
 	RootIDs []string
+	// Tests are those for the module; nil for none.
+	Tests *module.Tests
 	// AgentRefuses is that of module.Module.
 	AgentRefuses string
 }
@@ -67,7 +69,7 @@ func (u *Unpacker) Unpack(m *Manifest, fetch func(v1.Descriptor) (Blob, error), 
 	if err := one.unpack(m); err != nil {
 		return Contents{}, err
 	}
-	return Contents{RootIDs: one.rootIDs, AgentRefuses: agentRefuses(m, one.taken)}, nil
+	return Contents{RootIDs: one.rootIDs, Tests: one.tests, AgentRefuses: agentRefuses(m, one.taken)}, nil
 }
 
 // unpacking is the work on one image. The limits hold for all of its layers together.
@@ -81,6 +83,7 @@ type unpacking struct {
 	entries                    int
 	found, configured          bool
 	rootIDs                    []string
+	tests                      *module.Tests
 	// layer is the one that is being read; taken is the one that held the module.
 	layer, taken extraction
 }
@@ -104,6 +107,11 @@ func (u *unpacking) unpackArtifact(m *Manifest, layer v1.Descriptor) error {
 			return err
 		}
 	}
+	if tests, name := m.testLayer(); tests != nil {
+		if err := u.read(*tests, func(r io.Reader) error { return u.readTests(name, r) }); err != nil {
+			return err
+		}
+	}
 	return u.read(layer, func(r io.Reader) error {
 		return u.decompressed(r, func(r io.Reader) error {
 			u.taken = u.layer
@@ -115,11 +123,11 @@ func (u *unpacking) unpackArtifact(m *Manifest, layer v1.Descriptor) error {
 
 // unpackImage looks for plugin.wasm in the layers of an ordinary image, from
 // the last to the first, as later layers replace files of earlier ones; then
-// for runtime-config.json in those that are left and small.
+// for runtime-config.json and tests in those that are left and small.
 func (u *unpacking) unpackImage(m *Manifest) error {
 	for _, layer := range slices.Backward(m.Layers) {
 		small := layer.Size <= maxRuntimeConfigBytes
-		if foreign(layer) || u.found && (u.configured || !small) {
+		if foreign(layer) || u.found && (u.configured && u.tests != nil || !small) {
 			continue
 		}
 		if err := u.read(layer, u.unpackLayer); err != nil {
@@ -180,8 +188,8 @@ func (u *unpacking) readArchive(archive *tar.Reader) error {
 	}
 }
 
-// readEntry reads the two files that matter, at the root of the archive; a
-// layer nearer to the end of the image has been read before.
+// readEntry reads the files that matter, at the root of the archive; a layer nearer
+// to the end of the image has been read before.
 func (u *unpacking) readEntry(header *tar.Header, content io.Reader) error {
 	if header.Typeflag != tar.TypeReg {
 		return nil
@@ -194,6 +202,8 @@ func (u *unpacking) readEntry(header *tar.Header, content io.Reader) error {
 		return err
 	case name == "/"+runtimeConfigFile && !u.configured:
 		return u.readConfig(content)
+	case testFile(name) != "" && u.tests == nil:
+		return u.readTests(testFile(name), content)
 	}
 	return nil
 }

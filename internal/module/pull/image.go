@@ -150,7 +150,7 @@ func (i *Image) Pull(ctx context.Context, top v1.Hash, into *store.Store) (modul
 		return module.Module{}, err
 	}
 	pulled.Reference, pulled.ManifestDigest = i.req.Image, digest.String()
-	pulled.RootIDs, pulled.AgentRefuses = contents.RootIDs, contents.AgentRefuses
+	pulled.RootIDs, pulled.Tests, pulled.AgentRefuses = contents.RootIDs, contents.Tests, contents.AgentRefuses
 	return pulled, nil
 }
 

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -107,7 +106,7 @@ type storedModule struct {
 
 // File is an open module. It stays readable when the store evicts the module.
 type File struct {
-	io.ReadSeekCloser
+	*os.File
 	// SizeBytes is the size of the module.
 	SizeBytes int64
 	// ModTime is when the module was written.
@@ -145,9 +144,9 @@ func (s *Store) Has(sha256 string) bool {
 	return held || waiting && s.verify(sha256)
 }
 
-// open opens a module that the store holds, retained or not. The error is
+// Open opens a module that the store holds, retained or not. The error is
 // fs.ErrNotExist when it does not hold it.
-func (s *Store) open(sha256 string) (*File, error) {
+func (s *Store) Open(sha256 string) (*File, error) {
 	if !s.Has(sha256) {
 		return nil, fmt.Errorf("opening module %s: %w", sha256, fs.ErrNotExist)
 	}
@@ -164,7 +163,7 @@ func (s *Store) open(sha256 string) (*File, error) {
 		return nil, fmt.Errorf("opening module %s: %w", sha256, fs.ErrNotExist)
 	}
 	stored.lastUsed = s.clock.Now()
-	return &File{ReadSeekCloser: file, SizeBytes: stored.size, ModTime: stored.modTime}, nil
+	return &File{File: file, SizeBytes: stored.size, ModTime: stored.modTime}, nil
 }
 
 // Retain says that holder needs a module, whether or not the store has it yet:
@@ -257,7 +256,7 @@ func (s *Store) OpenRetained(sha256 string) (*File, error) {
 	if !s.retained(sha256) {
 		return nil, ErrNotRetained
 	}
-	file, err := s.open(sha256)
+	file, err := s.Open(sha256)
 	if err != nil {
 		return nil, ErrNotHere
 	}

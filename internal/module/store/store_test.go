@@ -331,7 +331,7 @@ func TestAModuleWhoseFileIsGoneIsNotHeld(t *testing.T) {
 	s := openStore(t, t.TempDir(), 1<<20)
 	sum := put(t, s, "a module")
 	moduletest.Must(t, os.Remove(s.modulePath(sum)))
-	if _, err := s.open(sum); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Open(sum); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 	if s.Has(sum) || s.bytes != 0 {
@@ -344,7 +344,7 @@ func TestAModuleWhoseFileIsGoneIsNotHeld(t *testing.T) {
 func TestAnOpenModuleOutlivesItsPlaceInTheStore(t *testing.T) {
 	s := openStore(t, t.TempDir(), 10)
 	sum := put(t, s, "0123456789")
-	file, err := s.open(sum)
+	file, err := s.Open(sum)
 	moduletest.Must(t, err)
 	defer file.Close()
 	put(t, s, "abcdefghij")
@@ -441,7 +441,7 @@ func put(t *testing.T, s *Store, text string) string {
 
 func content(t *testing.T, s *Store, sum string) string {
 	t.Helper()
-	file, err := s.open(sum)
+	file, err := s.Open(sum)
 	moduletest.Must(t, err)
 	defer file.Close()
 	data, err := io.ReadAll(file)

@@ -1,0 +1,113 @@
+package run
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/preflight/host"
+)
+
+const (
+	// measured is the number of streams after which the memory is told.
+	measured = 10_000
+	// collected is how much memory may grow before it counts as a leak: runtimes collect
+	// garbage late (the Go runtime at 4 MiB of it), and heaps double.
+	collected = 12 << 20
+	// window is the number of streams between two looks at the memory.
+	window = 1_000
+)
+
+// measure passes plain streams, to see what they cost, and whether memory grows with them.
+func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
+	begun, streams := time.Now(), 0
+	rest := vm.MemoryBytes()
+	sizes := []uint64{rest}
+	var busy time.Duration
+	for !r.spent(costShare) && time.Since(begun) < maxMeasuring {
+		begin := time.Now()
+		for i := range window {
+			if failed := r.pass(vm, plugin, measuredStream(streams+i)); failed != nil {
+				return failed
+			}
+		}
+		busy += time.Since(begin)
+		streams += window
+		sizes = append(sizes, vm.MemoryBytes())
+		if streams == measured {
+			r.cost.StreamedMemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
+		}
+		if streams >= measured && !growing(sizes) {
+			break
+		}
+	}
+	if streams == 0 {
+		return nil
+	}
+	r.cost.Stream = busy / time.Duration(streams)
+	if r.cost.StreamedMemoryBytes == 0 {
+		r.cost.StreamedMemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
+	}
+	if grown := vm.MemoryBytes() - rest; grown > collected && (growing(sizes) || vm.Exceeded()) {
+		return &preflight.Verdict{
+			Reason:  wasmev1.ReasonLeaking,
+			Message: fmt.Sprintf("the module's memory grew from %d KiB to %d KiB in %d streams, about %d bytes with each: free what a stream takes when it ends", rest>>10, vm.MemoryBytes()>>10, streams, grown/uint64(streams)),
+		}
+	}
+	return nil
+}
+
+// measuredStream returns the number of a stream of the middle shape: whole, with whatever
+// body.
+func measuredStream(i int) int { return i % (count / 3) }
+
+// growing reports whether memory was larger in the last quarter of the looks than before,
+// and in the quarter before that.
+func growing(sizes []uint64) bool {
+	last, quarter := len(sizes)-1, max(len(sizes)/4, 1)
+	if last < 2*quarter {
+		return true
+	}
+	return sizes[last] > sizes[last-quarter] && sizes[last-quarter] > sizes[last-2*quarter]
+}
+
+const readsBodies = "reads bodies"
+
+// capabilityOf says what a module can do with a host function.
+var capabilityOf = map[string]string{
+	"proxy_http_call":                "calls out over HTTP",
+	"proxy_grpc_call":                "calls out over gRPC",
+	"proxy_grpc_stream":              "calls out over gRPC",
+	"proxy_send_local_response":      "answers requests itself",
+	"proxy_set_shared_data":          "shares data",
+	"proxy_enqueue_shared_queue":     "shares queues",
+	"proxy_increment_metric":         "writes metrics",
+	"proxy_record_metric":            "writes metrics",
+	"proxy_call_foreign_function":    "calls functions of the proxy",
+	"proxy_set_property":             "sets properties",
+	"proxy_get_property":             "reads properties",
+	"proxy_add_header_map_value":     "changes headers",
+	"proxy_replace_header_map_value": "changes headers",
+	"proxy_remove_header_map_value":  "changes headers",
+	"proxy_set_header_map_pairs":     "changes headers",
+}
+
+// capabilities returns what a module can do by its imports, sorted, and whether it was seen
+// to read bodies.
+func capabilities(imports []string, bodies bool) []string {
+	var found []string
+	for _, imported := range imports {
+		_, name, _ := strings.Cut(imported, ".")
+		if capability := capabilityOf[name]; capability != "" {
+			found = append(found, capability)
+		}
+	}
+	if bodies {
+		found = append(found, readsBodies)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}

@@ -1,0 +1,328 @@
+// Package run runs a module with its configuration, with synthetic streams, and judges
+// it.
+//
+// Run (run.go) compiles the module, starts and configures it twice, as a proxy does,
+// which tries a configuration before its workers get it; passes the streams of
+// streams.go; changes its configuration; and ends it. verdict.go words what went wrong,
+// and cost.go measures. It refuses only what a proxy would refuse, too, or what would
+// fail requests there.
+package run
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/preflight/host"
+)
+
+// shares of the time of a run after which it does less, so that a module that is only
+// slow gets its verdict: the streams that look for faults, and those that measure.
+const (
+	faultsShare = 3
+	costShare   = 2
+	// maxMeasuring bounds the time of the streams that measure.
+	maxMeasuring = 3 * time.Second
+	// maxRunning bounds the time of a run without compiling.
+	maxRunning = 10 * time.Second
+)
+
+// name is that of the plugin and of its VM, whatever they are called in proxies: the same
+// module and configuration give the same verdict.
+const name = "preflight"
+
+// run is one run of a module.
+type run struct {
+	filter  preflight.Filter
+	limits  preflight.Limits
+	begun   time.Time // after it was compiled
+	time    time.Duration
+	ctx     context.Context
+	world   *host.World
+	program *host.Program
+	tests   int // that it has passed
+	logs    logs
+	unknown []string
+	cost    preflight.Cost
+}
+
+// Run runs a module. It takes as long as compiling does, which cannot be interrupted, and
+// 10 s or Limits.Time after that, at most.
+func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits preflight.Limits) preflight.Verdict {
+	begun := time.Now()
+	if v, capped := checkCode(wasm, limits); capped {
+		return v
+	}
+	program, err := host.Compile(ctx, wasm)
+	if err != nil {
+		return verdictOf(host.AsFailure(err))
+	}
+	defer program.Close(ctx)
+	r := &run{filter: filter, limits: limits, begun: time.Now(), time: min(limits.Time, maxRunning), program: program}
+	r.cost.Compile = r.begun.Sub(begun)
+	ctx, cancel := context.WithDeadline(ctx, r.begun.Add(r.time))
+	defer cancel()
+	r.ctx, r.world = ctx, host.NewWorld(ctx)
+	return r.all()
+}
+
+// all makes the steps in their order until one fails.
+func (r *run) all() preflight.Verdict {
+	for _, step := range []func() *preflight.Verdict{r.tryConfiguration, r.test, r.work} {
+		if failed := step(); failed != nil {
+			failed.Logs = r.logs.last()
+			if failed.Refused() && len(r.unknown) > 0 && failed.Reason != wasmev1.ReasonTestsFailed {
+				failed.Reason = wasmev1.ReasonUndecided
+				failed.Message += "; it had asked for what only a proxy knows: " + strings.Join(r.unknown, ", ")
+			}
+			return *failed
+		}
+	}
+	r.cost.Capabilities = capabilities(r.program.Imports, slices.Contains(r.cost.Capabilities, readsBodies))
+	return preflight.Verdict{
+		Reason:   wasmev1.ReasonPreflighted,
+		Message:  r.praise(),
+		Warnings: r.warnings(),
+		Cost:     &r.cost,
+	}
+}
+
+// praise says what a module has passed.
+func (r *run) praise() string {
+	if r.tests == 0 {
+		return fmt.Sprintf("the module ran %d streams without a fault", r.cost.Streams)
+	}
+	return fmt.Sprintf("the module passed %d tests and ran %d streams without a fault", r.tests, r.cost.Streams)
+}
+
+func (r *run) options() host.Options {
+	return host.Options{
+		Limits: host.Limits{MemoryBytes: uint64(r.limits.MemoryBytes)}, //nolint:gosec // a flag that is checked
+		VMID:   name, Environment: r.filter.Environment, LogLevel: host.Info, Log: r.logs.add, Now: time.Now,
+	}
+}
+
+func (r *run) plugin() *host.Plugin {
+	return &host.Plugin{Name: name, RootID: r.filter.RootID, Configuration: string(r.filter.Configuration)}
+}
+
+// start makes a VM with the filter configured.
+func (r *run) start() (*host.VM, *host.Plugin, *preflight.Verdict) {
+	vm, err := r.program.NewVM(r.world, r.options())
+	if err != nil {
+		return nil, nil, r.failed(wasmev1.ReasonStartFailed, host.AsFailure(err), "as it started")
+	}
+	plugin := r.plugin()
+	if failed := r.configure(vm, plugin, "as it was configured"); failed != nil {
+		return nil, nil, failed
+	}
+	return vm, plugin, nil
+}
+
+// configure configures a plugin.
+func (r *run) configure(vm *host.VM, plugin *host.Plugin, when string) *preflight.Verdict {
+	err := vm.Configure(plugin)
+	r.note(vm)
+	failure := host.AsFailure(err)
+	switch {
+	case failure == nil:
+		return nil
+	case r.deniesRootID():
+		return r.failed(wasmev1.ReasonUnknownRootID, failure, fmt.Sprintf("with the root id %q", r.filter.RootID))
+	case failure.Callback == "proxy_on_vm_start" || failure.Callback == "proxy_on_context_create":
+		return r.failed(wasmev1.ReasonStartFailed, failure, when)
+	case failure.Kind == host.Refused:
+		return r.failed(wasmev1.ReasonConfigurationRefused, failure, when)
+	default:
+		return r.failed(wasmev1.ReasonTrapped, failure, when)
+	}
+}
+
+// note keeps what the module asked for that only a proxy knows.
+func (r *run) note(vm *host.VM) {
+	for _, question := range vm.Unknown {
+		if !slices.Contains(r.unknown, question) {
+			r.unknown = append(r.unknown, question)
+		}
+	}
+	if len(r.filter.HostEnvironment) > 0 && r.unknown == nil {
+		r.unknown = []string{"the sidecar's environment variables " + strings.Join(r.filter.HostEnvironment, ", ")}
+	}
+	if vm.ReadBody && !slices.Contains(r.cost.Capabilities, readsBodies) {
+		r.cost.Capabilities = append(r.cost.Capabilities, readsBodies)
+	}
+}
+
+// deniesRootID reports whether a failure is about the root id: the image lists others, or
+// the module has just logged so.
+func (r *run) deniesRootID() bool {
+	if len(r.filter.KnownRootIDs) > 0 && !slices.Contains(r.filter.KnownRootIDs, r.filter.RootID) {
+		return true
+	}
+	for _, line := range r.logs.last() {
+		text := strings.NewReplacer("_", " ", "-", " ").Replace(strings.ToLower(line))
+		about := strings.Contains(text, "root id") || strings.Contains(text, "root context") || strings.Contains(text, "rootid") || strings.Contains(text, "context factory")
+		if about && (r.filter.RootID == "" || strings.Contains(line, r.filter.RootID)) {
+			return true
+		}
+	}
+	return false
+}
+
+// tryConfiguration does what a proxy does before its workers get a configuration.
+func (r *run) tryConfiguration() *preflight.Verdict {
+	vm, _, failed := r.start()
+	if failed != nil {
+		return failed
+	}
+	_ = vm.Close() // memory only
+	return nil
+}
+
+// work does what one worker of a proxy does: streams, a changed configuration, the end.
+func (r *run) work() *preflight.Verdict {
+	vm, plugin, failed := r.start()
+	if failed != nil {
+		return failed
+	}
+	defer vm.Close()
+	r.cost.MemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
+	next := r.plugin()
+	for _, step := range []func() *preflight.Verdict{
+		func() *preflight.Verdict { return r.findFaults(vm, plugin) },
+		func() *preflight.Verdict { return r.measure(vm, plugin) },
+		func() *preflight.Verdict { return r.configure(vm, next, "when its configuration was changed under it") },
+		func() *preflight.Verdict { return r.pass(vm, next, 0) },
+	} {
+		if failed := step(); failed != nil {
+			return failed
+		}
+	}
+	for _, ended := range []*host.Plugin{plugin, next} {
+		vm.Remove(ended)
+		if f := vm.Failure(); f != nil {
+			return r.failed(wasmev1.ReasonTrapped, f, "as it ended")
+		}
+	}
+	return nil
+}
+
+// overlapping is the number of streams that are under way at a time.
+const overlapping = 8
+
+// findFaults passes all synthetic streams, several at a time, their parts in a mixed
+// order, which is the same in each run.
+func (r *run) findFaults(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
+	order := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a reproducible order, no secret
+	type open struct {
+		drive  *host.Drive
+		number int
+	}
+	var streams []open
+	next := 0
+	for next < count || len(streams) > 0 {
+		if r.spent(faultsShare) {
+			next = count
+		}
+		if next < count && len(streams) < overlapping {
+			streams = append(streams, open{vm.NewDrive(plugin, synthetic(next).exchange), next})
+			next++
+		}
+		if len(streams) == 0 {
+			break
+		}
+		i := order.IntN(len(streams))
+		under := streams[i]
+		if !under.drive.Step() {
+			r.serve(vm, under.number)
+			under.drive.Settle()
+			if under.drive.Step() {
+				continue
+			}
+			under.drive.Close()
+			streams = slices.Delete(streams, i, i+1)
+			r.cost.Streams++
+		}
+		if f := vm.Failure(); f != nil {
+			return r.failed(wasmev1.ReasonTrapped, f, fmt.Sprintf("in stream %d (%s)", under.number+1, synthetic(under.number).name))
+		}
+	}
+	r.note(vm)
+	return nil
+}
+
+// serve does what happens beside streams: call-outs are answered, in turn well, badly and
+// not at all; queues are delivered, and ticks come.
+func (r *run) serve(vm *host.VM, number int) {
+	for i, made := range vm.Calls() {
+		vm.Answer(made, answer(number+i, made))
+	}
+	r.world.DeliverQueues()
+	vm.Tick()
+	r.note(vm)
+}
+
+// answer returns what a call-out is answered with; nil for a failure.
+func answer(i int, made *host.Call) *host.Message {
+	switch {
+	case i%3 == 2:
+		return nil
+	case made.GRPC:
+		return &host.Message{Headers: host.Headers{{Name: "content-type", Value: "application/grpc"}}, Body: [][]byte{{}}}
+	case i%3 == 1:
+		return &host.Message{Headers: host.Headers{{Name: ":status", Value: "503"}}}
+	}
+	return &host.Message{
+		Headers: host.Headers{{Name: ":status", Value: "200"}, {Name: "content-type", Value: "application/json"}},
+		Body:    [][]byte{[]byte(`{"ok":true}`)},
+	}
+}
+
+// pass passes one synthetic stream as a whole.
+func (r *run) pass(vm *host.VM, plugin *host.Plugin, number int) *preflight.Verdict {
+	drive := vm.NewDrive(plugin, synthetic(number).exchange)
+	for drive.Step() {
+	}
+	if drive.Waiting() {
+		r.serve(vm, number)
+		for drive.Step() {
+		}
+	}
+	drive.Close()
+	if f := vm.Failure(); f != nil {
+		return r.failed(wasmev1.ReasonTrapped, f, fmt.Sprintf("in stream %d (%s)", r.cost.Streams+1, synthetic(number).name))
+	}
+	r.cost.Streams++
+	return nil
+}
+
+// spent reports whether the run has used up one of so many shares of its time.
+func (r *run) spent(shares int) bool {
+	return time.Since(r.begun) > r.time/time.Duration(shares)
+}
+
+// warnings passes hostile streams, each through a VM of its own, and returns which of them
+// crash the module.
+func (r *run) warnings() []string {
+	var crashes []string
+	for _, s := range hostile() {
+		if r.spent(costShare) {
+			break
+		}
+		vm, plugin, failed := r.start()
+		if failed != nil {
+			break // the shared data of earlier streams, perhaps; it was started often enough
+		}
+		vm.NewDrive(plugin, s.exchange).Run()
+		if vm.Failure() != nil && len(vm.Unknown) == 0 {
+			crashes = append(crashes, s.name)
+		}
+		_ = vm.Close() // memory only
+	}
+	return crashes
+}
