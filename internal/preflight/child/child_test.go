@@ -1,7 +1,6 @@
 package child
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,7 +44,6 @@ var processes = map[string]func() error{
 		return json.NewEncoder(os.Stdout).Encode(preflight.Verdict{Reason: "Perfect", Message: "trust me"})
 	},
 	"silent":   func() error { return nil },
-	"greedy":   greedy,
 	"operator": operator,
 }
 
@@ -118,7 +116,6 @@ func TestChildrenThatMisbehave(t *testing.T) {
 		"crash":   {"", "", "the child failed: exit status 1: it is broken"},
 		"liar":    {"", "", "the child wrote a verdict that is none"},
 		"silent":  {"", "", "the child wrote no verdict"},
-		"greedy":  {wasmev1.ReasonNotRun, "takes more than 512 MiB of memory", ""},
 	} {
 		t.Run(process, func(t *testing.T) {
 			t.Parallel()
@@ -195,17 +192,6 @@ func confined() error {
 	}
 	fmt.Println("confined")
 	return nil
-}
-
-// greedy takes memory for as long as it gets some.
-func greedy() error {
-	if err := limit(preflight.DefaultLimits); err != nil {
-		return err
-	}
-	taken := map[int][]byte{}
-	for {
-		taken[len(taken)] = bytes.Repeat([]byte{1}, 16<<20)
-	}
 }
 
 func TestNoChildIsLeftWhenTheOperatorDies(t *testing.T) {
