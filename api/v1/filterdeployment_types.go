@@ -256,7 +256,8 @@ type FilterSpec struct {
 	// preflight says what follows when the operator runs the module with its
 	// configuration and finds a fault, before any proxy gets it: Enforce keeps the
 	// revision from all proxies, Warn only reports the fault in Preflighted, Off runs no
-	// module. Default: the operator's --preflight, Enforce.
+	// module. Put "Off" in quotes: YAML reads a bare one as false. Default: the
+	// operator's --preflight, Enforce.
 	// +optional
 	Preflight Preflight `json:"preflight,omitempty"`
 

@@ -200,7 +200,7 @@ spec:
     config:
       '@type': type.googleapis.com/google.protobuf.StringValue
       value: %s
-    preflight: %s
+    preflight: "%s"
   rollout: {bakeTime: 3s}
 `, name, image, configuration, preflight)
 }
