@@ -97,7 +97,7 @@ var _ = Describe("The revision in force", func() {
 		Expect(fd.Status.Revision).To(Equal(good))
 		Expect(fd.Status.Module).To(Equal(module))
 		Expect(fd.Status.Summary.WorkloadsReady).To(Equal("0/2"))
-		Expect(fd.Status.Workloads["a"]).To(Equal(wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "keeps revision " + good + " until the spec can be resolved"}))
+		Expect(fd.Status.Workloads["a"]).To(Equal(wasmev1.WorkloadStatus{State: wasmev1.WorkloadPending, Reason: "keeps revision " + good + " until the spec can be applied"}))
 		Expect(w.written()).To(HaveEach("patch status of FilterDeployment f"))
 
 		By("repairing it")

@@ -239,7 +239,7 @@ func (p *Plan) why(w *Workload) string {
 	case p.Standing == RolledBack && w.Phase == Programmed:
 		return fmt.Sprintf("runs revision %s, because revision %s was rolled back", p.Rollout.From, p.Rollout.To)
 	case p.Standing == LastGood:
-		return fmt.Sprintf("keeps revision %s until the spec can be resolved", p.InForce.Hash)
+		return fmt.Sprintf("keeps revision %s until the spec can be applied", p.InForce.Hash)
 	default:
 		return ""
 	}

@@ -38,7 +38,7 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 	case p.InForce == nil:
 		return condition.False(wasmev1.ReasonNothingResolved, "there is no module to run yet")
 	case p.Standing == LastGood:
-		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be resolved", p.InForce.Hash, all-waiting)
+		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be applied", p.InForce.Hash, all-waiting)
 	case rendering.Reason != "":
 		return rendering
 	case waiting > 0:

@@ -76,9 +76,6 @@ func subjects() []subject {
 	return all
 }
 
-// disagreements are those that are known, with their reasons; see docs/agreement.md.
-var disagreements = map[string]string{}
-
 // row is what the table says of a module.
 type row struct {
 	module, language, verdicts string
@@ -111,7 +108,7 @@ func compare(t *testing.T, s subject) row {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := row{module: s.name, language: s.language, differences: cmp.Or(s.unknown, disagreements[s.name], "none")}
+	r := row{module: s.name, language: s.language, differences: cmp.Or(s.unknown, "none")}
 	r.verdicts = compareVerdicts(t, s, module)
 	if s.unknown == "" && strings.HasPrefix(r.verdicts, "accepted") {
 		for _, version := range versions {

@@ -94,6 +94,11 @@ var (
 	Add         = []byte{0x6a}
 	Equal       = []byte{0x46}
 	Grow        = []byte{0x40, 0x00}
+	LessThan    = []byte{0x48}
+	// Begin begins a loop, BranchIf goes back to its start, and End ends it.
+	Begin    = []byte{0x03, 0x40}
+	BranchIf = []byte{0x0d, 0x00}
+	End      = []byte{0x0b}
 	// Forever is a loop that never ends.
 	Forever = []byte{0x03, 0x40, 0x0c, 0x00, 0x0b}
 )
@@ -108,7 +113,7 @@ func If(global uint64, value int32, code ...[]byte) []byte {
 	return slices.Concat(Global(global), I32(value), Equal, []byte{0x04, 0x40}, slices.Concat(code...), []byte{0x0b})
 }
 
-// Loop returns instructions that run again and again, for ever.
+// Loop returns instructions that run again and again, forever.
 func Loop(code ...[]byte) []byte {
 	return slices.Concat([]byte{0x03, 0x40}, slices.Concat(code...), []byte{0x0c, 0x00, 0x0b})
 }

@@ -1,4 +1,4 @@
-// Command protogo generates Go code beside a .proto file. It stands in for protoc,
+// Command protogo generates Go code beside a .proto file. It replaces protoc,
 // whose binaries no Go module has, with protoc-gen-go.
 //
 //	protogo FILE.proto

@@ -17,13 +17,18 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/test/moduletest"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+// patience is how long a test waits for what must come, and pollInterval how often it looks.
+const (
+	patience     = 30 * time.Second
+	pollInterval = 10 * time.Millisecond
+)
 
 // The processes that the test's own executable can be, by its first argument.
 var processes = map[string]func() error{
@@ -114,7 +119,7 @@ func TestChildrenThatMisbehave(t *testing.T) {
 		"stopped": {wasmev1.ReasonTimedOut, "could not be compiled and run in 1s", ""},
 		"chatter": {"", "", "the child wrote too much"},
 		"crash":   {"", "", "the child failed: exit status 1: it is broken"},
-		"liar":    {"", "", "the child wrote a verdict that is none"},
+		"liar":    {"", "", "the child wrote an invalid verdict"},
 		"silent":  {"", "", "the child wrote no verdict"},
 	} {
 		t.Run(process, func(t *testing.T) {
@@ -211,12 +216,9 @@ func TestNoChildIsLeftWhenTheOperatorDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = command.Wait() // it was killed
-	deadline := time.Now().Add(patience)
-	for alive(child) {
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is left", child)
-		}
-		time.Sleep(10 * time.Millisecond)
+	err = wait.PollUntilContextTimeout(t.Context(), pollInterval, patience, true, func(context.Context) (bool, error) { return !alive(child), nil })
+	if err != nil {
+		t.Errorf("process %d is left: %v", child, err)
 	}
 }
 
@@ -245,13 +247,13 @@ func operator() error {
 		return err
 	}
 	go func() {
-		for {
-			if pid := childOf(os.Getpid()); pid != 0 {
+		_ = wait.PollUntilContextTimeout(context.Background(), pollInterval, patience, true, func(context.Context) (bool, error) {
+			pid := childOf(os.Getpid())
+			if pid != 0 {
 				fmt.Println(pid)
-				return
 			}
-			time.Sleep(10 * time.Millisecond)
-		}
+			return pid != 0, nil
+		}) // the test sees that nothing was printed
 	}()
 	_, err = runner(Name, patience).Run(context.Background(), file, int64(len(module)), preflight.Filter{})
 	return err

@@ -11,61 +11,54 @@ const (
 	vmConfiguration
 	pluginConfiguration
 	callData
-	maxBuffer = callData
 )
 
-// buffer returns the content of a buffer now, and the body that it is when the module
-// may change it; false when there is no such buffer.
-func (c *call) buffer(kind uint32) (content []byte, body *[]byte, found bool) {
+// buffer returns the content of the buffer at argument 0, and the body that it is when the
+// module may change it. The result is notFound or badArgument when there is no such buffer.
+func (c *call) buffer() (content []byte, body *[]byte, result uint32) {
 	s := c.vm.scope()
-	switch kind {
+	switch kind := c.word(0); kind {
 	case requestBody, responseBody:
 		if s.stream == nil {
-			return nil, nil, true
+			return nil, nil, ok
 		}
 		body := s.stream.ways[kind].body
 		if body == nil {
-			return nil, nil, true
+			return nil, nil, ok
 		}
-		return *body, body, true
+		return *body, body, ok
 	case httpCallBody:
 		if c.vm.response == nil {
-			return nil, nil, false
+			return nil, nil, notFound
 		}
-		return c.vm.response.Content(), nil, true
+		return c.vm.response.Content(), nil, ok
 	case grpcMessage:
-		return []byte(c.vm.grpcIn.message), nil, true
+		return []byte(c.vm.grpcIn.message), nil, ok
 	case vmConfiguration:
-		return []byte(c.vm.options.Configuration), nil, true
+		return []byte(c.vm.options.Configuration), nil, ok
 	case pluginConfiguration:
 		if !s.configuring {
-			return nil, nil, false
+			return nil, nil, notFound
 		}
-		return []byte(s.plugin.Configuration), nil, true
+		return []byte(s.plugin.Configuration), nil, ok
 	case downstreamData, upstreamData, callData:
-		return nil, nil, true
+		return nil, nil, ok
 	}
-	return nil, nil, false
+	return nil, nil, badArgument
 }
 
 func (c *call) bufferStatus() uint32 {
-	if c.word(0) > maxBuffer {
-		return badArgument
-	}
-	content, _, found := c.buffer(c.word(0))
-	if !found {
-		return notFound
+	content, _, result := c.buffer()
+	if result != ok {
+		return result
 	}
 	return stored(c.vm.writeU32(c.word(1), uint32(len(content))) && c.vm.writeU32(c.word(2), 0)) //nolint:gosec // bounded by the run
 }
 
 func (c *call) getBuffer() uint32 {
-	if c.word(0) > maxBuffer {
-		return badArgument
-	}
-	content, body, found := c.buffer(c.word(0))
-	if !found {
-		return notFound
+	content, body, result := c.buffer()
+	if result != ok {
+		return result
 	}
 	c.vm.ReadBody = c.vm.ReadBody || body != nil
 	size := uint64(len(content))
@@ -75,12 +68,9 @@ func (c *call) getBuffer() uint32 {
 }
 
 func (c *call) setBuffer() uint32 {
-	if c.word(0) > maxBuffer {
-		return badArgument
-	}
-	_, body, found := c.buffer(c.word(0))
-	if !found {
-		return notFound
+	_, body, result := c.buffer()
+	if result != ok {
+		return result
 	}
 	data, inBounds := c.text(3)
 	if !inBounds {

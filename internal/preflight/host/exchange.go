@@ -4,10 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
-
-func milliseconds(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // Drive is an exchange on its way through a stream. It does what Envoy's filter
 // manager does for one filter: it holds what the filter stops, shows the filter what
@@ -32,7 +29,7 @@ type held struct {
 	buffer   []byte
 	// holding is how the filter has stopped the way; goOn for not at all.
 	holding action
-	// bodyHeld says that the buffer goes on, though it be empty.
+	// bodyHeld says that the buffer is to go on, even an empty one.
 	bodyHeld, trailersHeld, headersPassed bool
 	arrived                               bool // all of the message
 	out                                   *Message

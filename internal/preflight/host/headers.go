@@ -44,6 +44,8 @@ func (c *call) readable(kind uint32) *Headers {
 		return s.logged[toClient]
 	case kind <= responseTrailers:
 		return c.mutable(kind)
+	case kind > maxHeaderMap:
+		return nil
 	case kind == grpcInitialMetadata:
 		return c.vm.grpcIn.initial
 	case kind == grpcTrailingMetadata:
@@ -59,22 +61,28 @@ func (c *call) readable(kind uint32) *Headers {
 	}
 }
 
-func (c *call) getHeader() uint32 {
-	name, inBounds := c.text(1)
-	switch headers := c.readable(c.word(0)); {
-	case c.word(0) > maxHeaderMap:
-		return badArgument
+// checkMap returns what is wrong with a call about a header map; ok for nothing.
+func checkMap(headers *Headers, inBounds bool) uint32 {
+	switch {
 	case !inBounds:
 		return invalidMemoryAccess
 	case headers == nil:
 		return badArgument
-	default:
-		value, found := headers.Get(name)
-		if !found && c.vm.program.ABI != abi010 {
-			return notFound
-		}
-		return c.give(value, 3)
 	}
+	return ok
+}
+
+func (c *call) getHeader() uint32 {
+	name, inBounds := c.text(1)
+	headers := c.readable(c.word(0))
+	if wrong := checkMap(headers, inBounds); wrong != ok {
+		return wrong
+	}
+	value, found := headers.Get(name)
+	if !found && c.vm.program.ABI != abi010 {
+		return notFound
+	}
+	return c.give(value, 3)
 }
 
 func (c *call) getHeaders() uint32 {
@@ -98,16 +106,10 @@ func (c *call) headersSize() uint32 {
 
 // change has one header line changed, whose name is at argument 1.
 func (c *call) change(values []int, change func(headers *Headers, texts []string)) uint32 {
-	if c.word(0) > maxHeaderMap {
-		return badArgument
-	}
 	texts, inBounds := c.texts(append([]int{1}, values...)...)
-	if !inBounds {
-		return invalidMemoryAccess
-	}
 	headers := c.mutable(c.word(0))
-	if headers == nil {
-		return badArgument
+	if wrong := checkMap(headers, inBounds); wrong != ok {
+		return wrong
 	}
 	change(headers, texts)
 	return ok
@@ -126,21 +128,12 @@ func (c *call) removeHeader() uint32 {
 }
 
 func (c *call) setHeaders() uint32 {
-	packed, inBounds := c.text(1)
-	switch headers := c.mutable(c.word(0)); {
-	case c.word(0) > maxHeaderMap:
-		return badArgument
-	case !inBounds:
-		return invalidMemoryAccess
-	case headers == nil:
-		return badArgument
-	default:
+	return c.change(nil, func(headers *Headers, texts []string) {
 		*headers = nil
-		for _, line := range unpackPairs(packed) {
+		for _, line := range unpackPairs(texts[0]) {
 			headers.append(line.Name, line.Value)
 		}
-		return ok
-	}
+	})
 }
 
 // inline are the headers of which Envoy keeps one line: a value that is added comes

@@ -49,15 +49,24 @@ func Compile(ctx context.Context, wasm []byte) (*Program, error) {
 	}
 	config := wazero.NewRuntimeConfig().WithCoreFeatures(features).WithCloseOnContextDone(true).WithMemoryLimitPages(maxPages)
 	runtime := wazero.NewRuntimeWithConfig(ctx, config)
-	compiled, err := runtime.CompileModule(ctx, wasm)
-	if err != nil {
-		return nil, compileFailure(err)
-	}
-	p := &Program{ABI: abi, runtime: runtime, compiled: compiled}
-	if err := p.check(); err != nil {
+	p := &Program{ABI: abi, runtime: runtime}
+	if err := p.compile(ctx, wasm); err != nil {
+		_ = p.Close(ctx) // what is wrong with the module counts
 		return nil, err
 	}
-	return p, p.offer(ctx)
+	return p, nil
+}
+
+func (p *Program) compile(ctx context.Context, wasm []byte) error {
+	compiled, err := p.runtime.CompileModule(ctx, wasm)
+	if err != nil {
+		return compileFailure(err)
+	}
+	p.compiled = compiled
+	if err := p.check(); err != nil {
+		return err
+	}
+	return p.offer(ctx)
 }
 
 // Close frees the compiled code and ends all VMs.

@@ -1,5 +1,7 @@
 package host
 
+import "time"
+
 // The ways of a stream: requests go to the upstream, responses to the client.
 const (
 	toUpstream = iota
@@ -215,6 +217,6 @@ func (c *call) closeStream() uint32 {
 }
 
 func (c *call) setTickPeriod() uint32 {
-	c.vm.scope().root.tick = milliseconds(c.word(0))
+	c.vm.scope().root.tick = time.Duration(c.word(0)) * time.Millisecond
 	return ok
 }

@@ -50,7 +50,11 @@ func (w *World) set(key sharedKey, value string, cas uint32) uint32 {
 	if found && cas != 0 && cas != known.cas {
 		return casMismatch
 	}
-	if !w.room(len(key.name) + len(value) - len(known.value)) {
+	more := len(value) - len(known.value)
+	if !found {
+		more += len(key.name)
+	}
+	if !w.room(more) {
 		return internalFailure
 	}
 	w.cas++

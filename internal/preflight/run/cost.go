@@ -26,31 +26,22 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 	begun, streams := time.Now(), 0
 	rest := vm.MemoryBytes()
 	sizes := []uint64{rest}
-	var busy time.Duration
-	for !r.spent(costShare) && time.Since(begun) < maxMeasuring {
-		begin := time.Now()
-		for i := range window {
-			if failed := r.pass(vm, plugin, measuredStream(streams+i)); failed != nil {
-				return failed
-			}
+	for !r.spent(costShare) && time.Since(begun) < maxMeasuring && (streams < measured || growing(sizes)) {
+		if failed := r.pass(vm, plugin, measuredStream(streams)); failed != nil {
+			return failed
 		}
-		busy += time.Since(begin)
-		streams += window
-		sizes = append(sizes, vm.MemoryBytes())
-		if streams == measured {
+		streams++
+		if streams%window == 0 {
+			sizes = append(sizes, vm.MemoryBytes())
+		}
+		if streams <= measured {
 			r.cost.StreamedMemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
-		}
-		if streams >= measured && !growing(sizes) {
-			break
 		}
 	}
 	if streams == 0 {
 		return nil
 	}
-	r.cost.Stream = busy / time.Duration(streams)
-	if r.cost.StreamedMemoryBytes == 0 {
-		r.cost.StreamedMemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
-	}
+	r.cost.Stream = time.Since(begun) / time.Duration(streams)
 	if grown := vm.MemoryBytes() - rest; grown > collected && (growing(sizes) || vm.Exceeded()) {
 		return &preflight.Verdict{
 			Reason:  wasmev1.ReasonLeaking,
@@ -60,8 +51,8 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 	return nil
 }
 
-// measuredStream returns the number of a stream of the middle shape: whole, with whatever
-// body.
+// measuredStream returns the number of a stream of the first shape: whole, without
+// trailers.
 func measuredStream(i int) int { return i % (count / 3) }
 
 // growing reports whether memory was larger in the last quarter of the looks than before,

@@ -75,7 +75,7 @@ func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits prefl
 func (r *run) all() preflight.Verdict {
 	for _, step := range []func() *preflight.Verdict{r.tryConfiguration, r.test, r.work} {
 		if failed := step(); failed != nil {
-			failed.Logs = r.logs.last()
+			failed.Logs = r.logs.kept
 			if failed.Refused() && len(r.unknown) > 0 && failed.Reason != wasmev1.ReasonTestsFailed {
 				failed.Reason = wasmev1.ReasonUndecided
 				failed.Message += "; it had asked for what only a proxy knows: " + strings.Join(r.unknown, ", ")
@@ -132,9 +132,9 @@ func (r *run) configure(vm *host.VM, plugin *host.Plugin, when string) *prefligh
 	switch {
 	case failure == nil:
 		return nil
-	case r.deniesRootID():
+	case r.deniesRootID(failure):
 		return r.failed(wasmev1.ReasonUnknownRootID, failure, fmt.Sprintf("with the root id %q", r.filter.RootID))
-	case failure.Callback == "proxy_on_vm_start" || failure.Callback == "proxy_on_context_create":
+	case starting(failure):
 		return r.failed(wasmev1.ReasonStartFailed, failure, when)
 	case failure.Kind == host.Refused:
 		return r.failed(wasmev1.ReasonConfigurationRefused, failure, when)
@@ -158,20 +158,27 @@ func (r *run) note(vm *host.VM) {
 	}
 }
 
-// deniesRootID reports whether a failure is about the root id: the image lists others, or
-// the module has just logged so.
-func (r *run) deniesRootID() bool {
-	if len(r.filter.KnownRootIDs) > 0 && !slices.Contains(r.filter.KnownRootIDs, r.filter.RootID) {
+// rootIDWords are what SDKs say when they do not know a root id.
+var rootIDWords = []string{"root id", "rootid", "root context", "context factory"}
+
+// deniesRootID reports whether a failure is about the root id: the image lists others and
+// the module does not start, or the last that it logged says so.
+func (r *run) deniesRootID(f *host.Failure) bool {
+	if starting(f) && len(r.filter.KnownRootIDs) > 0 && !slices.Contains(r.filter.KnownRootIDs, r.filter.RootID) {
 		return true
 	}
-	for _, line := range r.logs.last() {
-		text := strings.NewReplacer("_", " ", "-", " ").Replace(strings.ToLower(line))
-		about := strings.Contains(text, "root id") || strings.Contains(text, "root context") || strings.Contains(text, "rootid") || strings.Contains(text, "context factory")
-		if about && (r.filter.RootID == "" || strings.Contains(line, r.filter.RootID)) {
-			return true
-		}
+	logged := r.logs.kept
+	if len(logged) == 0 {
+		return false
 	}
-	return false
+	line := logged[len(logged)-1]
+	text := strings.NewReplacer("_", " ", "-", " ").Replace(strings.ToLower(line))
+	return strings.Contains(line, r.filter.RootID) && slices.ContainsFunc(rootIDWords, func(words string) bool { return strings.Contains(text, words) })
+}
+
+// starting reports whether a module failed before it was asked about its configuration.
+func starting(f *host.Failure) bool {
+	return f.Callback == "proxy_on_vm_start" || f.Callback == "proxy_on_context_create"
 }
 
 // tryConfiguration does what a proxy does before its workers get a configuration.

@@ -78,3 +78,69 @@ func TestVerdicts(t *testing.T) {
 		})
 	}
 }
+
+func TestAModuleThatIsOnlySlowPasses(t *testing.T) {
+	// About 10 ms a stream: 10,000 of them would take minutes.
+	slow := Handling(OnRequestHeaders, I32(0), SetGlobal(0), Begin, Count(0), Global(0), I32(3_000_000), LessThan, BranchIf, End)
+	got := run.Run(t.Context(), module(slow), preflight.Filter{}, limits)
+	if got.Reason != wasmev1.ReasonPreflighted || got.Cost.Streams >= 1000 || got.Cost.Stream < time.Millisecond {
+		t.Errorf("%+v, %+v", got, got.Cost)
+	}
+}
+
+func TestRootIDsThatAModuleDoesNotKnow(t *testing.T) {
+	says := func(text string, fails ...Function) []byte {
+		words := slices.Concat(I32(4), I32(DataAt), I32(int32(len(text))), Call(0), Drop)
+		fails[0].Code = append([][]byte{words}, fails[0].Code...)
+		return Assembly{Imports: []Import{logFunction}, Functions: fails, Data: text}.Assemble()
+	}
+	for name, tc := range map[string]struct {
+		module []byte
+		known  []string
+		reason string
+	}{
+		"the module says so":                     {says("Missing context factory for root_id: mine", Answering(OnConfigure, 0)), nil, wasmev1.ReasonUnknownRootID},
+		"the image lists others":                 {says("no", Answering(OnVMStart, 0)), []string{"other"}, wasmev1.ReasonUnknownRootID},
+		"the image lists it":                     {says("no", Answering(OnVMStart, 0)), []string{"mine"}, wasmev1.ReasonStartFailed},
+		"the image lists others, but it started": {says("bad JSON", Answering(OnConfigure, 0)), []string{"other"}, wasmev1.ReasonConfigurationRefused},
+		"it speaks of another":                   {says("root_id other", Answering(OnConfigure, 0)), nil, wasmev1.ReasonConfigurationRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := run.Run(t.Context(), tc.module, preflight.Filter{RootID: "mine", KnownRootIDs: tc.known}, limits)
+			if got.Reason != tc.reason {
+				t.Errorf("%s: %s", got.Reason, got.Message)
+			}
+			if got.Reason == wasmev1.ReasonUnknownRootID && !strings.HasSuffix(got.Message, `with the root id "mine": set spec.filter.rootID to one that it knows`) {
+				t.Error(got.Message)
+			}
+		})
+	}
+}
+
+func TestWhatOnlyAProxyKnowsIsNotHeldAgainstAModule(t *testing.T) {
+	asking := func(path string) []byte {
+		ask := slices.Concat(I32(DataAt), I32(int32(len(path))), I32(0), I32(4), Call(0), Drop)
+		return Assembly{
+			Imports:   []Import{{Name: "proxy_get_property", Params: "wwww", Results: "w"}},
+			Functions: []Function{Answering(OnConfigure, 0, ask)}, Data: path,
+		}.Assemble()
+	}
+	for name, tc := range map[string]struct {
+		module []byte
+		filter preflight.Filter
+		reason string
+		asked  string
+	}{
+		"a property of the node":    {asking("node\x00id"), preflight.Filter{}, wasmev1.ReasonUndecided, "property node.id"},
+		"a variable of the sidecar": {module(Answering(OnConfigure, 0)), preflight.Filter{HostEnvironment: []string{"TOKEN"}}, wasmev1.ReasonUndecided, "environment variables TOKEN"},
+		"a property that none has":  {asking("no_such"), preflight.Filter{}, wasmev1.ReasonConfigurationRefused, ""},
+		"a property of the plugin":  {asking("plugin_name"), preflight.Filter{}, wasmev1.ReasonConfigurationRefused, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := run.Run(t.Context(), tc.module, tc.filter, limits)
+			if got.Reason != tc.reason || !strings.Contains(got.Message, tc.asked) || got.Refused() == (tc.asked != "") {
+				t.Errorf("%s: %s", got.Reason, got.Message)
+			}
+		})
+	}
+}

@@ -40,7 +40,7 @@ var bodies = []struct {
 	{"an empty body", "text/plain", [][]byte{{}}},
 	{"a JSON body", "application/json", [][]byte{[]byte(`{"name":"preflight","items":[1,2,3],"nested":{"ok":true}}`), {}}},
 	{"a JSON body in chunks", "application/json", [][]byte{[]byte(`{"name":`), []byte(`"preflight"`), []byte(`}`), {}}},
-	{"a body that is no JSON", "application/json", [][]byte{[]byte(`{"name":`), {}}},
+	{"a body that is not valid JSON", "application/json", [][]byte{[]byte(`{"name":`), {}}},
 	{"a form", "application/x-www-form-urlencoded", [][]byte{[]byte("name=preflight&item=1"), {}}},
 	{"64 KiB of bytes", "application/octet-stream", [][]byte{bytes.Repeat([]byte{0, 0xff, 'a', 0x80}, 8<<10), bytes.Repeat([]byte{0x0a}, 32<<10), {}}},
 }

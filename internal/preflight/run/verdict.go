@@ -43,18 +43,28 @@ func (r *run) failed(reason string, f *host.Failure, when string) *preflight.Ver
 		v.Message += ": make it use less, or raise the operator's --preflight-memory-bytes"
 	case host.Refused:
 		v.Message = refusal(reason, when)
+	case host.Unsupported:
+		return new(verdictOf(f))
 	default:
-		v.Message = fmt.Sprintf("the module crashed %s: %s%s", in(f, when), f.Message, where(f))
+		v.Message = fmt.Sprintf("the module crashed %s: %s%s: %s", in(f, when), f.Message, where(f), fixFor(reason))
 	}
 	return v
+}
+
+// fixFor says what to do about a crash.
+func fixFor(reason string) string {
+	if reason == wasmev1.ReasonUnknownRootID {
+		return "set spec.filter.rootID to one that it knows"
+	}
+	return "fix the module"
 }
 
 func refusal(reason, when string) string {
 	switch reason {
 	case wasmev1.ReasonUnknownRootID:
-		return "the module does not start " + when + ": set spec.filter.rootID to one that it knows"
+		return "the module does not start " + when + ": " + fixFor(reason)
 	case wasmev1.ReasonStartFailed:
-		return "the module refused to start: see its last log lines"
+		return "the module refused to start: fix what its last log lines say"
 	}
 	return "the module refused its configuration " + when + ": fix spec.filter.config"
 }
@@ -91,9 +101,10 @@ const (
 	lineLength = 200
 )
 
-// logs keeps the last lines that a module logged.
+// logs keeps the last lines that a module logged, the oldest first.
 type logs struct {
-	kept    []string
+	kept []string
+	// partial says that the last line goes on.
 	partial bool
 }
 
@@ -110,9 +121,6 @@ func (l *logs) add(line host.Line) {
 	}
 	l.partial = line.Partial
 }
-
-// last returns the last lines, the oldest first.
-func (l *logs) last() []string { return l.kept }
 
 // clean makes text of what a module wrote: one line, without control characters.
 func clean(text string) string {

@@ -50,7 +50,7 @@ func TestParseHTTP1Refuses(t *testing.T) {
 		"no version":               {isRequest, "GET /", `"GET /" is no request line`},
 		"a header line first":      {isRequest, "A: b c", `"A: b c" is no request line`},
 		"a response for a request": {isRequest, "HTTP/1.1 200 OK", `"HTTP/1.1 200 OK" is no request line`},
-		"a target that is none":    {isRequest, "GET http://%zz HTTP/1.1", `the target "http://%zz" of the request line is not a URI: begin it with a slash or a scheme`},
+		"an invalid target":        {isRequest, "GET http://%zz HTTP/1.1", `the target "http://%zz" of the request line is not a URI: begin it with a slash or a scheme`},
 		"an asterisk":              {isRequest, "OPTIONS * HTTP/1.1", `the target "*" of the request line is not a path: begin it with a slash`},
 		"an authority":             {isRequest, "CONNECT a.example:443 HTTP/1.1", `the target "a.example:443" of the request line is not`},
 		"dot segments":             {isRequest, "GET /a/../b HTTP/1.1", `is not a path: begin it with a slash, and write it escaped and without dot segments`},

@@ -11,9 +11,8 @@ package foreign
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,11 +96,15 @@ func (m Module) build(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := keyOf(folder, append(versions, m.Name))
+	sources, err := filesOf(folder)
 	if err != nil {
 		return nil, err
 	}
-	path, err := once(key, "module.wasm", func(target string) error {
+	key, err := binaries.KeyOf(sources, append(versions, m.Name)...)
+	if err != nil {
+		return nil, err
+	}
+	path, err := binaries.Cached(ctx, io.Discard, "module.wasm", key, "building "+m.Name, func(target string) error {
 		return toolchains[m.Language].build(ctx, folder, strings.TrimPrefix(m.Name, string(m.Language)+"/"), target)
 	})
 	if err != nil {
@@ -110,54 +113,19 @@ func (m Module) build(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// keyOf hashes words and all files of a folder.
-func keyOf(folder string, words []string) (string, error) {
+// filesOf returns all files of a folder, in the order of their paths.
+func filesOf(folder string) ([]string, error) {
+	var files []string
 	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
+		if err == nil && !entry.IsDir() {
+			files = append(files, path)
 		}
-		content, err := os.ReadFile(path)
-		words = append(words, strings.TrimPrefix(path, folder), string(content))
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("hashing the sources: %w", err)
+		return nil, fmt.Errorf("listing the sources: %w", err)
 	}
-	return hashOf(words), nil
-}
-
-func hashOf(words []string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q", words))
-	return hex.EncodeToString(sum[:])[:16]
-}
-
-// once returns the path of a file or folder that is made once under a key. produce gets
-// another path first, and the rename makes the result appear whole. Two processes may
-// make it at the same time; they make the same.
-func once(key, name string, produce func(target string) error) (string, error) {
-	kept, err := binaries.Folder()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(kept, key, name)
-	if present(path) {
-		return path, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("preparing the cache: %w", err)
-	}
-	aside, err := os.MkdirTemp(filepath.Dir(path), "new-")
-	if err != nil {
-		return "", fmt.Errorf("preparing the cache: %w", err)
-	}
-	defer os.RemoveAll(aside)
-	if err := produce(filepath.Join(aside, name)); err != nil {
-		return "", err
-	}
-	if err := os.Rename(filepath.Join(aside, name), path); err != nil && !present(path) {
-		return "", fmt.Errorf("keeping what was built: %w", err)
-	}
-	return path, nil
+	return files, nil
 }
 
 func present(path string) bool {

@@ -83,7 +83,7 @@ func TestBuildKeepsWhatItHasBuilt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	modules, err := filepath.Glob(filepath.Join(kept, "wasme-operator", "bin", "*", "*"))
+	modules, err := filepath.Glob(filepath.Join(kept, "wasme-operator", "bin", "*", "*.wasm"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ package foreign
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,7 +84,7 @@ func shared(name string) (string, error) {
 func copyFile(source, target string) error {
 	content, err := os.ReadFile(source)
 	if err != nil {
-		return fmt.Errorf("reading what was built: %w", err)
+		return fmt.Errorf("copying a file: %w", err)
 	}
 	return os.WriteFile(target, content, 0o600)
 }
@@ -107,21 +108,17 @@ func buildAssemblyScript(ctx context.Context, folder, module, target string) err
 
 // installPackages returns the folder with the packages of package-lock.json.
 func installPackages(ctx context.Context, folder string) (string, error) {
-	pins := []string{"package.json", "package-lock.json"}
-	var words []string
-	for _, name := range pins {
-		content, err := os.ReadFile(filepath.Join(folder, name))
-		if err != nil {
-			return "", err
-		}
-		words = append(words, string(content))
+	pins := []string{filepath.Join(folder, "package.json"), filepath.Join(folder, "package-lock.json")}
+	key, err := binaries.KeyOf(pins)
+	if err != nil {
+		return "", err
 	}
-	return once(hashOf(words), "packages", func(target string) error {
+	return binaries.Cached(ctx, io.Discard, "packages", key, "installing the packages of AssemblyScript", func(target string) error {
 		if err := os.Mkdir(target, 0o755); err != nil {
 			return err
 		}
-		for i, name := range pins {
-			if err := os.WriteFile(filepath.Join(target, name), []byte(words[i]), 0o600); err != nil {
+		for _, pin := range pins {
+			if err := copyFile(pin, filepath.Join(target, filepath.Base(pin))); err != nil {
 				return err
 			}
 		}

@@ -104,7 +104,7 @@ func (p Program) artifact() (artifact, error) {
 	if err != nil {
 		return artifact{}, err
 	}
-	key, err := keyOf([]string{filepath.Join(folder, "go.mod"), filepath.Join(folder, "go.sum")},
+	key, err := KeyOf([]string{filepath.Join(folder, "go.mod"), filepath.Join(folder, "go.sum")},
 		p.pkg, p.ldflags(version), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return artifact{
 		name: p.Name, key: key, title: fmt.Sprintf("building %s %s", p.Name, version), takes: p.Takes,
@@ -204,8 +204,8 @@ func requiredVersion(path, module string) (string, error) {
 	return "", fmt.Errorf("reading the pinned versions: %s does not require %s", path, module)
 }
 
-// keyOf hashes files and words into a name for what is made of them.
-func keyOf(files []string, words ...string) (string, error) {
+// KeyOf hashes files and words into a name for what is made of them.
+func KeyOf(files []string, words ...string) (string, error) {
 	hash := sha256.New()
 	for _, word := range words {
 		fmt.Fprintf(hash, "%q\n", word)
@@ -241,9 +241,9 @@ type artifact struct {
 	folder, version string // of a Program
 }
 
-// cached returns the path of name under key, calling provide to write it when
+// Cached returns the path of name under key, calling provide to write it when
 // it is not there. title says what provide does.
-func cached(ctx context.Context, log io.Writer, name, key, title string, provide func(target string) error) (string, error) {
+func Cached(ctx context.Context, log io.Writer, name, key, title string, provide func(target string) error) (string, error) {
 	return artifact{name: name, key: key, title: title}.provide(ctx, log, provide)
 }
 
@@ -273,7 +273,10 @@ func (a artifact) provide(ctx context.Context, log io.Writer, write func(target 
 	end := progress.Begin(log, a.title, a.takes)
 	defer func() { end(err) }()
 	aside := path + ".new"
-	defer os.Remove(aside)
+	if err := os.RemoveAll(aside); err != nil { // of one that was interrupted
+		return "", fmt.Errorf("preparing the cache for %s: %w", a.name, err)
+	}
+	defer os.RemoveAll(aside)
 	if err := write(aside); err != nil {
 		return "", fmt.Errorf("%s: %w", a.title, err)
 	}

@@ -43,7 +43,7 @@ func TestConcurrentCallsProvideAnArtifactOnce(t *testing.T) {
 	group, ctx := errgroup.WithContext(t.Context())
 	for range 5 {
 		group.Go(func() error {
-			path, err := cached(ctx, &log, "tool", "key", "building a tool", func(target string) error {
+			path, err := Cached(ctx, &log, "tool", "key", "building a tool", func(target string) error {
 				times.Add(1)
 				return os.WriteFile(target, []byte("whole"), 0o600)
 			})
@@ -70,7 +70,7 @@ func TestConcurrentCallsProvideAnArtifactOnce(t *testing.T) {
 
 func TestAnArtifactIsExecutable(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	path, err := cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", func(target string) error {
+	path, err := Cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", func(target string) error {
 		return os.WriteFile(target, nil, 0o600)
 	})
 	if err != nil {
@@ -87,7 +87,7 @@ func TestNothingIsLeftOfAFailureAndTheNextCallTriesAgain(t *testing.T) {
 	fail := func(target string) error {
 		return errors.Join(os.WriteFile(target, []byte("half"), 0o600), errors.New("no disk"))
 	}
-	_, err := cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", fail)
+	_, err := Cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", fail)
 	if err == nil || err.Error() != "building a tool: no disk" {
 		t.Errorf("got %v", err)
 	}
@@ -98,7 +98,7 @@ func TestNothingIsLeftOfAFailureAndTheNextCallTriesAgain(t *testing.T) {
 	if diff := cmp.Diff([]string{filepath.Join(cache, "wasme-operator", "bin", "key", "tool.lock")}, left); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if _, err := cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", func(target string) error {
+	if _, err := Cached(t.Context(), &syncLog{}, "tool", "key", "building a tool", func(target string) error {
 		return os.WriteFile(target, nil, 0o600)
 	}); err != nil {
 		t.Error(err)

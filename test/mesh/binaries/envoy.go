@@ -32,11 +32,11 @@ func Envoy(ctx context.Context, log io.Writer, version string) (string, error) {
 		return "", err
 	}
 	requirements := filepath.Join(folder, "requirements-"+version+".txt")
-	key, err := keyOf([]string{requirements}, runtime.GOOS, runtime.GOARCH)
+	key, err := KeyOf([]string{requirements}, runtime.GOOS, runtime.GOARCH)
 	if err != nil {
 		return "", err
 	}
-	return cached(ctx, log, "envoy", key, "downloading Envoy "+version+" (about 40 MB)", func(target string) error {
+	return Cached(ctx, log, "envoy", key, "downloading Envoy "+version+" (about 40 MB)", func(target string) error {
 		return downloadEnvoy(ctx, requirements, target)
 	})
 }

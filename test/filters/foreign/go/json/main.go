@@ -2,7 +2,7 @@
 
 // Licensed under the Apache License, Version 2.0; see LICENSE.
 
-// Command json refuses request bodies that are no JSON objects with the fields that its
+// Command json refuses request bodies that are not JSON objects with the fields that its
 // configuration requires: {"required": ["field"]}.
 package main
 
@@ -72,7 +72,7 @@ func (s *stream) OnHttpRequestBody(size int, end bool) types.Action {
 func (p *plugin) check(body []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(body, &fields); err != nil {
-		return errors.New("the body is no JSON object")
+		return errors.New("the body is not a JSON object")
 	}
 	for _, name := range p.Required {
 		if fields[name] == nil {
