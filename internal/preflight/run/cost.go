@@ -26,7 +26,7 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 	begun, streams := time.Now(), 0
 	rest := vm.MemoryBytes()
 	sizes := []uint64{rest}
-	for !r.spent(costShare) && time.Since(begun) < maxMeasuring && (streams < measured || growing(sizes)) {
+	for streams == 0 || !r.spent(costShare) && time.Since(begun) < maxMeasuring && (streams < measured || growing(sizes)) {
 		if failed := r.pass(vm, plugin, measuredStream(streams)); failed != nil {
 			return failed
 		}
@@ -37,9 +37,6 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 		if streams <= measured {
 			r.cost.StreamedMemoryBytes = int64(vm.MemoryBytes()) //nolint:gosec // at most 1 GiB
 		}
-	}
-	if streams == 0 {
-		return nil
 	}
 	r.cost.Stream = time.Since(begun) / time.Duration(streams)
 	if grown := vm.MemoryBytes() - rest; grown > collected && (growing(sizes) || vm.Exceeded()) {
