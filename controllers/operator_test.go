@@ -330,6 +330,7 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, cl
 		})).To(Succeed())
 	}
 	list(&wasmev1.FilterDeploymentList{}, client.MatchingLabelsSelector{Selector: ofClass})
+	list(&corev1.PodList{})
 	list(&appsv1.DeploymentList{})
 	list(&appsv1.DaemonSetList{})
 	list(&appsv1.StatefulSetList{})
