@@ -11,10 +11,13 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 	"github.com/wasme-io/wasme-operator/test/moduletest"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
@@ -88,6 +91,23 @@ var _ = Describe("A preflight", func() {
 		Expect(fd.Status.Revision).NotTo(Equal(good))
 		Expect(revisionIn(ctx)).To(Equal(fd.Status.Revision))
 		Expect(conditionTypes(fd)).NotTo(ContainElement(wasmev1.ConditionStalled))
+	})
+
+	It("warns of sidecars that have too little memory for the module", func(ctx SpecContext) {
+		s := &sidecars{world: w, envoys: startSidecar(envoyPage("")), agents: startSidecar(recorded("agent-empty"))}
+		s.start(ctx, "a", 1, func(pod *corev1.Pod) {
+			workload.Sidecar(pod).Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("70Mi")}
+		})
+		fd := w.filterDeployment(ctx, "f", pushed(ctx, "f:good", "fine"), enforced, filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		warning := "of a proxy's memory, and the memory limit of these sidecars leaves less: a (70 MiB); raise it with sidecar.istio.io/proxyMemoryLimit"
+		Expect(fd).To(haveCondition(wasmev1.ConditionPreflighted, metav1.ConditionTrue, wasmev1.ReasonPreflighted, warning))
+
+		By("saying so once, after a restart, too")
+		counted(ctx)
+		said := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionPreflighted).Message
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionPreflighted).Message).To(Equal(said))
 	})
 
 	It("only warns if it is told to", func(ctx SpecContext) {

@@ -122,6 +122,12 @@ type ModuleCost struct {
 	// +kubebuilder:validation:Minimum=0
 	StreamedMemoryBytes *int64 `json:"streamedMemoryBytes"`
 
+	// proxyMemoryBytes is an estimate of how much more memory a proxy with two worker threads
+	// takes with the module, as the first module in it.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	ProxyMemoryBytes *int64 `json:"proxyMemoryBytes,omitempty"`
+
 	// capabilities are what the module can do, by what it imports.
 	// +optional
 	// +listType=atomic

@@ -413,6 +413,11 @@ func (in *ModuleCost) DeepCopyInto(out *ModuleCost) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.ProxyMemoryBytes != nil {
+		in, out := &in.ProxyMemoryBytes, &out.ProxyMemoryBytes
+		*out = new(int64)
+		**out = **in
+	}
 	if in.Capabilities != nil {
 		in, out := &in.Capabilities, &out.Capabilities
 		*out = make([]string, len(*in))

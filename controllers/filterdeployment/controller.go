@@ -238,7 +238,7 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 		return nil, err
 	}
 	if state.Asked != nil {
-		p.Preflight = r.preflight(ctx, fd, state.Asked, tests)
+		p.Preflight = r.preflight(ctx, fd, state.Asked, tests).WithMemoryWarning(state.Targets)
 		if p.Preflight.Holds {
 			state.Asked = nil
 		}

@@ -137,6 +137,7 @@ func describePods(list []*corev1.Pod) []rollout.Pod {
 		ready := rollout.Pod{Name: pod.Name, ReadySince: workload.ReadyCondition(pod).LastTransitionTime.Time}
 		if ready.Sidecar = workload.Sidecar(pod) != nil; ready.Sidecar {
 			ready.Address = workload.SidecarAddress(pod)
+			ready.MemoryLimit = workload.Sidecar(pod).Resources.Limits.Memory().Value()
 		}
 		pods = append(pods, ready)
 	}

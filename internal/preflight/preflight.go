@@ -13,6 +13,7 @@
 package preflight
 
 import (
+	"math"
 	"time"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -90,6 +91,27 @@ type Cost struct {
 	// Streams streams.
 	MemoryBytes, StreamedMemoryBytes int64
 	Streams                          int
+	// ProxyMemoryBytes is an estimate of how much more memory a proxy takes with the module.
+	ProxyMemoryBytes int64
 	// Capabilities are what the module can do.
 	Capabilities []string
+}
+
+// ProxyWorkers is the number of worker threads that the sidecars of Istio have by default.
+const ProxyWorkers = 2
+
+const (
+	// v8Bytes is what Envoy's Wasm runtime takes for the first module in it, and codeBytes
+	// what compiled code takes for the square root of the KiB of a module: larger modules
+	// have more code, but more of it that is never compiled to the end.
+	v8Bytes   = 13 << 20
+	codeBytes = 1.2 * (1 << 20)
+)
+
+// ProxyMemoryBytes estimates how much more memory a proxy with so many workers takes once
+// it runs a module of so many bytes: what is measured of it (make perf
+// ARGS=--rows=preflights: ten modules of 9 KiB to 2.6 MiB), plus the module's own memory for
+// each worker and for the main thread.
+func ProxyMemoryBytes(moduleBytes, streamedMemoryBytes int64, workers int) int64 {
+	return v8Bytes + int64(codeBytes*math.Sqrt(float64(moduleBytes)/1024)) + int64(workers+1)*streamedMemoryBytes
 }

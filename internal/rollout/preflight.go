@@ -34,7 +34,7 @@ func PreflightedBefore(status *wasmev1.FilterDeploymentStatus, revision string) 
 	if said == nil || !proxiesMayRun(status, revision) || !slices.Contains(passing, said.Reason) {
 		return Preflight{}, false
 	}
-	found := Preflight{Revision: revision, Verdict: condition.True(said.Reason, "%s", said.Message)}
+	found := Preflight{Revision: revision, Verdict: condition.True(said.Reason, "%s", withoutMemoryWarning(said.Message))}
 	if status.Revision == revision && status.Module != nil {
 		found.Cost = status.Module.Cost
 	}
@@ -94,7 +94,8 @@ func costStatus(cost *preflight.Cost) *wasmev1.ModuleCost {
 	}
 	return &wasmev1.ModuleCost{
 		CompileMilliseconds: new(cost.Compile.Milliseconds()), StreamMicroseconds: new(roundUp(cost.Stream)),
-		MemoryBytes: &cost.MemoryBytes, StreamedMemoryBytes: &cost.StreamedMemoryBytes, Capabilities: cost.Capabilities,
+		MemoryBytes: &cost.MemoryBytes, StreamedMemoryBytes: &cost.StreamedMemoryBytes, ProxyMemoryBytes: &cost.ProxyMemoryBytes,
+		Capabilities: cost.Capabilities,
 	}
 }
 

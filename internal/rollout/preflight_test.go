@@ -51,11 +51,12 @@ func TestWhatFollowsFromAPreflight(t *testing.T) {
 func TestTheCostIsRoundedUp(t *testing.T) {
 	g := NewWithT(t)
 	verdict := &preflight.Verdict{Reason: wasmev1.ReasonPreflighted, Message: "fine", Cost: &preflight.Cost{
-		Compile: 1500 * time.Microsecond, Stream: 1001 * time.Nanosecond, MemoryBytes: 3, StreamedMemoryBytes: 4, Capabilities: []string{"c"},
+		Compile: 1500 * time.Microsecond, Stream: 1001 * time.Nanosecond, MemoryBytes: 3, StreamedMemoryBytes: 4, ProxyMemoryBytes: 5, Capabilities: []string{"c"},
 	}}
 	got := JudgePreflight(wasmev1.PreflightEnforce, &wasmev1.FilterDeploymentStatus{}, "r", verdict, nil)
 	g.Expect(got.Cost).To(Equal(&wasmev1.ModuleCost{
-		CompileMilliseconds: new(int64(1)), StreamMicroseconds: new(int64(2)), MemoryBytes: new(int64(3)), StreamedMemoryBytes: new(int64(4)), Capabilities: []string{"c"},
+		CompileMilliseconds: new(int64(1)), StreamMicroseconds: new(int64(2)), MemoryBytes: new(int64(3)), StreamedMemoryBytes: new(int64(4)), ProxyMemoryBytes: new(int64(5)),
+		Capabilities: []string{"c"},
 	}))
 }
 

@@ -81,6 +81,8 @@ type Pod struct {
 	// Sidecar says that it has a proxy, and Address where that is asked.
 	Sidecar bool
 	Address dataplane.Pod
+	// MemoryLimit is that of the proxy's container, in bytes; 0 for none.
+	MemoryLimit int64
 	// Seen is what is known of what the proxy runs.
 	Seen dataplane.Seen
 }

@@ -7,6 +7,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -54,11 +55,13 @@ func TestCacheKeepsOfAPodWhatItTakesToAskItsSidecar(t *testing.T) {
 	since := metav1.Unix(1000, 0)
 	full := injected()
 	full.Status.Conditions[1].LastTransitionTime = since
+	limit := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")}
+	workload.Sidecar(full).Resources = corev1.ResourceRequirements{Limits: limit, Requests: limit}
 	pod := trimPod(t, full)
 	g.Expect(pod.Labels).To(BeNil())
 	g.Expect(pod.OwnerReferences).To(Equal([]metav1.OwnerReference{{Kind: "Deployment", Name: "details-v1", Controller: new(true)}}))
 	g.Expect(pod.Annotations).To(Equal(map[string]string{workload.AgentPortAnnotation: "15000"}))
-	g.Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: workload.SidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}}}}))
+	g.Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: workload.SidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}, Resources: corev1.ResourceRequirements{Limits: limit}}}}))
 	g.Expect(pod.Status.Conditions).To(Equal([]corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: since}}))
 	g.Expect([]string{pod.Namespace, pod.Name, string(pod.UID), pod.ResourceVersion}).To(Equal([]string{"n", "details-v1-5d8-x", "u", "7"}))
 	g.Expect(workload.Owners(pod)).To(Equal([]workload.Target{{Kind: "Deployment", Namespace: "n", Name: "details-v1"}}))

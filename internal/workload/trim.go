@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/lru"
 
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 )
@@ -96,24 +97,33 @@ func TrimPod(item any) (any, error) {
 	return trimmed, nil
 }
 
-// What pods in the cache share; nobody changes it.
-var (
-	controls       = true
-	defaultSidecar = sidecarAt(dataplane.DefaultStatsPort)
-)
+// controls is shared by the pods in the cache; nobody changes it.
+var controls = true
 
-func sidecarAt(port int32) []corev1.Container {
-	return []corev1.Container{{Name: SidecarContainer, Ports: []corev1.ContainerPort{{Name: StatsPortName, ContainerPort: port}}}}
-}
+// sidecars are the containers that pods in the cache share: most sidecars of a mesh are alike.
+var sidecars = lru.New(1024)
 
-// trimSidecar keeps the stats port.
+// trimSidecar keeps the stats port and the memory limit.
 func trimSidecar(sidecar *corev1.Container) []corev1.Container {
+	type kept struct {
+		port   int32
+		memory string
+	}
+	k := kept{port: dataplane.DefaultStatsPort, memory: sidecar.Resources.Limits.Memory().String()}
 	for _, p := range sidecar.Ports {
-		if p.Name == StatsPortName && p.ContainerPort != dataplane.DefaultStatsPort {
-			return sidecarAt(p.ContainerPort)
+		if p.Name == StatsPortName {
+			k.port = p.ContainerPort
 		}
 	}
-	return defaultSidecar
+	if shared, found := sidecars.Get(k); found {
+		return shared.([]corev1.Container)
+	}
+	trimmed := []corev1.Container{{Name: SidecarContainer, Ports: []corev1.ContainerPort{{Name: StatsPortName, ContainerPort: k.port}}}}
+	if memory, found := sidecar.Resources.Limits[corev1.ResourceMemory]; found {
+		trimmed[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: memory}
+	}
+	sidecars.Add(k, trimmed)
+	return trimmed
 }
 
 func picked(from map[string]string, keys ...string) map[string]string {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,11 +157,15 @@ func (e *Envoy) readFrom(ctx context.Context, cluster string, bytes int) (read i
 
 // run starts the process, and waits until it serves.
 func (e *Envoy) run(ctx context.Context, path string) error {
+	components := "wasm:trace,misc:error"
+	if e.setup.OriginPort != 0 {
+		components = "wasm:error"
+	}
 	started, err := process.Group{Folder: e.folder}.Start(process.Command{
 		Name: "envoy", Path: path, KillOnStop: true,
 		Args: []string{
-			"--config-path", e.places.settings, "--concurrency", "1", "--use-dynamic-base-id", "--file-flush-interval-msec", "10",
-			"--log-level", "error", "--component-log-level", "wasm:trace,misc:error", "--log-format", logFormat,
+			"--config-path", e.places.settings, "--concurrency", strconv.Itoa(cmp.Or(e.setup.Workers, 1)), "--use-dynamic-base-id",
+			"--file-flush-interval-msec", "10", "--log-level", "error", "--component-log-level", components, "--log-format", logFormat,
 		},
 	})
 	if err != nil {
@@ -178,6 +183,12 @@ func (e *Envoy) run(ctx context.Context, path string) error {
 	}
 	return errors.Join(err, logErr)
 }
+
+// URL is where Envoy takes requests.
+func (e *Envoy) URL() string { return fmt.Sprintf("http://127.0.0.1:%d/", e.places.listener) }
+
+// PID is that of Envoy's process.
+func (e *Envoy) PID() int { return e.process.PID() }
 
 // Close ends the Envoy and removes its files.
 func (e *Envoy) Close() error {

@@ -49,7 +49,8 @@ const (
 type Setup struct {
 	// Version is one that binaries.Envoy provides; empty: its default.
 	Version string
-	Module  []byte
+	// Module may be nil when there is an OriginPort: Envoy has no Wasm filter then.
+	Module []byte
 	// RootID, Configuration, VMID and VMConfiguration are as in envoy.extensions.wasm.v3.
 	RootID, Configuration, VMID, VMConfiguration string
 	// Environment are the variables that the module sees.
@@ -63,6 +64,12 @@ type Setup struct {
 	// Patience is how long a held exchange may be held before it counts as paused. Zero is
 	// for modules without ticks: what they hold when nothing is under way is held forever.
 	Patience time.Duration
+	// OriginPort is the port on 127.0.0.1 of a server that answers all requests, so that what
+	// a module costs can be measured: Envoy keeps connections to it, and logs errors only. URL
+	// says where requests go; Send does not work. Zero: the upstream that Send needs.
+	OriginPort int
+	// Workers is the number of Envoy's worker threads; zero is one, which Send needs.
+	Workers int
 	// Log receives what is downloaded.
 	Log io.Writer
 }
@@ -105,7 +112,7 @@ func (s *Setup) bootstrap(p places) ([]byte, error) {
 				listener("barrier", p.barrier, barrier()),
 			},
 			"clusters": list{
-				cluster(Upstream, p.upstream, object{"http_protocol_options": object{"enable_trailers": true}}),
+				s.upstream(p),
 				inOrder(cluster(Callouts, p.callouts, object{"http_protocol_options": object{"enable_trailers": true}})),
 				inOrder(cluster(GRPC, p.grpc, object{"http2_protocol_options": object{}})),
 			},
@@ -140,19 +147,26 @@ func (s *Setup) connectionManager(p places) object {
 			"name": "all", "domains": list{"*"},
 			"routes": list{object{"match": object{"prefix": "/"}, "route": object{"cluster": Upstream, "timeout": "0s"}}},
 		}}},
-		"http_filters": list{
-			extension("envoy.filters.http.wasm", typed("envoy.extensions.filters.http.wasm.v3.Wasm", object{"config": s.plugin(p)})),
-			// The framing is none of a filter's business.
-			extension("envoy.filters.http.header_mutation", typed("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", object{
-				"mutations": object{"response_mutations": list{object{"remove": "transfer-encoding"}}},
-			})),
-			extension("envoy.filters.http.router", typed("envoy.extensions.filters.http.router.v3.Router", object{"suppress_envoy_headers": true})),
-		},
+		"http_filters": s.filters(p),
 		"access_log": list{extension("envoy.access_loggers.file", typed("envoy.extensions.access_loggers.file.v3.FileAccessLog", object{
 			"path":       p.accesses,
 			"log_format": object{"text_format_source": object{"inline_string": "%RESPONSE_CODE_DETAILS%\t%RESPONSE_FLAGS%\n"}},
 		}))},
 	})
+}
+
+func (s *Setup) filters(p places) list {
+	var filters list
+	if s.Module != nil {
+		filters = append(filters, extension("envoy.filters.http.wasm", typed("envoy.extensions.filters.http.wasm.v3.Wasm", object{"config": s.plugin(p)})))
+	}
+	return append(filters,
+		// The framing is none of a filter's business.
+		extension("envoy.filters.http.header_mutation", typed("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", object{
+			"mutations": object{"response_mutations": list{object{"remove": "transfer-encoding"}}},
+		})),
+		extension("envoy.filters.http.router", typed("envoy.extensions.filters.http.router.v3.Router", object{"suppress_envoy_headers": true})),
+	)
 }
 
 func (s *Setup) plugin(p places) object {
@@ -174,11 +188,23 @@ func text(value string) object {
 	return typed("google.protobuf.StringValue", object{"value": value})
 }
 
+// upstream returns the cluster that all requests are routed to.
+func (s *Setup) upstream(p places) object {
+	protocol := object{"http_protocol_options": object{"enable_trailers": true}}
+	if s.OriginPort != 0 {
+		return keepingConnections(Upstream, s.OriginPort, protocol, object{})
+	}
+	return cluster(Upstream, p.upstream, protocol)
+}
+
 func cluster(name string, port int, protocol object) object {
+	// What a filter leaves on a connection is not read as another exchange's.
+	return keepingConnections(name, port, protocol, object{"max_requests_per_connection": 1})
+}
+
+func keepingConnections(name string, port int, protocol, common object) object {
 	options := typed("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", object{
-		"explicit_http_config": protocol,
-		// What a filter leaves on a connection is not read as another exchange's.
-		"common_http_protocol_options": object{"max_requests_per_connection": 1},
+		"explicit_http_config": protocol, "common_http_protocol_options": common,
 	})
 	return object{
 		"name": name, "type": "STATIC", "connect_timeout": "5s",

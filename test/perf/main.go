@@ -50,6 +50,7 @@ func scenarios() []scenario {
 		{"churn", (*perf).churn},
 		{"large", (*perf).large},
 		{"modules", (*perf).modules},
+		{"preflights", (*perf).preflights},
 		{"siege", (*perf).siege},
 		{"polls", (*perf).polls},
 		{"handover", (*perf).handover},

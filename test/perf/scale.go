@@ -290,20 +290,11 @@ func (p *perf) writesWhenIdle(ctx context.Context, c *cluster, operator *mesh.Op
 
 // operatorsWrites is what the operator itself counts.
 func operatorsWrites(ctx context.Context, operator *mesh.Operator) (float64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, operator.MetricsURL, http.NoBody)
+	text, err := operatorsMetrics(ctx, operator)
 	if err != nil {
 		return 0, err
 	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, fmt.Errorf("reading the operator's metrics: %w", err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return 0, fmt.Errorf("reading the operator's metrics: %w", err)
-	}
-	reads, all, sum := sumBy(string(text), "rest_client_requests_total", "method"), 0, 0.0
+	reads, all, sum := sumBy(text, "rest_client_requests_total", "method"), 0, 0.0
 	for method, requests := range reads {
 		all += int(requests)
 		if isWrite(method) {
@@ -314,6 +305,24 @@ func operatorsWrites(ctx context.Context, operator *mesh.Operator) (float64, err
 		return 0, fmt.Errorf("the operator's metrics at %s count no requests at all", operator.MetricsURL)
 	}
 	return sum, nil
+}
+
+// operatorsMetrics is the page of the operator's metrics.
+func operatorsMetrics(ctx context.Context, operator *mesh.Operator) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, operator.MetricsURL, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", fmt.Errorf("reading the operator's metrics: %w", err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", fmt.Errorf("reading the operator's metrics: %w", err)
+	}
+	return string(text), nil
 }
 
 func isWrite(method string) bool {

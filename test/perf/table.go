@@ -47,6 +47,7 @@ const (
 	perPoll   unit = "%.2f per poll"
 	mebibytes unit = "%.0f MiB"
 	seconds   unit = "%.1f s"
+	share     unit = "%.2f"
 )
 
 func (r row) verdict() string {

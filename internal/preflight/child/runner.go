@@ -136,7 +136,7 @@ func parse(written []byte) (preflight.Verdict, error) {
 		len(v.Logs) > maxLines, slices.ContainsFunc(v.Logs, tooLong), len(v.Warnings) > maxLines, slices.ContainsFunc(v.Warnings, tooLong):
 		return preflight.Verdict{}, errors.New("the child wrote an invalid verdict")
 	}
-	if c := v.Cost; c != nil && (c.Compile < 0 || c.Stream < 0 || c.MemoryBytes < 0 || c.StreamedMemoryBytes < 0 || c.Streams < 0 ||
+	if c := v.Cost; c != nil && (c.Compile < 0 || c.Stream < 0 || c.MemoryBytes < 0 || c.StreamedMemoryBytes < 0 || c.ProxyMemoryBytes < 0 || c.Streams < 0 ||
 		len(c.Capabilities) > maxCapabilities || slices.ContainsFunc(c.Capabilities, tooLong)) {
 		return preflight.Verdict{}, errors.New("the child wrote an invalid cost")
 	}

@@ -27,7 +27,7 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 	rest := vm.MemoryBytes()
 	sizes := []uint64{rest}
 	for streams == 0 || !r.spent(costShare) && time.Since(begun) < maxMeasuring && (streams < measured || growing(sizes)) {
-		if failed := r.pass(vm, plugin, measuredStream(streams)); failed != nil {
+		if failed := r.pass(vm, plugin, measuredNumber(streams)); failed != nil {
 			return failed
 		}
 		streams++
@@ -48,9 +48,12 @@ func (r *run) measure(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 	return nil
 }
 
-// measuredStream returns the number of a stream of the first shape: whole, without
-// trailers.
-func measuredStream(i int) int { return i % (count / 3) }
+// Measured returns the i-th of the streams that a cost is measured with: whole, without
+// trailers. After some of them, the first follows again.
+func Measured(i int) host.Exchange { return synthetic(measuredNumber(i)).exchange }
+
+// measuredNumber returns the number of a stream of the first shape.
+func measuredNumber(i int) int { return i % (count / 3) }
 
 // growing reports whether memory was larger in the last quarter of the looks than before,
 // and in the quarter before that.

@@ -49,6 +49,8 @@ type run struct {
 	logs    logs
 	unknown []string
 	cost    preflight.Cost
+
+	moduleBytes int64
 }
 
 // Run runs a module. It takes as long as compiling does, which cannot be interrupted, and
@@ -63,7 +65,7 @@ func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits prefl
 		return verdictOf(host.AsFailure(err))
 	}
 	defer program.Close(ctx)
-	r := &run{filter: filter, limits: limits, begun: time.Now(), time: min(limits.Time, maxRunning), program: program}
+	r := &run{filter: filter, limits: limits, begun: time.Now(), time: min(limits.Time, maxRunning), program: program, moduleBytes: int64(len(wasm))}
 	r.cost.Compile = r.begun.Sub(begun)
 	ctx, cancel := context.WithDeadline(ctx, r.begun.Add(r.time))
 	defer cancel()
@@ -83,6 +85,7 @@ func (r *run) all() preflight.Verdict {
 			return *failed
 		}
 	}
+	r.cost.ProxyMemoryBytes = preflight.ProxyMemoryBytes(r.moduleBytes, r.cost.StreamedMemoryBytes, preflight.ProxyWorkers)
 	r.cost.Capabilities = capabilities(r.program.Imports, slices.Contains(r.cost.Capabilities, readsBodies))
 	return preflight.Verdict{
 		Reason:   wasmev1.ReasonPreflighted,
