@@ -368,7 +368,14 @@ func randomExchange(random *rand.Rand) host.Exchange {
 		}
 		response.Body = append(response.Body, nil)
 	}
-	return host.Exchange{Request: request, Response: response}
+	exchange := host.Exchange{Request: request, Response: response}
+	if random.IntN(5) == 0 {
+		exchange.AbortAfter = 1 + random.IntN(4)
+		if len(request.Body) > 0 && len(request.Trailers) == 0 {
+			exchange.Request.Body = append(exchange.Request.Body, nil) // its end is a part of its own
+		}
+	}
+	return exchange
 }
 
 func randomChunks(random *rand.Rand) []string {
