@@ -161,7 +161,7 @@ func (r *Reconciler) noteRefusals(state *rollout.State, plan *rollout.Plan, refu
 			found.probe = known.probe
 		}
 		r.refusals.keep(state.Owner, found)
-		r.refusalWaits.extend(state.Owner, refusalWaits, state.Now)
+		r.refusalWaits.extend(state.Owner, refusalWaits, r.Clock.Now()) // not from the beginning of a pass, which may be slow
 	}
 }
 

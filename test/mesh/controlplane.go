@@ -401,10 +401,15 @@ func (c *ControlPlane) Admin() *rest.Config { return rest.CopyConfig(c.admin) }
 // Kubeconfig is the path of a kubeconfig with every right.
 func (c *ControlPlane) Kubeconfig() string { return c.kubeconfig }
 
+// crdTimeout bounds how long an API server may take to serve new resources; several that
+// start side by side on a small machine take longer than envtest's 10 s.
+const crdTimeout = time.Minute
+
 // InstallCRDs installs the CustomResourceDefinitions in these files or folders
 // and waits until they are served.
 func (c *ControlPlane) InstallCRDs(paths ...string) error {
-	if _, err := envtest.InstallCRDs(c.Admin(), envtest.CRDInstallOptions{Paths: paths, ErrorIfPathMissing: true}); err != nil {
+	options := envtest.CRDInstallOptions{Paths: paths, ErrorIfPathMissing: true, MaxTime: crdTimeout}
+	if _, err := envtest.InstallCRDs(c.Admin(), options); err != nil {
 		return fmt.Errorf("installing CRDs: %w", err)
 	}
 	return nil
