@@ -52,8 +52,8 @@ var _ = Describe("An analysis, with a stand-in for istio.stats", Serial, func() 
 		begin()
 		canaries := map[int]bool{}
 		for configuration, reason := range map[string]string{
-			`{"fail": 5}`:   wasmev1.ReasonErrorRatioIncreased,
-			`{"delay": 30}`: wasmev1.ReasonLatencyIncreased,
+			`{"fail": 5}`:    wasmev1.ReasonErrorRatioIncreased,
+			`{"delay": 100}`: wasmev1.ReasonLatencyIncreased,
 		} {
 			By(reason)
 			flawed(configuration)
