@@ -114,6 +114,7 @@ func (p *perf) cards(ctx context.Context) (err error) {
 	if err := takeRounds(ctx, cards); err != nil {
 		return err
 	}
+	progress("no module: Envoy %s, %.0f MiB", milliseconds(cards[0].starts), mib(cards[0].peak))
 	for _, c := range cards[1:] {
 		progress("%s: preflight %s, %.0f MiB; Envoy %s, %.0f MiB, %.1f MiB more with it; a stream %.1f us, in Envoy %.1f us",
 			c.name, milliseconds(c.took), mib(c.most), milliseconds(c.starts), mib(c.peak), mib(c.grown), micros(c.cost.Stream), c.stream)
@@ -151,7 +152,7 @@ func (c *card) send(ctx context.Context, first bool) error {
 	if err != nil {
 		return err
 	}
-	if err := sendStreams(ctx, c.envoy.URL(), measuredStreams); err != nil {
+	if err := sendStreams(ctx, c.envoy.URL()); err != nil {
 		return err
 	}
 	after, err := c.process.Stat()
@@ -165,11 +166,13 @@ func (c *card) send(ctx context.Context, first bool) error {
 	return nil
 }
 
-// toVerdict is the time of the preflight without the streams of its cost, which are 10,000
-// for every module.
-func (c card) toVerdict() time.Duration { return c.took - time.Duration(c.cost.Streams)*c.cost.Stream }
+// withoutStreams is the time of the preflight without its streams, of which every module has
+// 10,000 and more.
+func (c card) withoutStreams() time.Duration {
+	return c.took - time.Duration(c.cost.Streams)*c.cost.Stream
+}
 
-func (c card) timeRatio() float64 { return c.toVerdict().Seconds() / c.starts.Seconds() }
+func (c card) timeRatio() float64 { return c.withoutStreams().Seconds() / c.starts.Seconds() }
 
 func mib(bytes float64) float64      { return bytes / (1 << 20) }
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -263,13 +266,13 @@ func (c *card) start(ctx context.Context, setup agreement.Setup) error {
 }
 
 // sendStreams sends those that a preflight measures a module with.
-func sendStreams(ctx context.Context, url string, streams int) error {
+func sendStreams(ctx context.Context, url string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for client := range measuredClients {
 		group.Go(func() error {
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
-			for i := client; i < streams; i += measuredClients {
+			for i := client; i < measuredStreams; i += measuredClients {
 				if err := sendStream(ctx, transport, url, i); err != nil {
 					return err
 				}
@@ -359,17 +362,17 @@ func (p *perf) compareCards(cards []card) {
 	byPeak := func(a, b card) int { return cmp.Compare(a.peakRatio(), b.peakRatio()) }
 	byError := func(a, b card) int { return cmp.Compare(a.memoryError(), b.memoryError()) }
 	slow, large, wrong := slices.MaxFunc(cards, byTime), slices.MaxFunc(cards, byPeak), slices.MaxFunc(cards, byError)
-	of := fmt.Sprintf(", the worst of %d modules (%%s)", len(cards))
+	worst := func(c card) string { return fmt.Sprintf(", the worst of %d modules (%s)", len(cards), c.name) }
 	p.table.add(row{
-		name:     "a preflight's time without the streams of its cost, against a start of Envoy with the module" + fmt.Sprintf(of, slow.name),
-		measured: fmt.Sprintf("%s (%s with them)", milliseconds(slow.toVerdict()), milliseconds(slow.took)), beside: "Envoy " + milliseconds(slow.starts), value: slow.timeRatio(), unit: ratio, bound: atMost(1),
+		name:     "a preflight's time without its streams, against a start of Envoy with the module" + worst(slow),
+		measured: fmt.Sprintf("%s (%s with them)", milliseconds(slow.withoutStreams()), milliseconds(slow.took)), beside: "Envoy " + milliseconds(slow.starts), value: slow.timeRatio(), unit: ratio, bound: atMost(1),
 	})
 	p.table.add(row{
-		name:     "a preflight's peak of memory, against such a start" + fmt.Sprintf(of, large.name),
+		name:     "a preflight's peak of memory, against such a start" + worst(large),
 		measured: fmt.Sprintf("%.0f MiB", mib(large.most)), beside: fmt.Sprintf("Envoy %.0f MiB", mib(large.peak)), value: large.peakRatio(), unit: ratio, bound: atMost(1),
 	})
 	p.table.add(row{
-		name:     "error of the memory that a proxy is said to need" + fmt.Sprintf(of, wrong.name),
+		name:     "error of the memory that a proxy is said to need" + worst(wrong),
 		measured: fmt.Sprintf("%.0f MiB", mib(wrong.predicted())), beside: fmt.Sprintf("Envoy %.0f MiB more", mib(wrong.grown)), value: wrong.memoryError(), unit: share, bound: atMost(memoryError),
 	})
 	p.table.add(row{
