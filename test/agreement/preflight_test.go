@@ -129,7 +129,7 @@ func compareVerdicts(t *testing.T, s subject, module []byte) string {
 	refused := 0
 	said := ""
 	for i, configuration := range append([]string{s.good}, s.bad...) {
-		v := run.Run(t.Context(), module, preflight.Filter{RootID: s.rootID, Configuration: []byte(configuration)}, preflight.DefaultLimits)
+		v := run.Run(t.Context(), module, preflight.Filter{RootID: s.rootID, Configuration: []byte(configuration)}, preflight.DefaultLimits, nil)
 		byHost := slices.Contains(startReasons, v.Reason) || v.Reason == wasmev1.ReasonTrapped && !strings.Contains(v.Message, "stream")
 		for _, version := range versions {
 			if byEnvoy := startRefused(t, setupOf(version, s, module, configuration)); byEnvoy != byHost {
@@ -193,7 +193,7 @@ type hosted struct {
 func startHosted(t *testing.T, s subject, module []byte) *hosted {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	program, err := host.Compile(ctx, module)
+	program, err := host.Compile(ctx, module, host.Interruptible)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,18 +204,16 @@ func (c *card) measure(ctx context.Context, manager string, port int, name strin
 
 // runPreflight does what the operator does to run a module.
 func (c *card) runPreflight(ctx context.Context, manager string, module []byte, m foreign.Module) error {
-	file, err := os.CreateTemp("", "module-")
+	file, err := temporary(module)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(file.Name())
 	defer file.Close()
-	if _, err := file.Write(module); err != nil {
+	notes, err := temporary(make([]byte, preflightrun.NotesBytes))
+	if err != nil {
 		return err
 	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
+	defer notes.Close()
 	input, err := json.Marshal(child.Input{
 		Filter: preflight.Filter{RootID: m.RootID, Configuration: []byte(m.Configuration)}, Limits: preflight.DefaultLimits, ModuleBytes: c.bytes,
 	})
@@ -223,7 +221,7 @@ func (c *card) runPreflight(ctx context.Context, manager string, module []byte, 
 		return err
 	}
 	command := exec.CommandContext(ctx, manager, child.Name)
-	command.Stdin, command.ExtraFiles, command.Stderr = bytes.NewReader(input), []*os.File{file}, os.Stderr
+	command.Stdin, command.ExtraFiles, command.Stderr = bytes.NewReader(input), []*os.File{file, notes}, os.Stderr
 	begin := time.Now()
 	written, err := command.Output()
 	if err != nil {
@@ -232,14 +230,32 @@ func (c *card) runPreflight(ctx context.Context, manager string, module []byte, 
 	c.took = time.Since(begin)
 	c.most = float64(command.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) * 1024
 	var verdict preflight.Verdict
-	if err := json.Unmarshal(written, &verdict); err != nil {
-		return err
+	for verdicts := json.NewDecoder(bytes.NewReader(written)); verdicts.More(); {
+		if err := verdicts.Decode(&verdict); err != nil {
+			return err
+		}
 	}
 	if verdict.Reason != wasmev1.ReasonPreflighted {
 		return fmt.Errorf("%s: %s", verdict.Reason, verdict.Message)
 	}
 	c.cost = verdict.Cost
 	return nil
+}
+
+// temporary returns an open file with that content, which nobody else can open.
+func temporary(content []byte) (*os.File, error) {
+	file, err := os.CreateTemp("", "preflight-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(file.Name())
+	if _, err := file.Write(content); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // start starts an Envoy.

@@ -4,21 +4,26 @@
 //
 // Runner (runner.go) is the operator's side, Main the child's. The child is the same
 // executable with the subcommand Name. It gets the filter and the limits as JSON on its
-// standard input, and the module as file descriptor 3. It has no environment. It bounds
-// its address space and its CPU time, reads its input, gives up all system calls but those
-// that computing takes (confine.go), runs the module, and writes the verdict as JSON to its
-// standard output. The operator bounds what it reads from the child, believes none of it
-// without a check, and kills the child at the deadline. The kernel kills it when the
-// operator dies.
+// standard input, the module as file descriptor 3, and as file descriptor 4 memory that it
+// shares with the operator, for run.Notes. It has no environment. It bounds its address
+// space and its CPU time, reads its input, gives up all system calls but those that
+// computing takes (confine.go), and runs the module. To its standard output it writes an
+// empty line once the module is compiled, and verdicts as JSON, of which the last counts.
+// The operator bounds what it reads from the child, believes none of it without a check,
+// and kills the child when its time is over; then the notes say what did not return. The
+// kernel kills the child when the operator dies.
 package child
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/run"
@@ -27,8 +32,11 @@ import (
 // Name is the subcommand.
 const Name = "preflight"
 
-// moduleFD is the file descriptor of the module.
-const moduleFD = 3
+// moduleFD is the file descriptor of the module, notesFD that of the notes.
+const (
+	moduleFD = 3
+	notesFD  = 4
+)
 
 // Input is what the child is to run.
 type Input struct {
@@ -41,7 +49,7 @@ type Input struct {
 // maxInput bounds the filter and the limits as JSON: a configuration has at most 1 MiB.
 const maxInput = 4 << 20
 
-// Main runs the module that the process was given and writes the verdict to out. The
+// Main runs the module that the process was given and writes what it finds to out. The
 // error is one of the process, not of the module.
 func Main(in io.Reader, out io.Writer) error {
 	var input Input
@@ -52,6 +60,10 @@ func Main(in io.Reader, out io.Writer) error {
 	if _, err := io.ReadFull(os.NewFile(moduleFD, "module"), wasm); err != nil {
 		return fmt.Errorf("reading the module: %w", err)
 	}
+	notes, err := unix.Mmap(notesFD, 0, run.NotesBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("mapping the notes: %w", err)
+	}
 	if err := limit(input.Limits); err != nil {
 		return err
 	}
@@ -59,7 +71,19 @@ func Main(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("giving up system calls: %w", err)
 	}
 	debug.SetGCPercent(gcPercent)
-	return json.NewEncoder(out).Encode(run.Run(context.Background(), wasm, input.Filter, input.Limits))
+	var failed error
+	say := func(text []byte, err error) {
+		if err == nil {
+			_, err = out.Write(append(text, '\n'))
+		}
+		failed = errors.Join(failed, err)
+	}
+	say(json.Marshal(run.Run(context.Background(), wasm, input.Filter, input.Limits, &run.Watch{
+		Notes:    notes,
+		Compiled: func() { say(nil, nil) },
+		Passed:   func(v preflight.Verdict) { say(json.Marshal(v)) },
+	})))
+	return failed
 }
 
 // gcPercent keeps the child's memory down, which counts within the operator's own limit.

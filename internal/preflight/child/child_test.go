@@ -111,12 +111,59 @@ func TestAFilterReachesTheModule(t *testing.T) {
 	}
 }
 
+func TestAModuleThatDoesNotReturn(t *testing.T) {
+	logs := slices.Concat(moduletest.I32(2), moduletest.I32(moduletest.DataAt), moduletest.I32(5), moduletest.Call(0), moduletest.Drop)
+	getProperty := slices.Concat(moduletest.I32(moduletest.DataAt+5), moduletest.I32(7), moduletest.I32(0), moduletest.I32(4), moduletest.Call(1), moduletest.Drop)
+	fewHeaders := slices.Concat(moduletest.Local(1), moduletest.I32(4), moduletest.Equal, []byte{0x04, 0x40}, moduletest.Forever, []byte{0x0b})
+	for name, tc := range map[string]struct {
+		function        moduletest.Function
+		reason, message string
+		logs, warnings  []string
+	}{
+		"configure": {
+			moduletest.Answering(moduletest.OnConfigure, 1, logs, moduletest.Forever),
+			wasmev1.ReasonTimedOut, "the module did not return in proxy_on_configure as it was configured, in 1s: ", []string{"hello"}, nil,
+		},
+		"a stream": {
+			moduletest.Handling(moduletest.OnRequestHeaders, moduletest.Forever),
+			wasmev1.ReasonTimedOut, "the module did not return in proxy_on_request_headers in stream 1 (", nil, nil,
+		},
+		"endless logging": {
+			moduletest.Answering(moduletest.OnVMStart, 1, moduletest.Loop(logs)),
+			wasmev1.ReasonTimedOut, "in proxy_on_vm_start as it was configured", slices.Repeat([]string{"hello"}, 5), nil,
+		},
+		"after a question": {
+			moduletest.Answering(moduletest.OnConfigure, 1, getProperty, moduletest.Forever),
+			wasmev1.ReasonUndecided, "it had asked for what only a proxy knows: property node.id", nil, nil,
+		},
+		"few headers only": {
+			moduletest.Handling(moduletest.OnRequestHeaders, fewHeaders),
+			wasmev1.ReasonPreflighted, "without a fault", nil, []string{"a request with few headers"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			module := moduletest.Assembly{
+				Imports:   []moduletest.Import{{Name: "proxy_log", Params: "www", Results: "w"}, {Name: "proxy_get_property", Params: "wwww", Results: "w"}},
+				Functions: []moduletest.Function{tc.function}, Data: "hellonode\x00id",
+			}.Assemble()
+			v, err := runner(Name, time.Second).Run(t.Context(), moduleFile(t, module), int64(len(module)), preflight.Filter{})
+			if err != nil || v.Reason != tc.reason || !strings.Contains(v.Message, tc.message) || !slices.Equal(v.Logs, tc.logs) || !slices.Equal(v.Warnings, tc.warnings) {
+				t.Errorf("%+v, %v", v, err)
+			}
+			if passed := v.Cost != nil; passed != (tc.reason == wasmev1.ReasonPreflighted) {
+				t.Errorf("its cost: %+v", v.Cost)
+			}
+		})
+	}
+}
+
 func TestChildrenThatMisbehave(t *testing.T) {
 	for process, tc := range map[string]struct {
 		reason, message string
 		err             string
 	}{
-		"stopped": {wasmev1.ReasonTimedOut, "could not be compiled and run in 1s", ""},
+		"stopped": {wasmev1.ReasonTimedOut, "could not be compiled in 1s", ""},
 		"chatter": {"", "", "the child wrote too much"},
 		"crash":   {"", "", "the child failed: exit status 1: it is broken"},
 		"liar":    {"", "", "the child wrote an invalid verdict"},

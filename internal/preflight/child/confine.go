@@ -44,7 +44,7 @@ func limit(limits preflight.Limits) error {
 		{"address space", unix.RLIMIT_AS, space},
 		{"CPU time", unix.RLIMIT_CPU, seconds},
 		{"core file", unix.RLIMIT_CORE, 0},
-		{"open files", unix.RLIMIT_NOFILE, moduleFD + 1},
+		{"open files", unix.RLIMIT_NOFILE, notesFD + 1},
 	} {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
 			return fmt.Errorf("bounding the %s: %w", l.name, err)

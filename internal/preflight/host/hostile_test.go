@@ -28,7 +28,7 @@ func start(tb testing.TB, module []byte) (*host.VM, *host.Plugin, error) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	tb.Cleanup(cancel)
-	program, err := host.Compile(ctx, module)
+	program, err := host.Compile(ctx, module, host.Interruptible)
 	if err != nil {
 		return nil, nil, err
 	}

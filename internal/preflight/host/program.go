@@ -39,15 +39,26 @@ const maxPages = 1 << 30 / pageBytes
 const features = api.CoreFeaturesV2 | experimental.CoreFeaturesThreads | experimental.CoreFeaturesTailCall |
 	experimental.CoreFeaturesExtendedConst | experimental.CoreFeaturesExceptionHandling | experimental.CoreFeaturesTypedFunctionReferences
 
+// Interruption says whether code can be interrupted while it runs.
+type Interruption bool
+
+const (
+	// Interruptible code ends with the context of its World. Each turn of a loop and each
+	// callback pays for it: a cheap stream takes several times as long.
+	Interruptible Interruption = true
+	// Uninterruptible code ends by itself, or with its process.
+	Uninterruptible Interruption = false
+)
+
 // Compile compiles a module and checks that a proxy could link it. It cannot be
 // interrupted: a hostile module of 1 MB takes 10 s and 320 MiB. The error is a
 // *Failure of the kind Invalid, Unsupported, MissingImport or MissingExport.
-func Compile(ctx context.Context, wasm []byte) (*Program, error) {
+func Compile(ctx context.Context, wasm []byte, interruption Interruption) (*Program, error) {
 	abi, err := module.FirstABI(wasm)
 	if err != nil {
 		return nil, failed(Invalid, "", "%v", err)
 	}
-	config := wazero.NewRuntimeConfig().WithCoreFeatures(features).WithCloseOnContextDone(true).WithMemoryLimitPages(maxPages)
+	config := wazero.NewRuntimeConfig().WithCoreFeatures(features).WithCloseOnContextDone(bool(interruption)).WithMemoryLimitPages(maxPages)
 	runtime := wazero.NewRuntimeWithConfig(ctx, config)
 	p := &Program{ABI: abi, runtime: runtime}
 	if err := p.compile(ctx, wasm); err != nil {

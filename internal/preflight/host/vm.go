@@ -24,6 +24,9 @@ type Options struct {
 	LogLevel Level
 	// Log is called with each line that the module logs. It must not keep the VM waiting.
 	Log func(Line)
+	// Calling is called with the name of each callback before it runs, and Asked with each
+	// question that VM.Unknown gets. Both may be nil.
+	Calling, Asked func(string)
 	// Now is the time that the module sees.
 	Now func() time.Time
 }
@@ -184,6 +187,9 @@ func (vm *VM) invoke(in *scope, name string, args ...uint64) uint64 {
 	if f == nil || vm.failure != nil {
 		return 0
 	}
+	if vm.options.Calling != nil {
+		vm.options.Calling(name)
+	}
 	current, effective := vm.current, vm.effective
 	vm.current, vm.effective = in, 0
 	result, err := vm.call(f, args...)
@@ -305,8 +311,12 @@ func (vm *VM) Tick() bool {
 
 // ask notes a question whose answer only a real proxy knows.
 func (vm *VM) ask(question string) {
-	if len(vm.Unknown) < maxUnknown && !slices.Contains(vm.Unknown, question) {
-		vm.Unknown = append(vm.Unknown, question)
+	if len(vm.Unknown) == maxUnknown || slices.Contains(vm.Unknown, question) {
+		return
+	}
+	vm.Unknown = append(vm.Unknown, question)
+	if vm.options.Asked != nil {
+		vm.options.Asked(question)
 	}
 }
 

@@ -48,51 +48,64 @@ type run struct {
 	tests   int // that it has passed
 	logs    logs
 	unknown []string
+	notes   Notes
+	passed  func(preflight.Verdict)
 	cost    preflight.Cost
 
 	moduleBytes int64
 }
 
 // Run runs a module. It takes as long as compiling does, which cannot be interrupted, and
-// 10 s or Limits.Time after that, at most.
-func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits preflight.Limits) preflight.Verdict {
+// Time(limits) after that, at most: with a watch, whoever watches has to see to that.
+func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits preflight.Limits, watch *Watch) preflight.Verdict {
 	begun := time.Now()
 	if v, capped := checkCode(wasm, limits); capped {
 		return v
 	}
-	program, err := host.Compile(ctx, wasm)
+	interruption := host.Interruptible
+	if watch != nil {
+		interruption = host.Uninterruptible
+	}
+	program, err := host.Compile(ctx, wasm, interruption)
 	if err != nil {
 		return verdictOf(host.AsFailure(err))
 	}
 	defer program.Close(ctx)
-	r := &run{filter: filter, limits: limits, begun: time.Now(), time: min(limits.Time, maxRunning), program: program, moduleBytes: int64(len(wasm))}
+	r := &run{filter: filter, limits: limits, begun: time.Now(), time: Time(limits), program: program, moduleBytes: int64(len(wasm))}
 	r.cost.Compile = r.begun.Sub(begun)
+	if watch != nil {
+		r.notes, r.logs.notes, r.passed = watch.Notes, watch.Notes, watch.Passed
+		watch.Compiled()
+	}
 	ctx, cancel := context.WithDeadline(ctx, r.begun.Add(r.time))
 	defer cancel()
 	r.ctx, r.world = ctx, host.NewWorld(ctx)
+	if len(filter.HostEnvironment) > 0 {
+		r.ask("the sidecar's environment variables " + strings.Join(filter.HostEnvironment, ", "))
+	}
 	return r.all()
 }
+
+// Time is how long a run may take once the module is compiled.
+func Time(limits preflight.Limits) time.Duration { return min(limits.Time, maxRunning) }
 
 // all makes the steps in their order until one fails.
 func (r *run) all() preflight.Verdict {
 	for _, step := range []func() *preflight.Verdict{r.tryConfiguration, r.test, r.work} {
 		if failed := step(); failed != nil {
 			failed.Logs = r.logs.kept
-			if failed.Refused() && len(r.unknown) > 0 && failed.Reason != wasmev1.ReasonTestsFailed {
-				failed.Reason = wasmev1.ReasonUndecided
-				failed.Message += "; it had asked for what only a proxy knows: " + strings.Join(r.unknown, ", ")
-			}
+			undecided(failed, strings.Join(r.unknown, ", "))
 			return *failed
 		}
 	}
 	r.cost.ProxyMemoryBytes = preflight.ProxyMemoryBytes(r.moduleBytes, r.cost.StreamedMemoryBytes, preflight.ProxyWorkers)
 	r.cost.Capabilities = capabilities(r.program.Imports, slices.Contains(r.cost.Capabilities, readsBodies))
-	return preflight.Verdict{
-		Reason:   wasmev1.ReasonPreflighted,
-		Message:  r.praise(),
-		Warnings: r.warnings(),
-		Cost:     &r.cost,
+	v := preflight.Verdict{Reason: wasmev1.ReasonPreflighted, Message: r.praise(), Cost: &r.cost}
+	if r.passed != nil {
+		r.passed(v)
 	}
+	v.Warnings = r.warnings()
+	return v
 }
 
 // praise says what a module has passed.
@@ -106,7 +119,7 @@ func (r *run) praise() string {
 func (r *run) options() host.Options {
 	return host.Options{
 		Limits: host.Limits{MemoryBytes: uint64(r.limits.MemoryBytes)}, //nolint:gosec // a flag that is checked
-		VMID:   name, Environment: r.filter.Environment, LogLevel: host.Info, Log: r.logs.add, Now: time.Now,
+		VMID:   name, Environment: r.filter.Environment, LogLevel: host.Info, Log: r.logs.add, Calling: r.notes.calling, Asked: r.ask, Now: time.Now,
 	}
 }
 
@@ -116,6 +129,7 @@ func (r *run) plugin() *host.Plugin {
 
 // start makes a VM with the filter configured.
 func (r *run) start() (*host.VM, *host.Plugin, *preflight.Verdict) {
+	r.notes.doing("as it started")
 	vm, err := r.program.NewVM(r.world, r.options())
 	if err != nil {
 		return nil, nil, r.failed(wasmev1.ReasonStartFailed, host.AsFailure(err), "as it started")
@@ -129,6 +143,7 @@ func (r *run) start() (*host.VM, *host.Plugin, *preflight.Verdict) {
 
 // configure configures a plugin.
 func (r *run) configure(vm *host.VM, plugin *host.Plugin, when string) *preflight.Verdict {
+	r.notes.doing(when)
 	err := vm.Configure(plugin)
 	r.note(vm)
 	failure := host.AsFailure(err)
@@ -146,16 +161,16 @@ func (r *run) configure(vm *host.VM, plugin *host.Plugin, when string) *prefligh
 	}
 }
 
-// note keeps what the module asked for that only a proxy knows.
+// ask keeps what the module asked for that only a proxy knows.
+func (r *run) ask(question string) {
+	if !slices.Contains(r.unknown, question) {
+		r.unknown = append(r.unknown, question)
+		r.notes.asked(r.unknown)
+	}
+}
+
+// note keeps what a VM was seen to do.
 func (r *run) note(vm *host.VM) {
-	for _, question := range vm.Unknown {
-		if !slices.Contains(r.unknown, question) {
-			r.unknown = append(r.unknown, question)
-		}
-	}
-	if len(r.filter.HostEnvironment) > 0 && r.unknown == nil {
-		r.unknown = []string{"the sidecar's environment variables " + strings.Join(r.filter.HostEnvironment, ", ")}
-	}
 	if vm.ReadBody && !slices.Contains(r.cost.Capabilities, readsBodies) {
 		r.cost.Capabilities = append(r.cost.Capabilities, readsBodies)
 	}
@@ -213,6 +228,7 @@ func (r *run) work() *preflight.Verdict {
 			return failed
 		}
 	}
+	r.notes.doing("as it ended")
 	for _, ended := range []*host.Plugin{plugin, next} {
 		vm.Remove(ended)
 		if f := vm.Failure(); f != nil {
@@ -248,6 +264,7 @@ func (r *run) findFaults(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 		}
 		i := order.IntN(len(streams))
 		under := streams[i]
+		r.notes.passing(under.number+1, synthetic(under.number).name)
 		if !under.drive.Step() {
 			r.serve(vm, under.number)
 			under.drive.Settle()
@@ -259,7 +276,7 @@ func (r *run) findFaults(vm *host.VM, plugin *host.Plugin) *preflight.Verdict {
 			r.cost.Streams++
 		}
 		if f := vm.Failure(); f != nil {
-			return r.failed(wasmev1.ReasonTrapped, f, fmt.Sprintf("in stream %d (%s)", under.number+1, synthetic(under.number).name))
+			return r.failed(wasmev1.ReasonTrapped, f, inStream(under.number+1, synthetic(under.number).name))
 		}
 	}
 	r.note(vm)
@@ -295,7 +312,9 @@ func answer(i int, made *host.Call) *host.Message {
 
 // pass passes one synthetic stream as a whole.
 func (r *run) pass(vm *host.VM, plugin *host.Plugin, number int) *preflight.Verdict {
-	drive := vm.NewDrive(plugin, synthetic(number).exchange)
+	stream := synthetic(number)
+	r.notes.passing(r.cost.Streams+1, stream.name)
+	drive := vm.NewDrive(plugin, stream.exchange)
 	for drive.Step() {
 	}
 	if drive.Waiting() {
@@ -305,7 +324,7 @@ func (r *run) pass(vm *host.VM, plugin *host.Plugin, number int) *preflight.Verd
 	}
 	drive.Close()
 	if f := vm.Failure(); f != nil {
-		return r.failed(wasmev1.ReasonTrapped, f, fmt.Sprintf("in stream %d (%s)", r.cost.Streams+1, synthetic(number).name))
+		return r.failed(wasmev1.ReasonTrapped, f, inStream(r.cost.Streams+1, stream.name))
 	}
 	r.cost.Streams++
 	return nil
@@ -321,13 +340,11 @@ func (r *run) spent(shares int) bool {
 func (r *run) warnings() []string {
 	var crashes []string
 	for _, s := range hostile() {
-		if r.spent(costShare) {
-			break
-		}
 		vm, plugin, failed := r.start()
 		if failed != nil {
-			break // the shared data of earlier streams, perhaps; it was started often enough
+			break // the time is over, or the shared data of earlier streams; it was started often enough
 		}
+		r.notes.doing(s.name)
 		vm.NewDrive(plugin, s.exchange).Run()
 		if vm.Failure() != nil && len(vm.Unknown) == 0 {
 			crashes = append(crashes, s.name)

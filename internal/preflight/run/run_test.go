@@ -76,7 +76,7 @@ func TestVerdicts(t *testing.T) {
 			if tc.reason == wasmev1.ReasonTimedOut {
 				within = limits
 			}
-			got := run.Run(t.Context(), tc.module, preflight.Filter{}, within)
+			got := run.Run(t.Context(), tc.module, preflight.Filter{}, within, nil)
 			if got.Reason != tc.reason || !strings.Contains(got.Message, tc.message) {
 				t.Errorf("%s: %s", got.Reason, got.Message)
 			}
@@ -90,7 +90,7 @@ func TestVerdicts(t *testing.T) {
 func TestAModuleThatIsOnlySlowPasses(t *testing.T) {
 	// 10,000 streams of at least 1 ms would take more than the 10 s of a run.
 	slow := Handling(OnRequestHeaders, I32(0), SetGlobal(0), Begin, Count(0), Global(0), I32(1_000_000), LessThan, BranchIf, End)
-	got := run.Run(t.Context(), module(slow), preflight.Filter{}, patient)
+	got := run.Run(t.Context(), module(slow), preflight.Filter{}, patient, nil)
 	if got.Reason != wasmev1.ReasonPreflighted || got.Cost.Streams >= 10_000 || got.Cost.Stream < time.Millisecond {
 		t.Errorf("%+v, %+v", got, got.Cost)
 	}
@@ -114,7 +114,7 @@ func TestRootIDsThatAModuleDoesNotKnow(t *testing.T) {
 		"it speaks of another":                   {says("root_id other", Answering(OnConfigure, 0)), nil, wasmev1.ReasonConfigurationRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := run.Run(t.Context(), tc.module, preflight.Filter{RootID: "mine", KnownRootIDs: tc.known}, limits)
+			got := run.Run(t.Context(), tc.module, preflight.Filter{RootID: "mine", KnownRootIDs: tc.known}, limits, nil)
 			if got.Reason != tc.reason {
 				t.Errorf("%s: %s", got.Reason, got.Message)
 			}
@@ -145,7 +145,7 @@ func TestWhatOnlyAProxyKnowsIsNotHeldAgainstAModule(t *testing.T) {
 		"a property of the plugin":  {asking("plugin_name"), preflight.Filter{}, wasmev1.ReasonConfigurationRefused, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := run.Run(t.Context(), tc.module, tc.filter, limits)
+			got := run.Run(t.Context(), tc.module, tc.filter, limits, nil)
 			if got.Reason != tc.reason || !strings.Contains(got.Message, tc.asked) || got.Refused() == (tc.asked != "") {
 				t.Errorf("%s: %s", got.Reason, got.Message)
 			}

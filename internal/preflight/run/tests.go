@@ -19,6 +19,7 @@ func (r *run) test() *preflight.Verdict {
 		if err != nil {
 			return &preflight.Verdict{Reason: wasmev1.ReasonTestsFailed, Message: cutTo(fmt.Sprintf("the tests in %s cannot be read: %v", file.Name, err), maxTestMessage)}
 		}
+		r.notes.doing("in the tests in " + file.Name)
 		results := suite.Run(r.ctx, func(context.Context) (suite.Plugin, error) { return r.startForTest(tests.Env) }, tests)
 		if failed := failedTests(file.Name, results); failed != nil {
 			return failed

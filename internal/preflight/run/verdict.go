@@ -3,6 +3,7 @@ package run
 import (
 	"fmt"
 	"strings"
+	"time"
 	"unicode"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -33,7 +34,7 @@ func (r *run) failed(reason string, f *host.Failure, when string) *preflight.Ver
 	switch f.Kind {
 	case host.TimedOut:
 		v.Reason = wasmev1.ReasonTimedOut
-		v.Message = fmt.Sprintf("the module did not return %s, in %v: fix the loop, or what takes so long", in(f, when), r.time)
+		v.Message = timedOut(f, when, r.time)
 	case host.MemoryExceeded:
 		v.Reason = wasmev1.ReasonMemoryExceeded
 		v.Message = fmt.Sprintf("the module asked for more than %d MiB of memory %s", r.limits.MemoryBytes>>20, in(f, when))
@@ -49,6 +50,19 @@ func (r *run) failed(reason string, f *host.Failure, when string) *preflight.Ver
 		v.Message = fmt.Sprintf("the module crashed %s: %s%s: %s", in(f, when), f.Message, where(f), fixFor(reason))
 	}
 	return v
+}
+
+func timedOut(f *host.Failure, when string, after time.Duration) string {
+	return fmt.Sprintf("the module did not return %s, in %v: fix the loop, or what takes so long", in(f, when), after)
+}
+
+// undecided takes a refusal back when the module had asked for what only a proxy knows.
+func undecided(v *preflight.Verdict, unknown string) {
+	if unknown == "" || !v.Refused() || v.Reason == wasmev1.ReasonTestsFailed {
+		return
+	}
+	v.Reason = wasmev1.ReasonUndecided
+	v.Message += "; it had asked for what only a proxy knows: " + unknown
 }
 
 // fixFor says what to do about a crash.
@@ -106,6 +120,7 @@ type logs struct {
 	kept []string
 	// partial says that the last line goes on.
 	partial bool
+	notes   Notes
 }
 
 func (l *logs) add(line host.Line) {
@@ -120,6 +135,7 @@ func (l *logs) add(line host.Line) {
 		}
 	}
 	l.partial = line.Partial
+	l.notes.logged(l.kept)
 }
 
 // clean makes text of what a module wrote: one line, without control characters.
