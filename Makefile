@@ -3,7 +3,7 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DELETE_ON_ERROR:
 
 CRD := config/crd/bases/wasme.io_filterdeployments.yaml
-DOCS := docs/api.md docs/conditions.md docs/flags.md docs/host-functions.md
+DOCS := docs/api.md docs/conditions.md docs/flags.md docs/host-functions.md docs/cli/*.md
 PROTO := internal/preflight/suite/schema/suite.proto
 GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRD) config/rbac/role.yaml $(DOCS)
 
@@ -15,7 +15,7 @@ GOVULNCHECK := bin/govulncheck
 PROTOGO := bin/protogo
 SHELLCHECK := bin/shellcheck
 
-# Licences of what the manager links: none of them asks anything of those who use or change the operator,
+# Licences of what the manager and wasme link: none of them asks anything of those who use or change the operator,
 # but to keep the notices.
 LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 
@@ -29,8 +29,8 @@ help: ## Show this list.
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/manager.
-	$(GO_BUILD) -o bin/manager ./cmd/manager
+build: ## Build bin/manager and bin/wasme.
+	$(GO_BUILD) -o bin/ ./cmd/manager ./cmd/wasme
 
 .PHONY: generate
 generate: $(CONTROLLER_GEN) $(PROTOGO) ## Generate the API's deepcopy functions, and the messages of test files.
@@ -44,8 +44,13 @@ manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the mar
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
 
 .PHONY: docs
-docs: manifests ## Generate the references in docs/ from the CRD, the conditions, the flags and the host.
+docs: manifests ## Generate the references in docs/ from the CRD, the conditions, the flags, the host and wasme.
 	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs $(CRD) api/v1 docs
+	CGO_ENABLED=0 go run -trimpath ./hack/clidocs markdown docs/cli
+
+.PHONY: man
+man: ## Generate the manual pages of wasme into bin/man.
+	CGO_ENABLED=0 go run -trimpath ./hack/clidocs man bin/man
 
 .PHONY: golden
 golden: ## Rewrite the golden files of internal/render and internal/module/oci.
@@ -67,7 +72,7 @@ clean: ## Remove what was built.
 
 .PHONY: test
 test: check-generated lint shellcheck check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
-	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-harness test-dataplane test-outputs
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-cli test-harness test-dataplane test-outputs
 	$(MAKE) --no-print-directory test-agreement test-e2e test-envoys
 
 .PHONY: check-generated
@@ -84,8 +89,8 @@ shellcheck: $(SHELLCHECK) ## Check the shell scripts.
 	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*[/ ](ba|da)?sh( |$$)/ {printf "%s%c", FILENAME, 0} {nextfile}' | xargs -0 $(SHELLCHECK)
 
 .PHONY: check-licences
-check-licences: $(GO_LICENSES) ## Fail when the manager links a module whose licence is unknown or not in LICENCES.
-	@GOROOT=$$(go env GOROOT) CGO_ENABLED=0 $(GO_LICENSES) check ./cmd/manager --allowed_licenses=$(LICENCES) --logtostderr=false --stderrthreshold=ERROR --log_file=/dev/null
+check-licences: $(GO_LICENSES) ## Fail when the manager or wasme links a module whose licence is unknown or not in LICENCES.
+	@GOROOT=$$(go env GOROOT) CGO_ENABLED=0 $(GO_LICENSES) check ./cmd/... --allowed_licenses=$(LICENCES) --logtostderr=false --stderrthreshold=ERROR --log_file=/dev/null
 
 .PHONY: check-docs
 check-docs: ## Hold the docs to their sources: links, quoted messages, flags, rights. Part of test-unit.
@@ -99,7 +104,7 @@ vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls
 # harness. Units are all others, but for those that start Envoys or need compilers.
 MODULE := github.com/wasme-io/wasme-operator
 SUITES = $(shell grep -rl --include='*_test.go' '"$(MODULE)/test/mesh"' controllers test | xargs dirname | sort -u)
-AGREEMENT = $(MODULE)/test/agreement $(MODULE)/test/filters/foreign
+AGREEMENT = $(MODULE)/test/agreement $(MODULE)/test/filters/foreign $(MODULE)/test/toolchains
 UNITS = $(filter-out $(SUITES:%=$(MODULE)/%) $(AGREEMENT),$(shell go list ./...))
 
 .PHONY: test-unit
@@ -124,6 +129,10 @@ test-api: $(GINKGO) ## The CRD's schema and rules against a real API server.
 .PHONY: test-controllers
 test-controllers: $(GINKGO) ## The controllers against a real API server.
 	$(call SUITE,3,$(addprefix ./,$(filter controllers%,$(SUITES))))
+
+.PHONY: test-cli
+test-cli: $(GINKGO) ## The commands of wasme that need a cluster, against a real API server and a real sidecar.
+	$(call SUITE,1,./test/cli ./test/recording)
 
 .PHONY: test-mesh
 test-mesh: $(GINKGO) ## What is rendered, and the whole operator, against istiod and real sidecars.
@@ -152,7 +161,7 @@ test-envoys: # what depends on the proxy, on the oldest and the newest Envoy
 
 .PHONY: test-agreement
 test-agreement: ## Every module through the preflight and through real Envoys, with random streams.
-	go test -count=1 -timeout 30m -parallel 4 ./test/filters/foreign ./test/agreement
+	go test -count=1 -timeout 30m -parallel 4 ./test/filters/foreign ./test/agreement ./test/toolchains
 
 .PHONY: test-versions
 test-versions: ## What depends on the proxy, on every version of Envoy; make test runs the oldest and the newest.

@@ -97,6 +97,23 @@ type Cost struct {
 	Capabilities []string
 }
 
+// Status returns the cost as status.module.cost; nil for nil.
+func (c *Cost) Status() *wasmev1.ModuleCost {
+	if c == nil {
+		return nil
+	}
+	return &wasmev1.ModuleCost{
+		CompileMilliseconds: new(c.Compile.Milliseconds()), StreamMicroseconds: new(roundUp(c.Stream)),
+		MemoryBytes: &c.MemoryBytes, StreamedMemoryBytes: &c.StreamedMemoryBytes, ProxyMemoryBytes: &c.ProxyMemoryBytes,
+		Capabilities: c.Capabilities,
+	}
+}
+
+// roundUp returns whole microseconds.
+func roundUp(d time.Duration) int64 {
+	return (d + time.Microsecond - 1).Microseconds()
+}
+
 // ProxyWorkers is the number of worker threads that the sidecars of Istio have by default.
 const ProxyWorkers = 2
 

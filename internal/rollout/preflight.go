@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 
@@ -66,7 +65,7 @@ func JudgePreflight(mode wasmev1.Preflight, status *wasmev1.FilterDeploymentStat
 	case verdict == nil:
 		found.Verdict = condition.Unknown(wasmev1.ReasonPreflighting, "the operator is running the module before any proxy does")
 	case !verdict.Refused():
-		found.Holds, found.Cost = false, costStatus(verdict.Cost)
+		found.Holds, found.Cost = false, verdict.Cost.Status()
 		found.Verdict = condition.True(verdict.Reason, "%s", describe(verdict))
 	case found.Holds:
 		found.Verdict = condition.FalseUntilChanged(verdict.Reason, errors.New(describe(verdict)))
@@ -86,20 +85,4 @@ func describe(v *preflight.Verdict) string {
 		text += "; what crashes it: " + strings.Join(v.Warnings, ", ")
 	}
 	return text
-}
-
-func costStatus(cost *preflight.Cost) *wasmev1.ModuleCost {
-	if cost == nil {
-		return nil
-	}
-	return &wasmev1.ModuleCost{
-		CompileMilliseconds: new(cost.Compile.Milliseconds()), StreamMicroseconds: new(roundUp(cost.Stream)),
-		MemoryBytes: &cost.MemoryBytes, StreamedMemoryBytes: &cost.StreamedMemoryBytes, ProxyMemoryBytes: &cost.ProxyMemoryBytes,
-		Capabilities: cost.Capabilities,
-	}
-}
-
-// roundUp returns whole microseconds.
-func roundUp(d time.Duration) int64 {
-	return (d + time.Microsecond - 1).Microseconds()
 }

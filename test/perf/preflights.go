@@ -40,7 +40,7 @@ const (
 	// sharedFilters are the FilterDeployments of one image and configuration.
 	sharedFilters = 1000
 	// rankBound is a rank correlation that tells cheap modules from expensive ones.
-	rankBound = 0.6
+	rankBound = 0.9
 	// memoryError is how far the memory that proxies are said to need may be off.
 	memoryError = 0.25
 )

@@ -72,7 +72,7 @@ func TestRootIDs(t *testing.T) {
 		"no JSON":            {`root`, nil, wasmev1.ReasonInvalidImage, "is not the JSON that wasme writes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseRootIDs([]byte(c.config))
+			got, err := ParseRootIDs([]byte(c.config))
 			moduletest.WantError(t, err, c.reason, c.message)
 			if !slices.Equal(got, c.want) {
 				t.Errorf("%q, not %q", got, c.want)

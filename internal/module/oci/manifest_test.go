@@ -78,7 +78,7 @@ func FuzzRootIDs(f *testing.F) {
 	f.Add(moduletest.RuntimeConfig("root"))
 	f.Add([]byte(`{"config":{"rootIds":[1]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		ids, err := parseRootIDs(data)
+		ids, err := ParseRootIDs(data)
 		if err != nil && module.AsError(err) == nil || len(ids) > maxRootIDs {
 			t.Errorf("%d root ids, %v", len(ids), err)
 		}

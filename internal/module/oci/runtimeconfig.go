@@ -23,8 +23,9 @@ type runtimeConfig struct {
 	} `json:"config"`
 }
 
-// parseRootIDs returns the root ids that a runtime configuration lists.
-func parseRootIDs(data []byte) ([]string, error) {
+// ParseRootIDs returns the root ids that a runtime configuration lists. The error is a
+// *module.Error with the reason InvalidImage or TooLarge.
+func ParseRootIDs(data []byte) ([]string, error) {
 	var rc runtimeConfig
 	if err := json.Unmarshal(data, &rc); err != nil {
 		return nil, module.Terminal(wasmev1.ReasonInvalidImage, "reading the image's runtime configuration: it is not the JSON that wasme writes ({\"config\":{\"rootIds\":[…]}}): build the image again")

@@ -55,6 +55,8 @@ type Blob interface {
 type Contents struct {
 	// RootIDs are the root ids of the runtime configuration.
 	RootIDs []string
+	// RuntimeConfig is the runtime configuration as the image has it; nil for none.
+	RuntimeConfig []byte
 	// Tests are those for the module; nil for none.
 	Tests *module.Tests
 	// AgentRefuses is that of module.Module.
@@ -69,7 +71,7 @@ func (u *Unpacker) Unpack(m *Manifest, fetch func(v1.Descriptor) (Blob, error), 
 	if err := one.unpack(m); err != nil {
 		return Contents{}, err
 	}
-	return Contents{RootIDs: one.rootIDs, Tests: one.tests, AgentRefuses: agentRefuses(m, one.taken)}, nil
+	return Contents{RootIDs: one.rootIDs, RuntimeConfig: one.runtimeConfig, Tests: one.tests, AgentRefuses: agentRefuses(m, one.taken)}, nil
 }
 
 // unpacking is the work on one image. The limits hold for all of its layers together.
@@ -83,6 +85,7 @@ type unpacking struct {
 	entries                    int
 	found, configured          bool
 	rootIDs                    []string
+	runtimeConfig              []byte
 	tests                      *module.Tests
 	// layer is the one that is being read; taken is the one that held the module.
 	layer, taken extraction
@@ -213,8 +216,8 @@ func (u *unpacking) readConfig(r io.Reader) error {
 	if err := copyWithin(&data, r, module.Bound{Bytes: maxRuntimeConfigBytes, What: "the image's runtime configuration"}); err != nil {
 		return err
 	}
-	ids, err := parseRootIDs(data.Bytes())
-	u.configured, u.rootIDs = err == nil, ids
+	ids, err := ParseRootIDs(data.Bytes())
+	u.configured, u.rootIDs, u.runtimeConfig = err == nil, ids, data.Bytes()
 	return err
 }
 

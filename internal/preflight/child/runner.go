@@ -95,7 +95,7 @@ func newNotes() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the notes: %w", err)
 	}
-	file := os.NewFile(uintptr(fd), "notes") //nolint:gosec // a file descriptor
+	file := os.NewFile(uintptr(fd), "notes")
 	if err := file.Truncate(run.NotesBytes); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}

@@ -43,6 +43,7 @@ type run struct {
 	begun   time.Time // after it was compiled
 	time    time.Duration
 	ctx     context.Context
+	cancel  context.CancelFunc
 	world   *host.World
 	program *host.Program
 	tests   int // that it has passed
@@ -58,9 +59,20 @@ type run struct {
 // Run runs a module. It takes as long as compiling does, which cannot be interrupted, and
 // Time(limits) after that, at most: with a watch, whoever watches has to see to that.
 func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits preflight.Limits, watch *Watch) preflight.Verdict {
+	r, failed := begin(ctx, wasm, filter, limits, watch)
+	if failed != nil {
+		return *failed
+	}
+	defer r.end()
+	return r.all()
+}
+
+// begin compiles a module and begins a run. The verdict is on a module that could not be
+// compiled; nil otherwise, and then end frees what the run has.
+func begin(ctx context.Context, wasm []byte, filter preflight.Filter, limits preflight.Limits, watch *Watch) (*run, *preflight.Verdict) {
 	begun := time.Now()
 	if v, capped := checkCode(wasm, limits); capped {
-		return v
+		return nil, &v
 	}
 	interruption := host.Interruptible
 	if watch != nil {
@@ -68,22 +80,25 @@ func Run(ctx context.Context, wasm []byte, filter preflight.Filter, limits prefl
 	}
 	program, err := host.Compile(ctx, wasm, interruption)
 	if err != nil {
-		return verdictOf(host.AsFailure(err))
+		return nil, new(verdictOf(host.AsFailure(err)))
 	}
-	defer program.Close(ctx)
 	r := &run{filter: filter, limits: limits, begun: time.Now(), time: Time(limits), program: program, moduleBytes: int64(len(wasm))}
 	r.cost.Compile = r.begun.Sub(begun)
 	if watch != nil {
 		r.notes, r.logs.notes, r.passed = watch.Notes, watch.Notes, watch.Passed
 		watch.Compiled()
 	}
-	ctx, cancel := context.WithDeadline(ctx, r.begun.Add(r.time))
-	defer cancel()
-	r.ctx, r.world = ctx, host.NewWorld(ctx)
+	r.ctx, r.cancel = context.WithDeadline(ctx, r.begun.Add(r.time))
+	r.world = host.NewWorld(r.ctx)
 	if len(filter.HostEnvironment) > 0 {
 		r.ask("the sidecar's environment variables " + strings.Join(filter.HostEnvironment, ", "))
 	}
-	return r.all()
+	return r, nil
+}
+
+func (r *run) end() {
+	r.cancel()
+	_ = r.program.Close(context.WithoutCancel(r.ctx)) // memory only
 }
 
 // Time is how long a run may take once the module is compiled.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/host"
 	"github.com/wasme-io/wasme-operator/internal/preflight/suite"
@@ -15,18 +16,26 @@ import (
 // test runs the tests that came with the filter, if any did.
 func (r *run) test() *preflight.Verdict {
 	for _, file := range r.filter.Tests {
-		tests, err := suite.Parse(file.Name, file.Content, noFiles)
+		results, err := r.testFile(file, noFiles)
 		if err != nil {
-			return &preflight.Verdict{Reason: wasmev1.ReasonTestsFailed, Message: cutTo(fmt.Sprintf("the tests in %s cannot be read: %v", file.Name, err), maxTestMessage)}
+			return &preflight.Verdict{Reason: wasmev1.ReasonTestsFailed, Message: cutTo(err.Error(), maxTestMessage)}
 		}
-		r.notes.doing("in the tests in " + file.Name)
-		results := suite.Run(r.ctx, func(context.Context) (suite.Plugin, error) { return r.startForTest(tests.Env) }, tests)
 		if failed := failedTests(file.Name, results); failed != nil {
 			return failed
 		}
 		r.tests += len(results)
 	}
 	return nil
+}
+
+// testFile runs the tests of one file. The error says why it cannot be read.
+func (r *run) testFile(file module.Tests, open func(path string) ([]byte, error)) (suite.Results, error) {
+	tests, err := suite.Parse(file.Name, file.Content, open)
+	if err != nil {
+		return nil, fmt.Errorf("the tests in %s cannot be read: %w", file.Name, err)
+	}
+	r.notes.doing("in the tests in " + file.Name)
+	return suite.Run(r.ctx, func(context.Context) (suite.Plugin, error) { return r.startForTest(tests.Env) }, tests), nil
 }
 
 // noFiles refuses the files that a test file references: it comes alone.

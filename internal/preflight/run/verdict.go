@@ -121,6 +121,8 @@ type logs struct {
 	// partial says that the last line goes on.
 	partial bool
 	notes   Notes
+	// also gets each line as it was logged; nil for nobody.
+	also func(host.Line)
 }
 
 func (l *logs) add(line host.Line) {
@@ -136,6 +138,9 @@ func (l *logs) add(line host.Line) {
 	}
 	l.partial = line.Partial
 	l.notes.logged(l.kept)
+	if l.also != nil {
+		l.also(line)
+	}
 }
 
 // clean makes text of what a module wrote: one line, without control characters.

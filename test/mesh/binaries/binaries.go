@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -141,17 +142,18 @@ func IstioFile(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "istio.io/istio")
-	list.Dir = folder
-	list.Env = append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
-	source, err := list.Output()
+	download := exec.CommandContext(ctx, "go", "mod", "download", "-json", "istio.io/istio")
+	download.Dir = folder
+	download.Env = append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
+	output, err := download.Output()
 	if err != nil {
+		return "", fmt.Errorf("downloading the source of Istio: %w", err)
+	}
+	var source struct{ Dir string }
+	if err := json.Unmarshal(output, &source); err != nil {
 		return "", fmt.Errorf("locating the source of Istio: %w", err)
 	}
-	if len(strings.TrimSpace(string(source))) == 0 {
-		return "", errors.New("locating the source of Istio: not downloaded; build pilot-discovery first")
-	}
-	return filepath.Join(strings.TrimSpace(string(source)), path), nil
+	return filepath.Join(source.Dir, path), nil
 }
 
 // buildFolder finds hack/build/<name> in the repository that the working

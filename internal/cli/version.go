@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// build is what is known of how wasme was built.
+type build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"goVersion"`
+	Platform string `json:"platform"`
+}
+
+func buildOf(info *debug.BuildInfo) build {
+	b := build{Version: info.Main.Version, Go: info.GoVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			b.Revision = setting.Value
+		}
+	}
+	return b
+}
+
+func newVersion(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version of wasme",
+		Example: "  wasme version -o json",
+		Args:    cobra.NoArgs,
+	}
+	format := newOutput(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		info, ok := debug.ReadBuildInfo()
+		if !ok {
+			return fmt.Errorf("this wasme was built without Go modules: it does not know its version")
+		}
+		b := buildOf(info)
+		return format.print(a, b, func() *metav1.Table {
+			table := newTable("Version", "Revision", "Go", "Platform")
+			addRow(table, b.Version, b.Revision, b.Go, b.Platform)
+			return table
+		})
+	}
+	return c
+}
