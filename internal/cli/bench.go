@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/run"
 )
@@ -104,15 +105,15 @@ func (m *measured) sum() {
 }
 
 func benchTable(results []measured) *metav1.Table {
-	table := newTable("Name", "Stream", "Compile", "Memory", "After streams", "Proxy")
+	table := view.NewTable("Name", "Stream", "Compile", "Memory", "After streams", "Proxy")
 	for _, m := range results {
-		addRow(table, m.Name, fmt.Sprintf("%.1f us", m.StreamMicroseconds), fmt.Sprintf("%.0f ms", m.CompileMilliseconds),
+		view.AddRow(table, m.Name, fmt.Sprintf("%.1f us", m.StreamMicroseconds), fmt.Sprintf("%.0f ms", m.CompileMilliseconds),
 			bytesOf(m.MemoryBytes), bytesOf(m.StreamedMemoryBytes), bytesOf(m.ProxyMemoryBytes))
 	}
 	if len(results) == 2 {
 		a, b := results[0], results[1]
 		ratio := func(x, y float64) string { return fmt.Sprintf("%.2fx", x/y) }
-		addRow(table, "ratio", ratio(a.StreamMicroseconds, b.StreamMicroseconds), ratio(a.CompileMilliseconds, b.CompileMilliseconds),
+		view.AddRow(table, "ratio", ratio(a.StreamMicroseconds, b.StreamMicroseconds), ratio(a.CompileMilliseconds, b.CompileMilliseconds),
 			ratio(float64(a.MemoryBytes), float64(b.MemoryBytes)), ratio(float64(a.StreamedMemoryBytes), float64(b.StreamedMemoryBytes)),
 			ratio(float64(a.ProxyMemoryBytes), float64(b.ProxyMemoryBytes)))
 	}

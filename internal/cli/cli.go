@@ -124,7 +124,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	}{
 		{groupAuthor, []*cobra.Command{newInit(a), newBuild(a), newTest(a), newRun(a), newBench(a)}},
 		{groupImage, []*cobra.Command{newList(a), newTag(a), newPush(a), newPull(a), newInspect(a), newSave(a), newLoad(a), newLogin(a), newLogout(a)}},
-		{groupCluster, []*cobra.Command{newDeploy(a), newUndeploy(a), newStatus(a), newRollout(a), newRender(a), newDescribe(a), newDiff(a), newRecord(a), newMigrate(a)}},
+		{groupCluster, []*cobra.Command{newDeploy(a), newUndeploy(a), newStatus(a), newRollout(a), newRender(a), newDescribe(a), newDiff(a), newDoctor(a), newRecord(a), newMigrate(a)}},
 	} {
 		for _, c := range group.commands {
 			c.GroupID = group.id

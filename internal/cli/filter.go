@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
@@ -10,14 +13,30 @@ import (
 
 // filterFlags say with what a module runs.
 type filterFlags struct {
-	config, rootID string
+	config, configFile, rootID string
 }
 
 func newFilterFlags(c *cobra.Command) *filterFlags {
 	f := &filterFlags{}
+	c.PreRunE = func(*cobra.Command, []string) error { return f.read() }
 	c.Flags().StringVar(&f.config, "config", "", "configuration of the filter")
+	c.Flags().StringVar(&f.configFile, "config-file", "", "file with the configuration of the filter")
+	c.MarkFlagsMutuallyExclusive("config", "config-file")
 	c.Flags().StringVar(&f.rootID, "root-id", "", "root id of the filter (default: the first that the image lists)")
 	return f
+}
+
+// read reads the file with the configuration, if there is one.
+func (f *filterFlags) read() error {
+	if f.configFile == "" {
+		return nil
+	}
+	content, err := os.ReadFile(f.configFile)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	f.config = string(content)
+	return nil
 }
 
 // of returns the configuration of a module, as a proxy gets it.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
 	"github.com/wasme-io/wasme-operator/internal/cli/store"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 )
 
 // storeFlag is the flag for the folder of the local store.
@@ -133,7 +134,7 @@ func listTable(images []listed, wide, showDir bool) *metav1.Table {
 	if showDir {
 		columns = append(columns, "Dir")
 	}
-	table := newTable(columns...)
+	table := view.NewTable(columns...)
 	for _, image := range images {
 		sha := strings.TrimPrefix(image.Digest, "sha256:")
 		if !wide {
@@ -143,11 +144,11 @@ func listTable(images []listed, wide, showDir bool) *metav1.Table {
 		if image.Updated != nil {
 			updated = duration.HumanDuration(time.Since(*image.Updated)) + " ago"
 		}
-		cells := []any{image.Name, image.Tag, units.HumanSize(float64(image.Size)), sha, updated}
+		cells := []string{image.Name, image.Tag, units.HumanSize(float64(image.Size)), sha, updated}
 		if showDir {
 			cells = append(cells, image.Dir)
 		}
-		addRow(table, cells...)
+		view.AddRow(table, cells...)
 	}
 	return table
 }

@@ -18,6 +18,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli/migrate"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -30,7 +31,7 @@ type migrator struct {
 	root       *meshFlags
 	format     *output
 	everywhere bool
-	images     map[string]string
+	images     migrate.Images
 	apply      bool
 	clean      bool
 	dryRun     string
@@ -65,7 +66,10 @@ It exits with 3 when --apply left something as it was.`,
 	flags := c.Flags()
 	flags.StringVar(&m.root.given.RootNamespace, rootNamespaceFlag, "", "the mesh's root namespace; default: that of the operator in the cluster, or else "+operatorDefaults.RootNamespace)
 	flags.BoolVarP(&m.everywhere, "all-namespaces", "A", false, "look into all namespaces")
-	flags.StringToStringVar(&m.images, "image", nil, "OBJECT=IMAGE: the image with the module of an object that does not say it, or of a FilterDeployment")
+	flags.StringToStringVar(&m.images.Of, "image", nil, "OBJECT=IMAGE: the image with the module of an object that does not say it, or of a FilterDeployment")
+	flags.StringVar(&m.images.Pull.PullSecret, "pull-secret", "", "Secret of the namespace with the credentials for these images")
+	flags.BoolVar(&m.images.Pull.PlainHTTP, "plain-http", false, "have the operator pull these images over HTTP, without TLS")
+	flags.BoolVar(&m.images.Pull.InsecureSkipVerify, "insecure", false, "have the operator not check the certificates of their registries")
 	flags.BoolVar(&m.apply, "apply", false, "replace the objects")
 	flags.BoolVar(&m.clean, "clean", false, "also remove wasme's annotations from pod templates, which restarts the pods")
 	flags.StringVar(&m.dryRun, "dry-run", "none", "none, or server (have the API server check the FilterDeployments)")
@@ -82,7 +86,7 @@ func (m *migrator) check() error {
 	case m.apply && m.format.format != "":
 		return misused("--apply prints what it does: leave out -o %s", m.format.format)
 	}
-	for object, image := range m.images {
+	for object, image := range m.images.Of {
 		if _, err := parseReference(image); err != nil {
 			return fmt.Errorf("--image %s: %w", object, err)
 		}
@@ -269,12 +273,12 @@ func (m *migrator) table(steps []migrate.Step, leftovers []leftover) *metav1.Tab
 	if m.everywhere {
 		columns = append([]string{"Namespace"}, columns...)
 	}
-	table := newTable(columns...)
-	row := func(namespace string, cells ...any) {
+	table := view.NewTable(columns...)
+	row := func(namespace string, cells ...string) {
 		if m.everywhere {
-			cells = append([]any{namespace}, cells...)
+			cells = append([]string{namespace}, cells...)
 		}
-		addRow(table, cells...)
+		view.AddRow(table, cells...)
 	}
 	for i := range steps {
 		s := &steps[i]

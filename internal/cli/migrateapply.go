@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -110,6 +111,8 @@ func (m *migrator) create(ctx context.Context, c client.Client, fd *wasmev1.Filt
 		return explain(ctx, "reading FilterDeployment "+fd.Name, err)
 	case err == nil && !isFromMigration(&live):
 		return fmt.Errorf("someone created FilterDeployment %s in the meantime: run the command again", fd.Name)
+	case live.DeletionTimestamp != nil:
+		return fmt.Errorf("FilterDeployment %s is being deleted: run the command again when it is gone", fd.Name)
 	}
 	return m.write(ctx, c, fd, true)
 }
@@ -174,8 +177,8 @@ func (m *migrator) takeBack(ctx context.Context, c client.WithWatch, s *migrate.
 	return err
 }
 
-// remove deletes an object, unless it was changed since it was read. Its status may change:
-// then its generation stays.
+// remove deletes an object, unless it was changed since it was read. Only its status may
+// change.
 func (m *migrator) remove(ctx context.Context, c client.Client, object istio.Output) error {
 	title := fmt.Sprintf("%s %s/%s", istio.KindOf(object), object.GetNamespace(), object.GetName())
 	live := object
@@ -192,9 +195,16 @@ func (m *migrator) remove(ctx context.Context, c client.Client, object istio.Out
 		if err := c.Get(ctx, client.ObjectKeyFromObject(object), live); err != nil {
 			return explain(ctx, "reading "+title, client.IgnoreNotFound(err))
 		}
-		if live.GetUID() != object.GetUID() || live.GetGeneration() != object.GetGeneration() {
+		if !isUnchanged(object, live) {
 			break
 		}
 	}
 	return fmt.Errorf("deleting %s: it was changed since it was read: look at it, and run the command again", title)
+}
+
+// isUnchanged reports whether an object is the one that was read, but for its status. Its
+// generation stays as long as its spec does.
+func isUnchanged(read, live istio.Output) bool {
+	return read.GetUID() == live.GetUID() && read.GetGeneration() == live.GetGeneration() &&
+		maps.Equal(read.GetLabels(), live.GetLabels()) && maps.Equal(read.GetAnnotations(), live.GetAnnotations())
 }

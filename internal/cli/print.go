@@ -7,8 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/cli-runtime/pkg/printers"
 	"sigs.k8s.io/yaml"
 )
 
@@ -43,27 +41,9 @@ func (o *output) print(a *app, value any, table func() *metav1.Table) error {
 		_, err = a.Out.Write(content)
 		return err
 	case "", "wide":
-		return printers.NewTablePrinter(printers.PrintOptions{Wide: o.wide()}).PrintObj(table(), a.Out)
+		return screenOf(a.Out).table(table(), o.wide())
 	}
 	return misused("the output %q is not known: see --help", o.format)
-}
-
-// newTable returns a table with columns; those whose name begins with + are for -o wide.
-func newTable(columns ...string) *metav1.Table {
-	t := &metav1.Table{}
-	for _, column := range columns {
-		name, priority := column, int32(0)
-		if wide, ok := strings.CutPrefix(column, "+"); ok {
-			name, priority = wide, 1
-		}
-		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{Name: name, Type: "string", Priority: priority})
-	}
-	return t
-}
-
-// addRow adds a row with a cell for each column.
-func addRow(t *metav1.Table, cells ...any) {
-	t.Rows = append(t.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{}})
 }
 
 // say prints a line for people, which scripts do not read.

@@ -180,3 +180,14 @@ func TestBadTestsNameTheFix(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+func TestAConfigurationComesFromAFileAsItIs(t *testing.T) {
+	atHome(t)
+	got := wasme(t, "test", greeting(t), "--config-file", write(t, "config", []byte("me")), "--request", "GET /")
+	if got.code != 0 || !strings.Contains(got.out, "+ hello: me") {
+		t.Errorf("%d\n%s%s", got.code, got.out, got.err)
+	}
+	if got := wasme(t, "test", greeting(t), "--config-file", "/none"); got.code != 1 || !strings.Contains(got.err, "reading the configuration: open /none") {
+		t.Errorf("%+v", got)
+	}
+}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 )
 
 // build is what is known of how wasme was built.
@@ -42,8 +44,8 @@ func newVersion(a *app) *cobra.Command {
 		}
 		b := buildOf(info)
 		return format.print(a, b, func() *metav1.Table {
-			table := newTable("Version", "Revision", "Go", "Platform")
-			addRow(table, b.Version, b.Revision, b.Go, b.Platform)
+			table := view.NewTable("Version", "Revision", "Go", "Platform")
+			view.AddRow(table, b.Version, b.Revision, b.Go, b.Platform)
 			return table
 		})
 	}

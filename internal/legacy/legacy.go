@@ -85,8 +85,8 @@ func isOperator(item any) bool {
 		})
 }
 
-// isRunning reports whether an object is a Deployment of wasme's operator that asks for pods.
-func isRunning(object client.Object) bool {
+// IsRunning reports whether an object is a Deployment of wasme's operator that asks for pods.
+func IsRunning(object client.Object) bool {
 	deployment, ok := object.(*appsv1.Deployment)
 	return ok && isOperator(deployment) && ptr.Deref(deployment.Spec.Replicas, 1) > 0
 }
@@ -124,9 +124,9 @@ func newOperators(recorder events.EventRecorder) *operators {
 func (o *operators) handler() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, _ queue) { o.see(ctx, e.Object, isRunning(e.Object)) },
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, _ queue) { o.see(ctx, e.Object, IsRunning(e.Object)) },
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, _ queue) {
-			o.see(ctx, e.ObjectNew, isRunning(e.ObjectNew))
+			o.see(ctx, e.ObjectNew, IsRunning(e.ObjectNew))
 		},
 		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, _ queue) { o.see(ctx, e.Object, false) },
 	}

@@ -59,19 +59,19 @@ func TestOperatorIsToldFromOtherDeploymentsAnd(t *testing.T) {
 			g := NewWithT(t)
 			object := deploymentIn("wasme")
 			row.change(object)
-			g.Expect(isRunning(object)).To(Equal(row.runs))
+			g.Expect(IsRunning(object)).To(Equal(row.runs))
 			for range 2 { // a transform may be given its own result
 				trimmed, err := Transform(workload.Trim)(object)
 				g.Expect(err).NotTo(HaveOccurred())
 				object = trimmed.(*appsv1.Deployment)
 				g.Expect(object.Spec.Template.Spec.Containers).To(BeEmpty())
-				g.Expect(isRunning(object)).To(Equal(row.runs))
+				g.Expect(IsRunning(object)).To(Equal(row.runs))
 			}
 		})
 	}
 	t.Run("is no StatefulSet", func(t *testing.T) {
 		d := deploymentIn("wasme")
-		if isRunning(&appsv1.StatefulSet{ObjectMeta: d.ObjectMeta, Spec: appsv1.StatefulSetSpec{Template: d.Spec.Template}}) {
+		if IsRunning(&appsv1.StatefulSet{ObjectMeta: d.ObjectMeta, Spec: appsv1.StatefulSetSpec{Template: d.Spec.Template}}) {
 			t.Error("it is taken for it")
 		}
 	})

@@ -101,7 +101,7 @@ func OldestIstio(pods []*corev1.Pod) *version.Version {
 	var oldest *version.Version
 	for _, pod := range pods {
 		if sidecar := Sidecar(pod); sidecar != nil {
-			oldest = Older(oldest, istioVersion(sidecar.Image))
+			oldest = Older(oldest, IstioVersion(sidecar.Image))
 		}
 	}
 	return oldest
@@ -115,9 +115,9 @@ func Older(a, b *version.Version) *version.Version {
 	return a
 }
 
-// istioVersion returns the version in the tag of an image such as
+// IstioVersion returns the version in the tag of an image such as
 // docker.io/istio/proxyv2:1.31.0-distroless; nil when it has none.
-func istioVersion(image string) *version.Version {
+func IstioVersion(image string) *version.Version {
 	image, _, _ = strings.Cut(image, "@")
 	_, tag, tagged := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
 	if !tagged {

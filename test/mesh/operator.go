@@ -86,10 +86,11 @@ type Operator struct {
 	ModuleServerURL string
 	// MetricsURL is where it serves its metrics.
 	MetricsURL string
+	// ReadyURL is where it says whether it is ready.
+	ReadyURL string
 
 	group   process.Group
 	command process.Command
-	health  string
 	store   string
 	small   bool // the store is on a disk of its own
 	process *process.Process
@@ -150,7 +151,7 @@ func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOpti
 	}
 	return &Operator{
 		ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics",
-		group: c.group, command: command, health: "http://" + health + "/readyz", store: options.Store, small: options.DiskBytes > 0,
+		ReadyURL: "http://" + health + "/readyz", group: c.group, command: command, store: options.Store, small: options.DiskBytes > 0,
 	}, nil
 }
 
@@ -185,7 +186,7 @@ func (o *Operator) Start() (err error) {
 
 // WaitReady returns when the replica is ready.
 func (o *Operator) WaitReady(ctx context.Context) error {
-	return o.process.WaitReady(ctx, operatorTimeout, answers(o.health))
+	return o.process.WaitReady(ctx, operatorTimeout, answers(o.ReadyURL))
 }
 
 // Store is the folder of its modules, as this process sees it: a disk of the

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"encoding/json"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,7 +10,8 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
 
-const crdCheck = "CRD"
+// CRDCheck is about the CustomResourceDefinition.
+const CRDCheck = "CRD"
 
 // CRDName is the name of the CustomResourceDefinition of FilterDeployments.
 const CRDName = "filterdeployments.wasme.io"
@@ -21,14 +21,14 @@ const CRDName = "filterdeployments.wasme.io"
 // older or newer than this wasme.
 func CRD(crd *apiextensionsv1.CustomResourceDefinition) Finding {
 	if crd == nil {
-		return fail(crdCheck, "install the operator with kubectl apply -k config/default", "%s is not there", CRDName)
+		return fail(CRDCheck, "install the operator with kubectl apply -k config/default", "%s is not there", CRDName)
 	}
 	schema := schemaOf(crd)
 	switch {
 	case !isEstablished(crd):
-		return fail(crdCheck, "look at its conditions with kubectl describe crd "+CRDName, "%s is not established: the API server does not serve FilterDeployments", CRDName)
+		return fail(CRDCheck, "look at its conditions with kubectl describe crd "+CRDName, "%s is not established: the API server does not serve FilterDeployments", CRDName)
 	case schema == nil || len(schema.Properties["spec"].Properties) == 0 || crd.Spec.PreserveUnknownFields:
-		return fail(crdCheck, "apply config/crd", "%s is that of solo-io's wasme: it has no schema", CRDName)
+		return fail(CRDCheck, "apply config/crd", "%s is that of solo-io's wasme: it has no schema", CRDName)
 	}
 	return compareFields(schema)
 }
@@ -37,15 +37,15 @@ func compareFields(schema *apiextensionsv1.JSONSchemaProps) Finding {
 	lacking, unknown := compare(reflect.TypeFor[wasmev1.FilterDeployment](), schema, "")
 	switch {
 	case len(lacking) > 0 && len(unknown) > 0:
-		return warn(crdCheck, "use a wasme and a config/crd of the same version",
+		return warn(CRDCheck, "use a wasme and a config/crd of the same version",
 			"the operator's version is another one than wasme's: its CRD has no %s, and wasme does not know %s", some(lacking), some(unknown))
 	case len(lacking) > 0:
-		return warn(crdCheck, "apply config/default of a newer version before you use what it does not know",
+		return warn(CRDCheck, "apply config/default of a newer version before you use what it does not know",
 			"the operator is older than this wasme: its CRD has no %s", some(lacking))
 	case len(unknown) > 0:
-		return warn(crdCheck, "update wasme", "the operator is newer than this wasme, which does not know %s", some(unknown))
+		return warn(CRDCheck, "update wasme", "the operator is newer than this wasme, which does not know %s", some(unknown))
 	}
-	return ok(crdCheck, "%s has the fields that this wasme knows", CRDName)
+	return ok(CRDCheck, "%s has the fields that this wasme knows", CRDName)
 }
 
 func schemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JSONSchemaProps {
@@ -70,7 +70,7 @@ func compare(t reflect.Type, schema *apiextensionsv1.JSONSchemaProps, path strin
 		t = t.Elem()
 	}
 	switch {
-	case readsItself(t) || schema == nil:
+	case schema == nil:
 		return nil, nil
 	case t.Kind() == reflect.Slice && schema.Items != nil:
 		return compare(t.Elem(), schema.Items.Schema, path+"[]")
@@ -84,6 +84,9 @@ func compare(t reflect.Type, schema *apiextensionsv1.JSONSchemaProps, path strin
 
 func compareStruct(t reflect.Type, schema *apiextensionsv1.JSONSchemaProps, path string) (lacking, unknown []string) {
 	known := fieldsOf(t)
+	if len(known) == 0 {
+		return nil, nil // it reads its JSON itself
+	}
 	for name, field := range known {
 		at := strings.TrimPrefix(path+"."+name, ".")
 		below, has := schema.Properties[name]
@@ -95,7 +98,7 @@ func compareStruct(t reflect.Type, schema *apiextensionsv1.JSONSchemaProps, path
 		lacking, unknown = append(lacking, less...), append(unknown, more...)
 	}
 	for name := range schema.Properties {
-		if known[name] == nil && !(path == "" && isHeader(name)) {
+		if known[name] == nil && (path != "" || !isHeader(name)) {
 			unknown = append(unknown, strings.TrimPrefix(path+"."+name, "."))
 		}
 	}
@@ -105,11 +108,6 @@ func compareStruct(t reflect.Type, schema *apiextensionsv1.JSONSchemaProps, path
 }
 
 func isHeader(name string) bool { return name == "apiVersion" || name == "kind" || name == "metadata" }
-
-// readsItself reports whether the JSON of a type is none of its fields' business.
-func readsItself(t reflect.Type) bool {
-	return reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
-}
 
 // fieldsOf returns the types of the fields of a struct by their names in JSON, those that
 // every object has aside.

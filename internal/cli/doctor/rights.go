@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-const rightsCheck = "your rights"
+// RightsCheck is about what the user may do.
+const RightsCheck = "your rights"
 
 // Right is what someone may do to objects of a resource.
 type Right struct {
@@ -84,9 +85,9 @@ func UserRights(namespace string, denied []Right) Finding {
 		}
 	}
 	if len(missing) == 0 {
-		return ok(rightsCheck, "you may do in namespace %s what wasme does", namespace)
+		return ok(RightsCheck, "you may do in namespace %s what wasme does", namespace)
 	}
-	return warn(rightsCheck, "ask for them if you need them, or choose another namespace with -n",
+	return warn(RightsCheck, "ask for them if you need them, or choose another namespace with -n",
 		"in namespace %s you may not %s", namespace, strings.Join(missing, ", "))
 }
 
@@ -138,10 +139,13 @@ func OperatorNeeds(own string, watched []string) []Right {
 	return rights
 }
 
+// RightsCheck names the check of the rights of an operator's account.
+func (o Operator) RightsCheck() string { return "rights of " + o.Title() }
+
 // AccountRights judges what the account of an operator may do: denied are those of
 // OperatorNeeds that it does not have.
 func (o Operator) AccountRights(denied []Right) Finding {
-	check := "rights of " + o.Title()
+	check := o.RightsCheck()
 	if len(denied) == 0 {
 		return ok(check, "ServiceAccount %s may do what config/rbac grants", o.Account())
 	}

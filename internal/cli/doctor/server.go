@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	serverCheck = "API server"
+	// ServerCheck is about the API server's version.
+	ServerCheck = "API server"
 	clockCheck  = "clock"
 )
 
@@ -19,11 +20,11 @@ func Server(gitVersion string) Finding {
 	found, err := version.ParseGeneric(gitVersion)
 	switch {
 	case err != nil:
-		return Unknown(serverCheck, "its version %q cannot be read", gitVersion)
+		return Unknown(ServerCheck, "its version %q cannot be read", gitVersion)
 	case found.LessThan(oldestKubernetes):
-		return fail(serverCheck, "update the cluster", "Kubernetes %s is older than 1.30, which the operator needs", gitVersion)
+		return fail(ServerCheck, "update the cluster", "Kubernetes %s is older than 1.30, which the operator needs", gitVersion)
 	}
-	return ok(serverCheck, "Kubernetes %s", gitVersion)
+	return ok(ServerCheck, "Kubernetes %s", gitVersion)
 }
 
 // maxOffset is how far clocks may be apart: credentials that are valid for minutes, ages and

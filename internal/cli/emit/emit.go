@@ -8,7 +8,7 @@ import (
 	"maps"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/apimachinery/pkg/types"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/istio"
@@ -70,7 +70,7 @@ func (in *Input) state() rollout.State {
 		unverified = "pods are not verified"
 	}
 	return rollout.State{
-		Owner:       client.ObjectKeyFromObject(fd),
+		Owner:       types.NamespacedName{Namespace: fd.Namespace, Name: fd.Name},
 		Status:      wasmev1.FilterDeploymentStatus{Rollout: &wasmev1.RolloutStatus{Phase: wasmev1.RolloutComplete, To: in.Asked.Hash, Step: new(int32(1))}},
 		Asked:       in.Asked,
 		Distributed: true,

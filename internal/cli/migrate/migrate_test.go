@@ -59,9 +59,9 @@ func bookinfo() []workload.Object {
 }
 
 // stepOf plans the replacement of one object.
-func stepOf(t *testing.T, object istio.Output, workloads []workload.Object, images map[string]string) Step {
+func stepOf(t *testing.T, object istio.Output, workloads []workload.Object) Step {
 	t.Helper()
-	steps, unused := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: workloads, RootNamespace: "root"}, images)
+	steps, unused := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: workloads, RootNamespace: "root"}, Images{})
 	g := NewWithT(t)
 	g.Expect(unused).To(BeEmpty())
 	g.Expect(steps).To(HaveLen(1))
@@ -161,7 +161,7 @@ configPatches:
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
-			s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", row.spec), bookinfo(), nil)
+			s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", row.spec), bookinfo())
 			g.Expect(s.Err).NotTo(HaveOccurred())
 			g.Expect(s.Differs).To(BeFalse())
 			g.Expect(s.Workloads).To(Equal([]string{"details-v1"}))
@@ -174,7 +174,7 @@ configPatches:
 	t.Run("with two filters is one FilterDeployment for each", func(t *testing.T) {
 		g := NewWithT(t)
 		spec := inserted("SIDECAR_INBOUND", wasmValue) + strings.SplitN(inserted("SIDECAR_INBOUND", strings.Replace(wasmValue, "root_id: root", "root_id: other", 1)), "configPatches:\n", 2)[1]
-		s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "two", spec), bookinfo(), nil)
+		s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "two", spec), bookinfo())
 		g.Expect(s.Err).NotTo(HaveOccurred())
 		g.Expect(s.FilterDeployments).To(HaveLen(2))
 		g.Expect(s.FilterDeployments[0].Name).To(Equal("two-1"))
@@ -184,13 +184,13 @@ configPatches:
 		steps, _ := Plan(&Inventory{Objects: []istio.Output{
 			objectFrom(t, wasmev1.OutputEnvoyFilter, "lua", inserted("ANY", `{name: lua, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}`)),
 			objectFrom(t, wasmev1.OutputTrafficExtension, "other", `{}`),
-		}}, nil)
+		}}, Images{})
 		NewWithT(t).Expect(steps).To(BeEmpty())
 	})
 	t.Run("of a FilterDeployment is nothing", func(t *testing.T) {
 		object := objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", inserted("ANY", wasmValue))
 		ownership.Claim(object, &wasmev1.FilterDeployment{ObjectMeta: metav1.ObjectMeta{Name: "hello", UID: "1"}}, nil)
-		steps, _ := Plan(&Inventory{Objects: []istio.Output{object}}, nil)
+		steps, _ := Plan(&Inventory{Objects: []istio.Output{object}}, Images{})
 		NewWithT(t).Expect(steps).To(BeEmpty())
 	})
 }
@@ -239,14 +239,14 @@ func TestWhatIsRefused(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
-			s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", row.spec), bookinfo(), nil)
+			s := stepOf(t, objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", row.spec), bookinfo())
 			g.Expect(s.Err).To(MatchError(And(ContainSubstring(row.field), ContainSubstring(row.says))))
 		})
 	}
 	t.Run("an object of another program", func(t *testing.T) {
 		object := objectFrom(t, wasmev1.OutputEnvoyFilter, "hello", inserted("SIDECAR_INBOUND", wasmValue))
-		object.SetOwnerReferences([]metav1.OwnerReference{{Kind: "Gateway", Name: "g", Controller: new(true)}})
-		NewWithT(t).Expect(stepOf(t, object, bookinfo(), nil).Err).To(MatchError(ContainSubstring("Gateway g made it")))
+		object.SetOwnerReferences([]metav1.OwnerReference{{Kind: "Gateway", Name: "g", UID: "7", Controller: new(true)}})
+		NewWithT(t).Expect(stepOf(t, object, bookinfo()).Err).To(MatchError(ContainSubstring("Gateway g made it")))
 	})
 }
 
@@ -308,7 +308,7 @@ filter:
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
-			s := stepOf(t, objectFrom(t, wasmev1.OutputWasmPlugin, "hello", row.spec), bookinfo(), nil)
+			s := stepOf(t, objectFrom(t, wasmev1.OutputWasmPlugin, "hello", row.spec), bookinfo())
 			g.Expect(s.Err).NotTo(HaveOccurred())
 			g.Expect(s.FilterDeployments).To(HaveLen(1))
 			g.Expect(specOf(t, s.FilterDeployments[0])).To(Equal(row.want))
@@ -321,7 +321,7 @@ filter:
 		{"is refused with a scheme that is not known", `{selector: {matchLabels: {app: details}}, url: 'ftp://a/b'}`, "ftp://a/b, which the operator cannot fetch"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := stepOf(t, objectFrom(t, wasmev1.OutputWasmPlugin, "hello", row.spec), bookinfo(), nil)
+			s := stepOf(t, objectFrom(t, wasmev1.OutputWasmPlugin, "hello", row.spec), bookinfo())
 			NewWithT(t).Expect(s.Err).To(MatchError(ContainSubstring(row.says)))
 		})
 	}
@@ -356,14 +356,14 @@ func TestWhatReplacesWasmesOwn(t *testing.T) {
 	}
 	t.Run("asks for the image, and names those that were deployed", func(t *testing.T) {
 		g := NewWithT(t)
-		steps, _ := Plan(found(), nil)
+		steps, _ := Plan(found(), Images{})
 		g.Expect(steps).To(HaveLen(1))
 		g.Expect(steps[0].Err).To(MatchError("the module is the file /var/local/lib/wasme-cache/" + cachedDigest + " of the proxy: name the image with --image hello=IMAGE; wasme deployed registry.test/hello:v1, registry.test/other:v1"))
 		g.Expect(steps[0].FilterDeployments[0].Name).To(Equal("hello"))
 	})
 	t.Run("is one FilterDeployment for all workloads, which keeps the digest", func(t *testing.T) {
 		g := NewWithT(t)
-		steps, unused := Plan(found(), map[string]string{"hello": "registry.test/hello:v1"})
+		steps, unused := Plan(found(), Images{Of: map[string]string{"hello": "registry.test/hello:v1"}, Pull: wasmev1.ImagePullOptions{PullSecret: "registry"}})
 		g.Expect(unused).To(BeEmpty())
 		g.Expect(steps).To(HaveLen(1))
 		s := steps[0]
@@ -380,6 +380,8 @@ filter:
   config: world
   id: hello
   image: registry.test/hello:v1
+  imagePullOptions:
+    pullSecret: registry
   patchContext: inbound
   rootID: root
   sha256: ` + cachedDigest + "\n"))
@@ -388,7 +390,7 @@ filter:
 		g := NewWithT(t)
 		i := found()
 		i.Objects[1] = byWasme(t, "reviews-v1-hello.n", "reviews", otherDigest)
-		steps, unused := Plan(i, map[string]string{"details-v1-hello.n": "registry.test/hello:v1", "n/envoyfilter/reviews-v1-hello.n": "registry.test/hello:v2", "none": "registry.test/a:v1"})
+		steps, unused := Plan(i, Images{Of: map[string]string{"details-v1-hello.n": "registry.test/hello:v1", "n/envoyfilter/reviews-v1-hello.n": "registry.test/hello:v2", "none": "registry.test/a:v1"}})
 		g.Expect(unused).To(Equal([]string{"none"}))
 		g.Expect(steps).To(HaveLen(2))
 		g.Expect(steps[1].FilterDeployments[0].Name).To(Equal("hello-migrated"))
@@ -398,30 +400,30 @@ filter:
 		g := NewWithT(t)
 		i := found()
 		i.Workloads = i.Workloads[:1]
-		steps, _ := Plan(i, map[string]string{"details-v1-hello.n": "registry.test/hello:v1"})
+		steps, _ := Plan(i, Images{Of: map[string]string{"details-v1-hello.n": "registry.test/hello:v1"}})
 		g.Expect(steps).To(HaveLen(2))
 		g.Expect(steps[1].Err).To(MatchError(ContainSubstring("the workload reviews-v1, which does not exist: delete it with kubectl delete envoyfilter reviews-v1-hello.n -n n")))
 	})
 	t.Run("goes on with what an interrupted migration made", func(t *testing.T) {
 		g := NewWithT(t)
 		i := found()
-		steps, _ := Plan(i, map[string]string{"hello": "registry.test/hello:v1"})
+		steps, _ := Plan(i, Images{Of: map[string]string{"hello": "registry.test/hello:v1"}})
 		made := steps[0].FilterDeployments[0]
 		i.FilterDeployments = []wasmev1.FilterDeployment{*made}
-		again, _ := Plan(i, map[string]string{"hello": "registry.test/hello:v2"})
+		again, _ := Plan(i, Images{Of: map[string]string{"hello": "registry.test/hello:v2"}})
 		g.Expect(again[0].Kept).To(BeFalse())
 		g.Expect(again[0].FilterDeployments[0].Name).To(Equal("hello"))
 		g.Expect(again[0].FilterDeployments[0].Spec.Filter.Image).To(Equal("registry.test/hello:v2"), "the user may have named the wrong one")
 
 		i.Objects = i.Objects[1:]
-		last, _ := Plan(i, map[string]string{"hello": "registry.test/hello:v2"})
+		last, _ := Plan(i, Images{Of: map[string]string{"hello": "registry.test/hello:v2"}})
 		g.Expect(last[0].Kept).To(BeTrue())
 		g.Expect(last[0].FilterDeployments).To(Equal([]*wasmev1.FilterDeployment{made}), "one for fewer workloads would take the filter from the others")
 	})
 	t.Run("has another name than a FilterDeployment that is there", func(t *testing.T) {
 		i := found()
 		i.FilterDeployments = []wasmev1.FilterDeployment{{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "hello"}}}
-		steps, _ := Plan(i, map[string]string{"details-v1-hello.n": "registry.test/hello:v1"})
+		steps, _ := Plan(i, Images{Of: map[string]string{"details-v1-hello.n": "registry.test/hello:v1"}})
 		NewWithT(t).Expect(steps[0].FilterDeployments[0].Name).To(Equal("hello-migrated"))
 	})
 }
@@ -464,7 +466,7 @@ func TestWorkloadsThatAreReached(t *testing.T) {
 				mode = "SERVER"
 			}
 			object := objectFrom(t, wasmev1.OutputWasmPlugin, "hello", `{selector: {matchLabels: {`+row.selector+`}}, url: registry.test/hello:v1, match: [{mode: `+mode+`}]}`)
-			steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: row.workloads, Pods: row.pods, RootNamespace: "root"}, nil)
+			steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: row.workloads, Pods: row.pods, RootNamespace: "root"}, Images{})
 			g.Expect(steps).To(HaveLen(1))
 			g.Expect(steps[0].Err).NotTo(HaveOccurred())
 			var got []string
@@ -491,13 +493,36 @@ func TestWorkloadsThatAreReached(t *testing.T) {
 			"reaches all namespaces (m/details-v1)": append(bookinfo(), other),
 			"runs filters only on gateways":         bookinfo(),
 		} {
-			steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: workloads, RootNamespace: "n"}, nil)
+			steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: workloads, RootNamespace: "n"}, Images{})
 			g.Expect(steps[0].Err).To(MatchError(ContainSubstring(says)))
 		}
 		ingress := gateway("ingress", labelled("details"))
-		steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: []workload.Object{ingress}, RootNamespace: "n"}, nil)
+		steps, _ := Plan(&Inventory{Objects: []istio.Output{object}, Workloads: []workload.Object{ingress}, RootNamespace: "n"}, Images{})
 		g.Expect(steps[0].Err).NotTo(HaveOccurred())
 	})
+}
+
+func TestWorkloadsWhosePodsAWasmPluginCannotTellApart(t *testing.T) {
+	v1 := deploymentNamed("details-v1", labelled("details"))
+	v2 := deploymentNamed("details-v2", map[string]string{"app": "details", "version": "v2"})
+	for _, row := range []struct {
+		name, spec, refused string
+	}{
+		{"get an EnvoyFilter each", `{selector: {matchLabels: {app: details}}, url: registry.test/hello:v1}`, ""},
+		{"are refused with a phase, which an EnvoyFilter lacks", `{selector: {matchLabels: {app: details}}, url: registry.test/hello:v1, phase: AUTHN}`, "spec.phase: only a WasmPlugin has phases, but with one for each workload the filter runs more than once on each request to 1 workloads"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g := NewWithT(t)
+			s := stepOf(t, objectFrom(t, wasmev1.OutputWasmPlugin, "hello", row.spec), []workload.Object{v1, v2})
+			if row.refused != "" {
+				g.Expect(s.Err).To(MatchError(ContainSubstring(row.refused)))
+				return
+			}
+			g.Expect(s.Err).NotTo(HaveOccurred())
+			g.Expect(s.FilterDeployments[0].Spec.Deployment.Istio.Output).To(BeEmpty())
+			g.Expect(s.Notes).To(ConsistOf(ContainSubstring("its output is an EnvoyFilter")))
+		})
+	}
 }
 
 func withPods(d *appsv1.Deployment, labels map[string]string) *appsv1.Deployment {
@@ -511,7 +536,7 @@ func TestOlderObjectsAreReplacedFirst(t *testing.T) {
 	younger := objectFrom(t, wasmev1.OutputWasmPlugin, "a", `{url: registry.test/hello:v1}`)
 	younger.SetCreationTimestamp(metav1.NewTime(older.GetCreationTimestamp().Add(time.Minute)))
 	younger.SetLabels(map[string]string{"app.kubernetes.io/managed-by": "Helm"})
-	steps, _ := Plan(&Inventory{Objects: []istio.Output{younger, older}, Workloads: bookinfo()}, nil)
+	steps, _ := Plan(&Inventory{Objects: []istio.Output{younger, older}, Workloads: bookinfo()}, Images{})
 	g.Expect(steps).To(HaveLen(2))
 	g.Expect(steps[0].FilterDeployments[0].Name).To(Equal("z"))
 	g.Expect(steps[1].Notes).To(ConsistOf("Helm put it there and may put it back: remove it there, too"))
@@ -538,4 +563,19 @@ func TestAnnotationsOfWasme(t *testing.T) {
 		})
 	}
 	NewWithT(t).Expect(ImagesIn(&corev1.ConfigMap{Data: map[string]string{"images": "a:v1\nb:v2\n"}})).To(Equal([]string{"a:v1", "b:v2"}))
+}
+
+// Anyone who can write an object can have it read.
+func FuzzPlan(f *testing.F) {
+	f.Add([]byte(`{"configPatches": [{"applyTo": "HTTP_FILTER", "patch": {"operation": "INSERT_FIRST", "value": {"name": "envoy.filters.http.wasm", "config": {"config": {"configuration": "a", "vmConfig": {"code": {"local": {"filename": "/a"}}}}}}}}]}`))
+	f.Add([]byte(`{"selector": {"matchLabels": {"app": "details"}}, "url": "oci://a/b", "match": [{"ports": [{"number": 80}]}], "vmConfig": {"env": [{"name": "A"}]}}`))
+	f.Fuzz(func(_ *testing.T, spec []byte) {
+		for _, kind := range []wasmev1.Output{wasmev1.OutputEnvoyFilter, wasmev1.OutputWasmPlugin} {
+			object := istio.Kinds[kind].New()
+			object.SetNamespace("n")
+			object.SetName("a")
+			object.Content().Raw = spec
+			Plan(&Inventory{Objects: []istio.Output{object}, Workloads: bookinfo()}, Images{Of: map[string]string{"a": "registry.test/a:v1"}})
+		}
+	})
 }

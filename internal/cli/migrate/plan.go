@@ -16,7 +16,9 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/istio"
+	"github.com/wasme-io/wasme-operator/internal/overlap"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -26,22 +28,29 @@ const maxPriority = 1000
 // planner plans the steps of a migration.
 type planner struct {
 	*Inventory
-	images map[string]string
+	images Images
 	used   map[string]bool
 	// taken are the names of the FilterDeployments that were planned, behind their namespaces.
 	taken map[string]bool
 }
 
+// Images are what the user says about modules that objects do not name.
+type Images struct {
+	// Of are the images of objects (Is), or of FilterDeployments by their names.
+	Of map[string]string
+	// Pull says how the operator reaches them.
+	Pull wasmev1.ImagePullOptions
+}
+
 // Plan returns the steps of a migration, in the order in which their objects were created:
-// among filters with the same place, age decides which one runs first. The images are those
-// that the user named for objects (Is), or for FilterDeployments by their names; unused has
-// those that no step needed.
-func Plan(found *Inventory, images map[string]string) (steps []Step, unused []string) {
+// among filters with the same place, age decides which one runs first. Of the images, unused
+// are those that no step needed.
+func Plan(found *Inventory, images Images) (steps []Step, unused []string) {
 	p := &planner{Inventory: found, images: images, used: map[string]bool{}, taken: map[string]bool{}}
 	for _, group := range p.groups() {
 		steps = append(steps, p.step(group))
 	}
-	for _, text := range slices.Sorted(maps.Keys(images)) {
+	for _, text := range slices.Sorted(maps.Keys(images.Of)) {
 		if !p.used[text] {
 			unused = append(unused, text)
 		}
@@ -169,6 +178,7 @@ func (p *planner) replace(g *group, index int, s *Step) ([]*wasmev1.FilterDeploy
 		if i > 0 {
 			name += "-" + strings.ToLower(deployment.spec.Kind)
 		}
+		s.Notes = append(s.Notes, p.avoidOverlaps(f, &deployment)...)
 		fd, err := p.filterDeployment(g, f, name, deployment)
 		fds, failures = append(fds, fd), append(failures, err)
 	}
@@ -349,18 +359,50 @@ func (p *planner) filterDeployment(g *group, f *filter, name string, d deploymen
 	if err := p.addImage(g, fd, f); err != nil {
 		return fd, err
 	}
+	if overlaps := p.overlaps(d); len(overlaps) > 0 {
+		return fd, fmt.Errorf("spec.phase: only a WasmPlugin has phases, but with one for each workload %s", overlap.Verdict(overlaps, namespace).Message)
+	}
 	return fd, check(fd)
+}
+
+// avoidOverlaps chooses EnvoyFilters where WasmPlugins, one for each workload, would also
+// reach pods of other workloads, and returns what to know about that.
+func (p *planner) avoidOverlaps(f *filter, d *deployment) []string {
+	if f.spec.Position != nil || len(p.overlaps(*d)) == 0 {
+		return nil
+	}
+	d.spec.Output = "" // EnvoyFilter
+	return []string{"its output is an EnvoyFilter, and so it runs right before the router: WasmPlugins, one for each workload, would also reach the pods of other workloads"}
+}
+
+// overlaps returns the workloads that outputs, one for each target, would reach beside.
+func (p *planner) overlaps(d deployment) []overlap.Overlap {
+	if !overlap.SelectsByLabels(d.spec.Output) || len(d.spec.TargetRefs) > 0 {
+		return nil
+	}
+	made := make([]overlap.Made, 0, len(d.targets))
+	for _, target := range d.targets {
+		made = append(made, overlap.Made{Output: rollout.OutputKey{Kind: d.spec.Output, Name: target.Name}, For: target})
+	}
+	var all []workload.Target
+	for _, w := range p.Workloads {
+		if w.GetNamespace() == d.targets[0].Namespace {
+			all = append(all, workload.TargetOf(w))
+		}
+	}
+	return overlap.Find(made, all)
 }
 
 // addImage sets the image that the user named.
 func (p *planner) addImage(g *group, fd *wasmev1.FilterDeployment, f *filter) error {
-	for text, image := range p.images {
+	for text, image := range p.images.Of {
 		named := text == fd.Name || slices.ContainsFunc(g.objects, func(object istio.Output) bool { return Is(object, text) })
 		if named && f.unknown != "" {
 			p.used[text] = true
-			known := *f
-			known.useImage(image)
-			fd.Spec.Filter.Image, fd.Spec.Filter.URL = known.spec.Image, ""
+			fd.Spec.Filter.Image = image
+			if pull := p.images.Pull; pull.PullSecret != "" || pull.PlainHTTP || pull.InsecureSkipVerify {
+				fd.Spec.Filter.ImagePullOptions = &pull
+			}
 			return nil
 		}
 	}

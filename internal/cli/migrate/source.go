@@ -75,8 +75,3 @@ func (f *filter) file(file string) {
 	}
 	f.unknown = "the module is the file " + file + " of the proxy: " + needsImage
 }
-
-// useImage has the module come from an image that the user named.
-func (f *filter) useImage(image string) {
-	f.spec.Image, f.spec.URL, f.unknown = image, "", ""
-}

@@ -20,13 +20,13 @@ import (
 
 // Filters returns a table of the Wasm filters of a chain, in their order.
 func Filters(filters []chain.Filter) *metav1.Table {
-	table := newTable("#", "FROM", "REVISION", "PLACE")
+	table := NewTable("#", "FROM", "REVISION", "PLACE")
 	for i, f := range filters {
 		place := f.Place
 		if f.Tried {
 			place += ", only tried: no request passes it"
 		}
-		addRow(table, strconv.Itoa(i+1), f.From.String(), f.Revision, place)
+		AddRow(table, strconv.Itoa(i+1), f.From.String(), f.Revision, place)
 	}
 	return table
 }
@@ -46,13 +46,13 @@ func RunningPods(pods []RunningPod, traffics []chain.Traffic) *metav1.Table {
 	for _, traffic := range traffics {
 		columns = append(columns, strings.ToUpper(string(traffic)))
 	}
-	table := newTable(append(columns, "STATE")...)
+	table := NewTable(append(columns, "STATE")...)
 	for _, pod := range pods {
 		cells := []string{pod.Name}
 		for _, traffic := range traffics {
 			cells = append(cells, describeChains(pod.Chains[traffic]))
 		}
-		addRow(table, append(cells, pod.State)...)
+		AddRow(table, append(cells, pod.State)...)
 	}
 	return table
 }

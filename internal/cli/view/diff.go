@@ -15,7 +15,7 @@ import (
 
 // Changes returns a table of what happens to workloads.
 func Changes(changes []cost.Change) *metav1.Table {
-	table := newTable("WORKLOAD", "CHANGE", "FROM", "TO", "PODS", "FETCH", "DRAINS")
+	table := NewTable("WORKLOAD", "CHANGE", "FROM", "TO", "PODS", "FETCH", "DRAINS")
 	for _, c := range changes {
 		fetch, drains := "", ""
 		if c.Fetches {
@@ -28,7 +28,7 @@ func Changes(changes []cost.Change) *metav1.Table {
 		if c.Err != nil || c.Kind == cost.Removed {
 			to = ""
 		}
-		addRow(table, c.Workload, string(c.Kind), c.From, to, strconv.Itoa(c.Pods), fetch, drains)
+		AddRow(table, c.Workload, string(c.Kind), c.From, to, strconv.Itoa(c.Pods), fetch, drains)
 	}
 	return table
 }

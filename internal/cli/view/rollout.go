@@ -79,13 +79,13 @@ func RetryValue(fd *wasmev1.FilterDeployment) string {
 
 // History returns a table of revisions, the newest first. The outputs say which are live.
 func History(fd *wasmev1.FilterDeployment, history []revision.Revision, outputs rollout.Outputs, now time.Time) *metav1.Table {
-	table := newTable("REVISION", "HASH", "STATE", "MODULE", "DIGEST", "AGE")
+	table := NewTable("REVISION", "HASH", "STATE", "MODULE", "DIGEST", "AGE")
 	live := map[string]int{}
 	for _, output := range outputs {
 		live[output.Revision]++
 	}
 	for _, known := range history {
-		addRow(table, strconv.FormatInt(known.Object.Revision, 10), known.Hash,
+		AddRow(table, strconv.FormatInt(known.Object.Revision, 10), known.Hash,
 			stateOf(fd, known.Hash, live[known.Hash], len(outputs)),
 			revision.Source(known.Filter), short(known.Module.SHA256), age(known.Object.CreationTimestamp, now))
 	}

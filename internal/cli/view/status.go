@@ -23,7 +23,7 @@ func FilterDeployments(items []wasmev1.FilterDeployment, namespaces bool, now ti
 	if namespaces {
 		columns = append([]string{"NAMESPACE"}, columns...)
 	}
-	table := newTable(columns...)
+	table := NewTable(columns...)
 	sorted := slices.SortedFunc(slices.Values(items), func(a, b wasmev1.FilterDeployment) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
@@ -32,7 +32,7 @@ func FilterDeployments(items []wasmev1.FilterDeployment, namespaces bool, now ti
 		if namespaces {
 			cells = append([]string{sorted[i].Namespace}, cells...)
 		}
-		addRow(table, cells...)
+		AddRow(table, cells...)
 	}
 	return table
 }
@@ -77,7 +77,7 @@ type Pods struct {
 // The outputs say which revision each holds. pods is by the keys of the workloads
 // (workload.Target.Key); nil when they are not known.
 func Workloads(fd *wasmev1.FilterDeployment, outputs rollout.Outputs, pods map[string]Pods) *metav1.Table {
-	table := newTable("WORKLOAD", "STATE", "PODS", "REVISION", "REASON")
+	table := NewTable("WORKLOAD", "STATE", "PODS", "REVISION", "REASON")
 	held := heldBy(outputs)
 	for _, key := range keysOf(fd, held) {
 		state := fd.Status.Workloads[key]
@@ -85,7 +85,7 @@ func Workloads(fd *wasmev1.FilterDeployment, outputs rollout.Outputs, pods map[s
 		if found, known := pods[key]; known {
 			count = fmt.Sprintf("%d/%d", found.Ready, found.All)
 		}
-		addRow(table, key, string(state.State), count, describeOutput(held[key]), state.Reason)
+		AddRow(table, key, string(state.State), count, describeOutput(held[key]), state.Reason)
 	}
 	return table
 }

@@ -27,8 +27,8 @@ const (
 	none = "-"
 )
 
-// newTable returns a table without rows. Columns whose names begin with "+" are wide ones.
-func newTable(columns ...string) *metav1.Table {
+// NewTable returns a table without rows. Columns whose names begin with "+" are wide ones.
+func NewTable(columns ...string) *metav1.Table {
 	table := &metav1.Table{}
 	for _, name := range columns {
 		column := metav1.TableColumnDefinition{Type: "string"}
@@ -40,8 +40,8 @@ func newTable(columns ...string) *metav1.Table {
 	return table
 }
 
-// addRow adds a row with a text for each column; an empty one is printed as "-".
-func addRow(table *metav1.Table, cells ...string) {
+// AddRow adds a row with a text for each column; an empty one is printed as "-".
+func AddRow(table *metav1.Table, cells ...string) {
 	row := metav1.TableRow{}
 	for _, cell := range cells {
 		if cell == "" {

@@ -10,8 +10,8 @@ import (
 )
 
 func TestFit(t *testing.T) {
-	table := newTable("NAME", "READY", "+WIDE", "ROLLOUT", "MESSAGE")
-	addRow(table, "bookinfo-custom-filter", "True", "wide", "Complete", "revision 09c950b2 on 6 of 6 workloads")
+	table := NewTable("NAME", "READY", "+WIDE", "ROLLOUT", "MESSAGE")
+	AddRow(table, "bookinfo-custom-filter", "True", "wide", "Complete", "revision 09c950b2 on 6 of 6 workloads")
 	for _, row := range []struct {
 		name  string
 		width int
