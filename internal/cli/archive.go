@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -37,13 +36,12 @@ func newSave(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.writeTo(output, func(to io.Writer) error { return local.Save(c.Context(), to, refs...) })
+		return a.writeTo(output, func(to io.Writer) error { return explainStore(local.Save(c.Context(), to, refs...)) })
 	}
 	return c
 }
 
-// writeTo has a file written, or the standard output where that is no terminal. A file that
-// could not be written to its end is removed.
+// writeTo has a file written, or the standard output where that is no terminal.
 func (a *app) writeTo(path string, write func(io.Writer) error) error {
 	if path == "" {
 		if out, ok := a.Out.(*os.File); ok && term.IsTerminal(int(out.Fd())) {
@@ -51,14 +49,15 @@ func (a *app) writeTo(path string, write func(io.Writer) error) error {
 		}
 		return write(a.Out)
 	}
-	file, err := os.Create(path)
+	file, err := newAtomicFile(path)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(write(file), file.Close()); err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(path))
+	defer file.discard()
+	if err := write(file); err != nil {
+		return err
 	}
-	return nil
+	return file.commit()
 }
 
 func newLoad(a *app) *cobra.Command {
@@ -74,6 +73,9 @@ func newLoad(a *app) *cobra.Command {
 	c.Flags().StringVarP(&input, "input", "i", "", "file to read (default: the standard input)")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		from := a.In
+		if in, ok := a.In.(*os.File); ok && input == "" && term.IsTerminal(int(in.Fd())) {
+			return misused("no archive is named: set --input, or redirect the input")
+		}
 		if input != "" {
 			file, err := os.Open(input)
 			if err != nil {

@@ -41,13 +41,12 @@ differ: compare them with each other only.`,
 		Example: "  wasme bench . --against registry.example.com/filters/hello:v1",
 		Args:    cobra.ExactArgs(1),
 	}
-	filter, format := newFilterFlags(c), newOutput(c)
+	from, filter, format := newSources(a, c), newFilterFlags(c), newOutput(c)
 	var against string
 	c.Flags().StringVar(&against, "against", "", "image, folder or .wasm file to compare with")
-	c.ValidArgsFunction = completeImages(&storeFlag{}, true)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		named := slices.DeleteFunc([]string{args[0], against}, func(name string) bool { return name == "" })
-		results, err := a.bench(c.Context(), filter, named)
+		results, err := from.bench(c.Context(), filter, named)
 		if err != nil {
 			return err
 		}
@@ -56,10 +55,10 @@ differ: compare them with each other only.`,
 	return c
 }
 
-func (a *app) bench(ctx context.Context, filter *filterFlags, named []string) ([]measured, error) {
+func (s *sources) bench(ctx context.Context, filter *filterFlags, named []string) ([]measured, error) {
 	results, modules := make([]measured, len(named)), make([]*image.Module, len(named))
 	for i, name := range named {
-		m, err := a.load(ctx, name)
+		m, err := s.load(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -76,9 +76,7 @@ func newBuildOf(a *app, language toolchain.Language) *cobra.Command {
 	b.addTo(c)
 	if language == toolchain.Precompiled {
 		c.Use, c.Short = string(language)+" FILE|DIR", "Keep a .wasm file that is there already"
-	} else {
-		c.Flags().StringVarP(&b.builderImage, "image", "i", "", "builder image to build in, with docker or podman (default: the compiler that is installed)")
-		c.Flags().StringVar(&b.tempDir, "tmp-dir", "", "folder for temporary files (default: the system's)")
+		c.Flags().Lookup("image").Hidden = true
 	}
 	c.RunE = func(c *cobra.Command, args []string) error { return b.run(c.Context(), language, args[0]) }
 	return c
@@ -88,6 +86,8 @@ func (b *buildFlags) addTo(c *cobra.Command) {
 	b.stores = newStoreFlag(c)
 	c.Flags().StringVarP(&b.tag, "tag", "t", "", "name of the image, such as registry.example.com/filters/hello:v1")
 	c.Flags().StringVarP(&b.config, "config", "c", "", "runtime configuration (default: runtime-config.json in the folder, if there is one)")
+	c.Flags().StringVarP(&b.builderImage, "image", "i", "", "builder image to build in, with docker or podman (default: the compiler that is installed)")
+	c.Flags().StringVar(&b.tempDir, "tmp-dir", "", "folder for temporary files (default: the system's)")
 	c.Flags().StringVar(&b.form, "format", string(image.Wasme), "form of the image: wasme, compat or cncf")
 }
 
@@ -160,7 +160,11 @@ func (b *buildFlags) keep(ctx context.Context, tag name.Tag, form image.Form, m 
 func (b *buildFlags) compile(ctx context.Context, language toolchain.Language, path string) (*image.Module, error) {
 	options := toolchain.Options{Log: b.app.ErrOut, TempDir: b.tempDir}
 	build := func() ([]byte, error) { return toolchain.Build(ctx, language, path, options) }
-	if b.builderImage != "" {
+	switch {
+	case b.builderImage == "":
+	case language == toolchain.Precompiled:
+		b.app.say("note: --image does nothing: the module is built already")
+	default:
 		build = func() ([]byte, error) { return toolchain.BuildInImage(ctx, b.builderImage, language, path, options) }
 	}
 	wasm, err := build()

@@ -73,10 +73,24 @@ func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 	if err != nil && strings.HasPrefix(err.Error(), "unknown command ") { // cobra has no type for it
 		err = misused("%w", err)
 	}
-	if err != nil && ctx.Err() == nil {
-		fmt.Fprintln(streams.ErrOut, "Error:", err)
+	for _, part := range parts(err) {
+		if ctx.Err() == nil || !errors.Is(part, context.Canceled) {
+			fmt.Fprintln(streams.ErrOut, "Error:", part)
+		}
 	}
 	return codeOf(ctx, err)
+}
+
+// parts returns the errors that were joined: one of them may be that the command was
+// interrupted, which its user knows, and another what was left behind.
+func parts(err error) []error {
+	switch joined := err.(type) { //nolint:errorlint // what wraps joined errors has words of its own
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		return joined.Unwrap()
+	}
+	return []error{err}
 }
 
 func codeOf(ctx context.Context, err error) int {
@@ -101,6 +115,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "wasme",
 		Short:         "Build, test, publish and deploy Wasm filters for Envoy",
+		Version:       buildOf().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"sync"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -82,13 +85,19 @@ func (k *cluster) client() (client.WithWatch, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	log.SetLogger(logr.Discard()) // what controller-runtime logs is not for users of a command
+	silence()
 	c, err := client.NewWithWatch(config, client.Options{Scheme: newScheme()})
 	if err != nil {
 		return nil, "", fmt.Errorf("reaching the API server at %s: %w", config.Host, err)
 	}
 	return c, namespace, nil
 }
+
+// silence drops what controller-runtime and client-go log: it is not for users of a command.
+var silence = sync.OnceFunc(func() {
+	log.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+})
 
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
@@ -104,11 +113,29 @@ func explain(ctx context.Context, doing string, err error) error {
 	case err == nil || ctx.Err() != nil:
 		return err
 	case meta.IsNoMatchError(err):
-		return fmt.Errorf("%s: this cluster has no FilterDeployments: install wasme-operator", doing)
+		return fmt.Errorf("%s: this cluster does not serve FilterDeployments (wasme.io/v1): install wasme-operator", doing)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%s: %w: ask for that right, or choose another --context", doing, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%s: the API server does not accept the kubeconfig's credentials: log in again", doing)
+	case isUnreachable(err):
+		return fmt.Errorf("%s: %w: check your network, and run wasme doctor", doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// isUnreachable reports whether nothing answered at the address of a server.
+func isUnreachable(err error) bool {
+	_, unknown := errors.AsType[*net.DNSError](err)
+	_, unconnected := errors.AsType[*net.OpError](err)
+	return unknown || unconnected
+}
+
+// explainApply is explain for applying a FilterDeployment, whose fields may be someone else's.
+func explainApply(ctx context.Context, name string, err error) error {
+	doing := "applying FilterDeployment " + name
+	if apierrors.IsConflict(err) {
+		return fmt.Errorf("%s: someone else manages it: change it there, or delete it first: %w", doing, err)
+	}
+	return explain(ctx, doing, err)
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,11 +19,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/wait"
+	watchtools "k8s.io/client-go/tools/watch"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli/view"
+	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
 // deployTimeout is how long a command waits for the cluster unless it is told otherwise.
@@ -74,7 +78,7 @@ type deployFlags struct {
 	istioNamespace string
 	pull           wasmev1.ImagePullOptions
 	dryRun         string
-	output         string
+	output         *output
 	wait           bool
 	timeout        time.Duration
 }
@@ -103,30 +107,33 @@ It exits with 3 when the filter was refused, or the rollout went back.`,
 	flags.BoolVar(&d.pull.PlainHTTP, "plain-http", false, "have the operator pull the image over HTTP, without TLS")
 	flags.BoolVar(&d.pull.InsecureSkipVerify, "insecure", false, "have the operator not check the certificate of the registry")
 	flags.StringVar(&d.dryRun, "dry-run", "none", "none, client (only print) or server (have the API server check it, and print)")
-	flags.StringVarP(&d.output, "output", "o", "", "print the FilterDeployment as yaml or json")
+	d.output = newOutput(c)
 	flags.BoolVar(&d.wait, "wait", true, "wait until all workloads run the filter")
-	flags.DurationVar(&d.timeout, "timeout", deployTimeout, "how long to wait")
-	addMeaningless(a, c)
+	flags.DurationVar(&d.timeout, "timeout", deployTimeout, "how long to wait; 0 waits forever")
+	addMeaningless(a, c, cacheFlags...)
 	c.ValidArgsFunction = completeImages(&storeFlag{}, false)
 	c.RunE = func(c *cobra.Command, args []string) error { return d.run(c.Context(), args[0]) }
 	return c
 }
 
-// meaningless are flags of the predecessor that say nothing here.
-var meaningless = []string{
+// cacheFlags are flags of the predecessor that say nothing here.
+var cacheFlags = []string{
 	"cache-custom-command", "cache-image-pull-policy", "cache-name", "cache-namespace", "cache-repo", "cache-tag", "cache-timeout",
 	"istiod-name", "ignore-version-check",
 }
 
-// addMeaningless accepts the flags that mean nothing any more, and says so when one is set.
-func addMeaningless(a *app, c *cobra.Command) {
-	for _, name := range meaningless {
-		c.Flags().String(name, "", "does nothing: the operator needs no cache and checks the version of Istio itself")
+// addMeaningless accepts flags of the predecessor that mean nothing any more, and says so
+// when one is set.
+func addMeaningless(a *app, c *cobra.Command, names ...string) {
+	for _, name := range names {
+		c.Flags().String(name, "", "does nothing any more")
 		c.Flags().Lookup(name).Hidden = true
 	}
-	c.Flags().Lookup("ignore-version-check").NoOptDefVal = "true"
+	if check := c.Flags().Lookup("ignore-version-check"); check != nil {
+		check.NoOptDefVal = "true"
+	}
 	c.PreRun = func(c *cobra.Command, _ []string) {
-		for _, name := range meaningless {
+		for _, name := range names {
 			if c.Flags().Changed(name) {
 				a.say("note: --%s does nothing any more", name)
 			}
@@ -151,7 +158,7 @@ func (d *deployFlags) run(ctx context.Context, image string) error {
 	}
 	switch d.dryRun {
 	case "client":
-		return printObject(d.app.Out, fd, d.output)
+		return d.app.printObject(fd, d.output)
 	case "none", "server":
 		return d.apply(ctx, fd)
 	}
@@ -171,6 +178,9 @@ func (d *deployFlags) filterDeployment(namespace, image string) (*unstructured.U
 	}
 	if d.pull.PullSecret != "" || d.pull.PlainHTTP || d.pull.InsecureSkipVerify {
 		fd.Spec.Filter.ImagePullOptions = &d.pull
+	}
+	if err := d.checkSpec(fd.Spec); err != nil {
+		return nil, err
 	}
 	if d.config != "" {
 		raw, err := json.Marshal(d.config)
@@ -194,6 +204,21 @@ func (d *deployFlags) filterDeployment(namespace, image string) (*unstructured.U
 	return &unstructured.Unstructured{Object: content}, nil
 }
 
+// checkSpec reports what the API server or the operator would refuse.
+func (d *deployFlags) checkSpec(spec wasmev1.FilterDeploymentSpec) error {
+	if _, known := workload.KindNamed(d.workloadType); !known {
+		return misused("--workload-type %q is not known: use deployment, daemonset or statefulset", d.workloadType)
+	}
+	contexts := []wasmev1.PatchContext{wasmev1.PatchContextInbound, wasmev1.PatchContextOutbound, wasmev1.PatchContextGateway, wasmev1.PatchContextAny}
+	if !slices.Contains(contexts, spec.Filter.PatchContext) {
+		return misused("--patch-context %q is not known: use inbound, outbound, gateway or any", d.patchContext)
+	}
+	if err := render.Check(spec); err != nil {
+		return misused("%w", err)
+	}
+	return nil
+}
+
 // apply applies the FilterDeployment and follows it.
 func (d *deployFlags) apply(ctx context.Context, fd *unstructured.Unstructured) error {
 	c, _, err := d.cluster.client()
@@ -205,15 +230,12 @@ func (d *deployFlags) apply(ctx context.Context, fd *unstructured.Unstructured) 
 		options = append(options, client.DryRunAll)
 	}
 	err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(fd), options...)
-	switch {
-	case apierrors.IsConflict(err):
-		return fmt.Errorf("applying FilterDeployment %s: someone else manages it: change it there, or delete it first: %w", d.id, err)
-	case err != nil:
-		return explain(ctx, "applying FilterDeployment "+d.id, err)
+	if err != nil {
+		return explainApply(ctx, d.id, err)
 	}
-	if d.output != "" || d.dryRun == "server" {
+	if d.output.format != "" || d.dryRun == "server" {
 		unstructured.RemoveNestedField(fd.Object, "metadata", "managedFields")
-		if err := printObject(d.app.Out, fd, d.output); err != nil || d.dryRun == "server" {
+		if err := d.app.printObject(fd, d.output); err != nil || d.dryRun == "server" {
 			return err
 		}
 	}
@@ -221,40 +243,53 @@ func (d *deployFlags) apply(ctx context.Context, fd *unstructured.Unstructured) 
 	if !d.wait {
 		return nil
 	}
-	return d.follow(ctx, c, client.ObjectKeyFromObject(fd))
+	f := &follower{app: d.app, lines: d.app.Out, timeout: d.timeout}
+	if d.output.format != "" { // the FilterDeployment is there, for a program
+		f.lines = d.app.ErrOut
+	}
+	return f.follow(ctx, c, client.ObjectKeyFromObject(fd))
+}
+
+// follower follows a FilterDeployment.
+type follower struct {
+	app *app
+	// lines gets a line for each workload whose state has changed.
+	lines io.Writer
+	// timeout is how long it follows; 0 is forever.
+	timeout time.Duration
 }
 
 // follow prints what becomes of the FilterDeployment and of each workload.
-func (d *deployFlags) follow(ctx context.Context, c client.WithWatch, at client.ObjectKey) error {
-	limited, cancel := context.WithTimeout(ctx, d.timeout)
+func (f *follower) follow(ctx context.Context, c client.WithWatch, at client.ObjectKey) error {
+	limited, cancel := watchtools.ContextWithOptionalTimeout(ctx, f.timeout)
 	defer cancel()
 	told, last := map[string]string{}, view.Progress{}
 	err := follow(limited, c, at, func(fd *wasmev1.FilterDeployment, gone bool) (bool, error) {
 		if gone {
-			return false, fmt.Errorf("FilterDeployment %s was deleted", at.Name)
+			return false, fmt.Errorf("waiting for FilterDeployment %s: %w", at.Name, errDeleted)
 		}
 		progress := view.ProgressOf(fd)
 		if progress != last && !progress.Done && !progress.Failed {
-			d.app.say("%s", progress.Message)
+			f.app.say("%s", progress.Message)
 		}
 		last = progress
-		d.tell(fd, told)
+		f.tell(fd, told)
 		if progress.Failed {
 			return false, refuse("%s", progress.Message)
 		}
 		return progress.Done, nil
 	})
 	if err == nil {
-		d.app.say("all workloads run the filter")
+		f.app.say("all workloads run the filter")
 	}
 	if ctx.Err() == nil && errors.Is(limited.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("FilterDeployment %s is not done after %v: follow it with wasme rollout status %s -n %s", at.Name, d.timeout, at.Name, at.Namespace)
+		return fmt.Errorf("FilterDeployment %s is not done after %v: follow it with wasme rollout status %s -n %s", at.Name, f.timeout, at.Name, at.Namespace)
 	}
 	return err
 }
 
 // tell prints a line for each workload whose state has changed.
-func (d *deployFlags) tell(fd *wasmev1.FilterDeployment, told map[string]string) {
+func (f *follower) tell(fd *wasmev1.FilterDeployment, told map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(fd.Status.Workloads)) {
 		state := fd.Status.Workloads[name]
 		text := string(state.State)
@@ -263,27 +298,9 @@ func (d *deployFlags) tell(fd *wasmev1.FilterDeployment, told map[string]string)
 		}
 		if told[name] != text {
 			told[name] = text
-			fmt.Fprintf(d.app.Out, "%s: %s\n", name, text)
+			fmt.Fprintf(f.lines, "%s: %s\n", name, text)
 		}
 	}
-}
-
-// printObject prints an object as YAML, or as JSON.
-func printObject(to io.Writer, object *unstructured.Unstructured, format string) error {
-	switch format {
-	case "", "yaml":
-		content, err := yaml.Marshal(object.Object)
-		if err != nil {
-			return err
-		}
-		_, err = to.Write(content)
-		return err
-	case "json":
-		encoder := json.NewEncoder(to)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(object.Object)
-	}
-	return misused("the output %q is not known: use yaml or json", format)
 }
 
 func newUndeploy(a *app) *cobra.Command {
@@ -314,14 +331,11 @@ func newUndeployIstio(a *app) *cobra.Command {
 	var dryRun bool
 	var timeout time.Duration
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be deleted")
-	c.Flags().DurationVar(&timeout, "timeout", deployTimeout, "how long to wait")
-	addMeaningless(a, c)
+	c.Flags().DurationVar(&timeout, "timeout", deployTimeout, "how long to wait; 0 waits forever")
+	addMeaningless(a, c, append([]string{"root-id", "config", "patch-context", "istio-namespace"}, cacheFlags...)...)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := s.check(); err != nil {
 			return err
-		}
-		if c.Flags().Changed("labels") || c.Flags().Changed("workload-type") {
-			a.say("note: --labels and --workload-type do nothing: the FilterDeployment is deleted as a whole")
 		}
 		in, namespace, err := k.client()
 		if err != nil {
@@ -331,12 +345,32 @@ func newUndeployIstio(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := s.checkWhole(c, fd); err != nil {
+			return err
+		}
 		if dryRun {
 			return a.wouldDelete(fd)
 		}
 		return a.undeploy(c.Context(), in, fd, timeout)
 	}
 	return c
+}
+
+// checkWhole refuses flags that mean only a part of the workloads: a FilterDeployment is
+// deleted as a whole.
+func (s *selectFlags) checkWhole(c *cobra.Command, fd *wasmev1.FilterDeployment) error {
+	istio := ptr.Deref(fd.Spec.Deployment.Istio, wasmev1.IstioDeploymentSpec{})
+	labels := map[string]string{}
+	for key, value := range istio.Labels {
+		labels[key] = string(value)
+	}
+	switch {
+	case c.Flags().Changed("labels") && !maps.Equal(labels, s.labels):
+		return misused("--labels cannot limit the removal: change spec.deployment.istio of FilterDeployment %s, or leave --labels out to delete the filter everywhere", fd.Name)
+	case c.Flags().Changed("workload-type") && !strings.EqualFold(cmp.Or(istio.Kind, "deployment"), s.workloadType):
+		return misused("--workload-type cannot limit the removal: FilterDeployment %s is for workloads of the kind %s: leave --workload-type out to delete it", fd.Name, istio.Kind)
+	}
+	return nil
 }
 
 func (a *app) wouldDelete(fd *wasmev1.FilterDeployment) error {
@@ -352,7 +386,7 @@ const deletedPoll = 200 * time.Millisecond
 
 // undeploy deletes a FilterDeployment after what it owns, and waits for that.
 func (a *app) undeploy(ctx context.Context, c client.WithWatch, fd *wasmev1.FilterDeployment, timeout time.Duration) error {
-	limited, cancel := context.WithTimeout(ctx, timeout)
+	limited, cancel := watchtools.ContextWithOptionalTimeout(ctx, timeout)
 	defer cancel()
 	doing := "deleting FilterDeployment " + fd.Name
 	err := c.Delete(limited, fd, client.PropagationPolicy(metav1.DeletePropagationForeground), client.Preconditions{UID: &fd.UID})

@@ -44,7 +44,7 @@ type describer struct {
 }
 
 func newDescribe(a *app) *cobra.Command {
-	d := &describer{app: a, root: &meshFlags{}}
+	d := &describer{app: a}
 	c := &cobra.Command{
 		Use:   "describe KIND/NAME",
 		Short: "Show which Wasm filters run on a workload, and who put them there",
@@ -63,7 +63,7 @@ KIND is deploy, ds, sts or pod.`,
 		RunE: func(c *cobra.Command, args []string) error { return d.run(c.Context(), args[0]) },
 	}
 	d.cluster = newCluster(c)
-	c.Flags().StringVar(&d.root.given.RootNamespace, rootNamespaceFlag, "", "the mesh's root namespace; default: that of the operator in the cluster, or else "+operatorDefaults.RootNamespace)
+	d.root = newRootFlag(a, c)
 	return c
 }
 

@@ -39,7 +39,7 @@ The exit code is 0 when nothing would change, and 3 when something would.`,
 		RunE: func(c *cobra.Command, _ []string) error { return d.run(c.Context()) },
 	}
 	d.cluster = newCluster(c)
-	d.mesh = newMeshFlags(c)
+	d.mesh = newMeshFlags(a, c)
 	addFiles(c, &d.files)
 	return c
 }

@@ -5,10 +5,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/doctor"
-	"github.com/wasme-io/wasme-operator/internal/cli/view"
 )
 
 func newDoctor(a *app) *cobra.Command {
@@ -54,8 +52,7 @@ func (a *app) diagnose(ctx context.Context, k *cluster, format *output) error {
 		return err
 	}
 	if format.format != "" {
-		noTable := func() *metav1.Table { return view.NewTable() }
-		if err := format.print(a, e.findings, noTable); err != nil {
+		if err := format.print(a, e.findings, nil); err != nil {
 			return err
 		}
 	}

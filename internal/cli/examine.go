@@ -123,7 +123,7 @@ func (e *examiner) server(ctx context.Context) error {
 	sent := time.Now()
 	response, err := e.get(ctx, "version")
 	if err != nil {
-		return fmt.Errorf("reaching the API server at %s: %w: is the cluster running, and does the kubeconfig's address lead to it", e.config.Host, err)
+		return fmt.Errorf("reaching the API server at %s: %w: check that the cluster runs and that the server address in the kubeconfig is right", e.config.Host, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusUnauthorized {
@@ -220,7 +220,7 @@ func (e *examiner) cluster(ctx context.Context, filters []wasmev1.FilterDeployme
 	}
 	var istiods appsv1.DeploymentList
 	var oldest *version.Version
-	if err := e.listAnywhere(ctx, &istiods, meshRoot, client.MatchingLabels{"app": "istiod"}); err != nil {
+	if err := listAnywhere(ctx, e.permitted, &istiods, meshRoot, client.MatchingLabels{"app": "istiod"}); err != nil {
 		e.add(doctor.Unreadable(doctor.IstiodCheck, err))
 	} else {
 		var found doctor.Finding
@@ -256,34 +256,13 @@ func wantedKinds(filters []wasmev1.FilterDeployment) []wasmev1.Output {
 
 // operators returns the installations in the cluster.
 func (e *examiner) operators(ctx context.Context) []doctor.Operator {
-	var deployments appsv1.DeploymentList
-	var sets appsv1.StatefulSetList
-	label := client.MatchingLabels{"app.kubernetes.io/name": "wasme-operator"}
-	if err := errors.Join(e.listAnywhere(ctx, &deployments, installedIn, label), e.listAnywhere(ctx, &sets, installedIn, label)); err != nil {
+	operators, err := findOperators(ctx, e.permitted)
+	if err != nil {
 		e.add(doctor.Unreadable(doctor.OperatorCheck, err))
-	} else if len(deployments.Items)+len(sets.Items) == 0 {
+	} else if len(operators) == 0 {
 		e.add(doctor.NoOperator())
 	}
-	var operators []doctor.Operator
-	for i := range deployments.Items {
-		d := &deployments.Items[i]
-		operators = append(operators, operatorOf(d, "Deployment", d.Spec.Replicas, d.Status.ReadyReplicas, d.Spec.Template))
-	}
-	for i := range sets.Items {
-		s := &sets.Items[i]
-		operators = append(operators, operatorOf(s, "StatefulSet", s.Spec.Replicas, s.Status.ReadyReplicas, s.Spec.Template))
-	}
 	return operators
-}
-
-func operatorOf(object client.Object, kind string, asked *int32, ready int32, pods corev1.PodTemplateSpec) doctor.Operator {
-	o := doctor.Operator{Kind: kind, Namespace: object.GetNamespace(), Name: object.GetName(), Asked: 1, Ready: ready, Pods: pods}
-	if asked != nil {
-		o.Asked = *asked
-	}
-	container := o.Container()
-	o.Flags = parseFlags(slices.Concat(container.Command, container.Args))
-	return o
 }
 
 // operator checks one installation.

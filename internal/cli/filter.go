@@ -18,7 +18,12 @@ type filterFlags struct {
 
 func newFilterFlags(c *cobra.Command) *filterFlags {
 	f := &filterFlags{}
-	c.PreRunE = func(*cobra.Command, []string) error { return f.read() }
+	c.PreRunE = func(c *cobra.Command, args []string) error {
+		if c.PreRun != nil { // cobra runs one of the two
+			c.PreRun(c, args)
+		}
+		return f.read()
+	}
 	c.Flags().StringVar(&f.config, "config", "", "configuration of the filter")
 	c.Flags().StringVar(&f.configFile, "config-file", "", "file with the configuration of the filter")
 	c.MarkFlagsMutuallyExclusive("config", "config-file")

@@ -22,6 +22,9 @@ import (
 // when it is empty), or of the one with a name, from the present one on, until look returns
 // true or an error. It reconnects by itself. gone says that the FilterDeployment was deleted.
 func follow(ctx context.Context, c client.WithWatch, at client.ObjectKey, look func(fd *wasmev1.FilterDeployment, gone bool) (done bool, err error)) error {
+	if err := canFollow(ctx, c, at); err != nil {
+		return err
+	}
 	_, err := watchtools.UntilWithSync(ctx, listWatch(c, at), &wasmev1.FilterDeployment{}, nil, func(event watch.Event) (bool, error) {
 		fd, is := event.Object.(*wasmev1.FilterDeployment)
 		if !is || event.Type == watch.Bookmark {
@@ -32,22 +35,39 @@ func follow(ctx context.Context, c client.WithWatch, at client.ObjectKey, look f
 	return err
 }
 
-func listWatch(c client.WithWatch, at client.ObjectKey) cache.ListerWatcher {
-	options := func(raw metav1.ListOptions) *client.ListOptions {
-		if at.Name != "" {
-			raw.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, at.Name).String()
-		}
-		return &client.ListOptions{Namespace: at.Namespace, Raw: &raw}
+// canFollow lists and watches once. What reconnects by itself takes a missing right for an
+// interruption, and would try for ever.
+func canFollow(ctx context.Context, c client.WithWatch, at client.ObjectKey) error {
+	var list wasmev1.FilterDeploymentList
+	if err := c.List(ctx, &list, followed(at, metav1.ListOptions{})); err != nil {
+		return explain(ctx, "listing the FilterDeployments", err)
 	}
+	watching, err := c.Watch(ctx, &wasmev1.FilterDeploymentList{}, followed(at, metav1.ListOptions{ResourceVersion: list.ResourceVersion}))
+	if err != nil {
+		return explain(ctx, "watching the FilterDeployments", err)
+	}
+	watching.Stop()
+	return nil
+}
+
+func listWatch(c client.WithWatch, at client.ObjectKey) cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, raw metav1.ListOptions) (runtime.Object, error) {
 			var list wasmev1.FilterDeploymentList
-			return &list, c.List(ctx, &list, options(raw))
+			return &list, c.List(ctx, &list, followed(at, raw))
 		},
 		WatchFuncWithContext: func(ctx context.Context, raw metav1.ListOptions) (watch.Interface, error) {
-			return c.Watch(ctx, &wasmev1.FilterDeploymentList{}, options(raw))
+			return c.Watch(ctx, &wasmev1.FilterDeploymentList{}, followed(at, raw))
 		},
 	}
+}
+
+// followed narrows options to what is followed.
+func followed(at client.ObjectKey, raw metav1.ListOptions) *client.ListOptions {
+	if at.Name != "" {
+		raw.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, at.Name).String()
+	}
+	return &client.ListOptions{Namespace: at.Namespace, Raw: &raw}
 }
 
 // errDeleted is what following a FilterDeployment ends with when someone deletes it.

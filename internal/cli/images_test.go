@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/wasme-io/wasme-operator/internal/cli"
@@ -170,10 +175,94 @@ func TestPublishedImagesAreListed(t *testing.T) {
 	r := moduletest.StartRegistry(t)
 	moduletest.Push(t, r, "filters/hello:v1", moduletest.FormOf(t, registry.WasmeArtifact, quiet))
 	moduletest.Push(t, r, "filters/other:v1", moduletest.FormOf(t, registry.CompatOCI, quiet))
+	r.ResetRequests()
 	list := done(t, "list", "--published", "--server", r.Host(), "--search", "hello")
 	if !strings.Contains(list, "/filters/hello") || strings.Contains(list, "/filters/other") {
 		t.Error(list)
 	}
+	if asked := r.Requests("", "/v2/filters/other/tags/list"); asked != 0 {
+		t.Errorf("%d requests about what is not looked for", asked)
+	}
+	r.Inject(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.URL.Path == "/v2/filters/hello/tags/list" { // as after its images were deleted
+				next = registry.Status(http.StatusNotFound)(next)
+			}
+			next.ServeHTTP(w, req)
+		})
+	})
+	if list := done(t, "list", "--published", "--server", r.Host()); strings.Contains(list, "/filters/hello") || !strings.Contains(list, "/filters/other") {
+		t.Error(list)
+	}
+}
+
+func TestAnImageIsFoundInTheStoreOfTheFlag(t *testing.T) {
+	atHome(t)
+	const ref = "registry.example.com/hello:v1"
+	store := t.TempDir()
+	done(t, "build", "precompiled", write(t, "filter.wasm", quiet), "-t", ref, "--store", store)
+	done(t, "test", ref, "--store", store)
+	done(t, "bench", ref, "--store", store)
+	done(t, "run", ref, "--store", store, "--out", "-")
+	done(t, "deploy", "envoy", ref, "--store", store, "--out", "-")
+}
+
+func TestFlagsThatDoNothingAreAccepted(t *testing.T) {
+	atHome(t)
+	wasm := write(t, "filter.wasm", quiet)
+	for says, args := range map[string][]string{
+		"note: --image does nothing: the module is built already": {"build", "precompiled", wasm, "-t", "registry.example.com/hello:v1", "-i", "builder", "--tmp-dir", t.TempDir()},
+		"note: --id does nothing any more":                        {"deploy", "envoy", wasm, "--id", "hello", "--out", "-"},
+		"note: --docker-run-args does nothing any more":           {"deploy", "envoy", wasm, "--docker-run-args", "-it", "--out", "-"},
+		"note: --envoy-image does nothing":                        {"deploy", "envoy", wasm, "-e", "istio/proxyv2", "--out", "-"},
+	} {
+		if got := wasme(t, args...); got.code != 0 || !strings.Contains(got.err, says) {
+			t.Errorf("%q: %d, %s, want %q", args, got.code, got.err, says)
+		}
+	}
+}
+
+func TestAPasswordThatNobodyWritesEndsWithAnInterruption(t *testing.T) {
+	atHome(t)
+	in, _ := io.Pipe()
+	ctx, interrupt := context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() {
+		code <- cli.Run(ctx, []string{"login", "-s", "127.0.0.1:1", "-u", "user", "--password-stdin"}, genericiooptions.IOStreams{In: in, Out: io.Discard, ErrOut: io.Discard})
+	}()
+	interrupt()
+	if got := <-code; got != 130 {
+		t.Errorf("exit code %d", got)
+	}
+}
+
+func TestAnInterruptionOfThePasswordRestoresTheTerminal(t *testing.T) {
+	atHome(t)
+	_, terminal := openTerminal(t)
+	before := echoes(t, terminal)
+	ctx, interrupt := context.WithCancel(t.Context())
+	code := make(chan int, 1)
+	go func() {
+		code <- cli.Run(ctx, []string{"login", "-s", "127.0.0.1:1", "-u", "user"}, genericiooptions.IOStreams{In: terminal, Out: io.Discard, ErrOut: io.Discard})
+	}()
+	moduletest.Must(t, wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return !echoes(t, terminal), nil
+	}))
+	interrupt()
+	if got := <-code; got != 130 {
+		t.Errorf("exit code %d", got)
+	}
+	if !before || !echoes(t, terminal) {
+		t.Error("the terminal does not show what is typed")
+	}
+}
+
+// echoes reports whether a terminal shows what is typed.
+func echoes(t *testing.T, terminal *os.File) bool {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	moduletest.Must(t, err)
+	return state.Lflag&unix.ECHO != 0
 }
 
 func TestALoginIsCheckedAndUsed(t *testing.T) {
@@ -189,8 +278,8 @@ func TestALoginIsCheckedAndUsed(t *testing.T) {
 		code int
 		says string
 	}{
-		{"", []string{"push", ref}, 1, "run wasme login, or set --username"},
-		{"wrong\n", []string{"login", "-s", r.Host(), "-u", "user", "--password-stdin"}, 1, "does not accept the credentials"},
+		{"", []string{"push", ref}, 1, "the registry requires a login, or rejected the credentials: run wasme login -s " + r.Host() + ", or set --username"},
+		{"wrong\n", []string{"login", "-s", r.Host(), "-u", "user", "--password-stdin"}, 1, "the registry rejected the user or the password: check both"},
 		{"", []string{"push", ref}, 1, "run wasme login"},
 		{"", []string{"login", "-s", r.Host(), "-u", "user"}, 2, "set --password-stdin"},
 		{"", []string{"login", "-s", r.Host(), "-p", "right"}, 2, "set --username"},
@@ -227,6 +316,12 @@ func TestACertificateIsCheckedUnlessTheUserSaysOtherwise(t *testing.T) {
 func TestBadInputNamesTheFix(t *testing.T) {
 	atHome(t)
 	r := moduletest.StartRegistry(t)
+	locked, err := registry.Start(registry.WithBasicAuth(map[string]string{"user": "right"}))
+	moduletest.Must(t, err)
+	t.Cleanup(locked.Close)
+	encrypted, err := registry.Start(registry.WithTLS())
+	moduletest.Must(t, err)
+	t.Cleanup(encrypted.Close)
 	wasm := write(t, "filter.wasm", quiet)
 	const ref = "registry.example.com/hello:v1"
 	many := project(t, quiet)
@@ -250,12 +345,15 @@ func TestBadInputNamesTheFix(t *testing.T) {
 		"no runtime config":          {[]string{"build", "precompiled", wasm, "-t", ref, "-c", "/none.json"}, 1, "/none.json"},
 		"several modules":            {[]string{"build", "precompiled", many, "-t", ref}, 1, ".wasm"},
 		"not in the store":           {[]string{"push", "registry.example.com/none:v1"}, 1, "is not in the local store: build it with wasme build"},
-		"not in the store, to tag":   {[]string{"tag", "registry.example.com/none:v1", ref}, 1, "run wasme pull"},
+		"not in the store, to tag":   {[]string{"tag", "registry.example.com/none:v1", ref}, 1, "or run wasme pull; wasme list shows what there is"},
 		"not at the registry":        {[]string{"pull", r.Host() + "/none:v1"}, 1, "has no such image"},
-		"no registry at the address": {[]string{"pull", "127.0.0.1:1/none:v1"}, 1, "connection refused"},
+		"no registry at the address": {[]string{"pull", "127.0.0.1:1/none:v1"}, 1, "connection refused: check the registry's name and your network"},
+		"a test without a login":     {[]string{"test", locked.Host() + "/hello:v1"}, 1, "run wasme login -s " + locked.Host() + "\n"},
+		"a test over TLS":            {[]string{"test", encrypted.Host() + "/hello:v1"}, 1, "or set --insecure"},
+		"neither project nor module": {[]string{"test", write(t, "filter.bin", quiet)}, 1, "it is neither a folder nor a *.wasm file: name one of them"},
 		"no server":                  {[]string{"login", "-u", "user"}, 2, "set --server"},
 		"published where":            {[]string{"list", "--published"}, 2, "set --server"},
-		"an unknown output":          {[]string{"list", "-o", "xml"}, 2, "is not known"},
+		"an unknown output":          {[]string{"list", "-o", "xml"}, 2, "use one of json, yaml, wide"},
 		"an unknown flag":            {[]string{"list", "--colour"}, 2, "see wasme list --help"},
 		"an unknown command":         {[]string{"lst"}, 2, "list"},
 		"an argument too many":       {[]string{"list", "x"}, 2, "see wasme list --help"},
@@ -270,7 +368,24 @@ func TestBadInputNamesTheFix(t *testing.T) {
 	}
 }
 
-func TestAFullDiskLeavesNoFile(t *testing.T) {
+func TestASaveThatFailsKeepsTheFormerArchive(t *testing.T) {
+	atHome(t)
+	former := write(t, "saved.tar", []byte("former"))
+	if got := wasme(t, "save", "registry.example.com/none:v1", "-o", former); got.code != 1 || !strings.Contains(got.err, "is not in the local store") {
+		t.Errorf("%+v", got)
+	}
+	content, err := os.ReadFile(former)
+	if err != nil || string(content) != "former" {
+		t.Errorf("%q, %v", content, err)
+	}
+	moduletest.WantFiles(t, filepath.Dir(former), "saved.tar")
+	done(t, "build", "precompiled", write(t, "filter.wasm", quiet), "-t", "registry.example.com/hello:v1")
+	if got := wasme(t, "save", "registry.example.com/hello:v1", "-o", os.DevNull); got.code != 1 || !strings.Contains(got.err, "it is not a file: name another one") {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAFullDiskIsTold(t *testing.T) {
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Skip("only Linux has /dev/full")
 	}

@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -62,9 +60,9 @@ what it costs. The image comes from the local store, or else from its registry.`
 		Args:    cobra.ExactArgs(1),
 	}
 	filter, format := newFilterFlags(c), newOutput(c)
-	c.ValidArgsFunction = completeImages(&storeFlag{}, true)
+	from := newSources(a, c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		m, found, err := a.loadImage(c.Context(), args[0])
+		m, found, err := from.loadImage(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -72,30 +70,17 @@ what it costs. The image comes from the local store, or else from its registry.`
 		if err != nil {
 			return err
 		}
-		shown.Preflight = judgedAs(run.Run(c.Context(), m.Wasm, filter.of(m), preflight.DefaultLimits, nil))
+		verdict := run.Run(c.Context(), m.Wasm, filter.of(m), preflight.DefaultLimits, nil)
+		if err := c.Context().Err(); err != nil {
+			return err
+		}
+		shown.Preflight = judgedAs(verdict)
 		if format.format != "" {
 			return format.print(a, shown, nil)
 		}
 		return shown.write(a.Out)
 	}
 	return c
-}
-
-// loadImage is load, with the image; nil where there is none.
-func (a *app) loadImage(ctx context.Context, arg string) (*image.Module, v1.Image, error) {
-	if _, err := os.Stat(arg); err == nil {
-		m, err := a.load(ctx, arg)
-		return m, nil, err
-	}
-	found, err := a.findImage(ctx, arg)
-	if err != nil {
-		return nil, nil, err
-	}
-	m, err := readImage(found)
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading %s: %w", arg, err)
-	}
-	return m, found, nil
 }
 
 // inspect returns what can be said without running the module. Found may be nil.

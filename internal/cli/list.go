@@ -3,8 +3,8 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,35 +74,32 @@ func newList(a *app) *cobra.Command {
 		if wide && format.format == "" {
 			format.format = "wide"
 		}
-		images, err := list(c.Context(), stores, registry, published, server)
+		images, err := list(c.Context(), stores, registry, published, server, search)
 		if err != nil {
 			return err
 		}
-		found := make([]listed, 0, len(images))
-		for _, image := range images {
+		for i := range images {
 			if !showDir {
-				image.Dir = ""
-			}
-			if strings.Contains(image.Name, search) {
-				found = append(found, image)
+				images[i].Dir = ""
 			}
 		}
-		return format.print(a, found, func() *metav1.Table { return listTable(found, format.wide(), showDir) })
+		return format.print(a, images, func() *metav1.Table { return listTable(images, format.wide(), showDir) })
 	}
 	return c
 }
 
-func list(ctx context.Context, stores *storeFlag, registry *registryFlags, published bool, server string) ([]listed, error) {
+// list returns the images whose name contains a text.
+func list(ctx context.Context, stores *storeFlag, registry *registryFlags, published bool, server, search string) ([]listed, error) {
 	switch {
 	case published && server == "":
 		return nil, misused("--published needs a registry: set --server")
 	case published:
-		return registry.catalog(ctx, server)
+		return registry.catalog(ctx, server, search)
 	}
-	return listLocal(stores)
+	return listLocal(stores, search)
 }
 
-func listLocal(stores *storeFlag) ([]listed, error) {
+func listLocal(stores *storeFlag, search string) ([]listed, error) {
 	local, err := stores.open()
 	if err != nil {
 		return nil, err
@@ -114,8 +111,8 @@ func listLocal(stores *storeFlag) ([]listed, error) {
 	images := make([]listed, 0, len(entries))
 	for _, entry := range entries {
 		ref, err := name.ParseReference(entry.Reference)
-		if err != nil {
-			continue // another tool's
+		if err != nil || !strings.Contains(ref.Context().Name(), search) {
+			continue // another tool's, or not looked for
 		}
 		image := listed{Name: ref.Context().Name(), Tag: ref.Identifier(), Size: entry.SizeBytes, Digest: entry.Digest.String(), Dir: local.Dir()}
 		if !entry.Updated.IsZero() {
@@ -153,15 +150,11 @@ func listTable(images []listed, wide, showDir bool) *metav1.Table {
 	return table
 }
 
-// catalog lists the images of a registry, whatever is in them.
-func (r *registryFlags) catalog(ctx context.Context, server string) ([]listed, error) {
-	var options []name.Option
-	if r.plainHTTP {
-		options = append(options, name.Insecure)
-	}
-	host, err := name.NewRegistry(server, options...)
+// catalog lists the images of a registry whose name contains a text, whatever is in them.
+func (r *registryFlags) catalog(ctx context.Context, server, search string) ([]listed, error) {
+	host, err := r.registry(server)
 	if err != nil {
-		return nil, misused("%q is not the name of a registry: %w", server, err)
+		return nil, err
 	}
 	with, err := r.remote(ctx)
 	if err != nil {
@@ -169,28 +162,40 @@ func (r *registryFlags) catalog(ctx context.Context, server string) ([]listed, e
 	}
 	repositories, err := remote.Catalog(ctx, host, with...)
 	if err != nil {
-		return nil, r.explain("listing the images of "+server, err)
+		return nil, r.explain("listing the images of "+server, host, err)
 	}
-	var images []listed
-	for _, repository := range repositories {
-		found, err := r.tags(host.Repo(repository), with)
+	images := []listed{}
+	for _, path := range repositories {
+		repository := host.Repo(path)
+		if !strings.Contains(repository.Name(), search) {
+			continue
+		}
+		found, err := tags(repository, with)
 		if err != nil {
-			return nil, r.explain("listing the tags of "+repository, err)
+			return nil, r.explain("listing the tags of "+repository.Name(), host, err)
 		}
 		images = append(images, found...)
 	}
 	return images, nil
 }
 
-func (r *registryFlags) tags(repository name.Repository, with []remote.Option) ([]listed, error) {
+// tags returns the images of a repository. Registries keep the names of repositories whose
+// images were deleted, and answer that there are none.
+func tags(repository name.Repository, with []remote.Option) ([]listed, error) {
 	tags, err := remote.List(repository, with...)
-	if err != nil {
+	switch {
+	case statusOf(err) == http.StatusNotFound:
+		return nil, nil
+	case err != nil:
 		return nil, err
 	}
 	var images []listed
 	for _, tag := range tags {
 		found, err := remote.Get(repository.Tag(tag), with...)
-		if err != nil {
+		switch {
+		case statusOf(err) == http.StatusNotFound:
+			continue // deleted since
+		case err != nil:
 			return nil, err
 		}
 		size, err := publishedSize(found)
@@ -237,11 +242,8 @@ func newTag(a *app) *cobra.Command {
 			return err
 		}
 		found, err := local.Get(source)
-		if errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("%w: see wasme list, or run wasme pull %s", err, source.Name())
-		}
 		if err != nil {
-			return err
+			return explainStore(err)
 		}
 		if err := local.Put(c.Context(), target, found); err != nil {
 			return err

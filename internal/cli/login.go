@@ -26,14 +26,12 @@ func newLogin(a *app) *cobra.Command {
   echo "$PASSWORD" | wasme login -s registry.example.com -u user --password-stdin`,
 		Args: cobra.NoArgs,
 	}
-	r := &registryFlags{app: a}
+	r := newReachFlags(a, c)
 	flags := c.Flags()
 	flags.StringVarP(&r.username, "username", "u", "", "user at the registry")
 	flags.StringVarP(&r.password, "password", "p", "", "password; others can read it in the list of processes: --password-stdin hides it")
 	flags.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password from the standard input")
-	flags.BoolVar(&r.plainHTTP, "plaintext", false, "reach the registry over HTTP, without TLS")
-	flags.BoolVar(&r.plainHTTP, "plain-http", false, "the same as --plaintext")
-	flags.BoolVar(&r.insecure, "insecure", false, "do not check the registry's certificate")
+	flags.BoolVar(&r.plainHTTP, "plaintext", false, "the same as --plain-http")
 	var server, file string
 	flags.StringVarP(&server, "server", "s", "", "registry to log in to")
 	credentialsFlag(c, &file)
@@ -45,10 +43,10 @@ func newLogin(a *app) *cobra.Command {
 		if r.username == "" {
 			return misused("a login needs a user: set --username")
 		}
-		if err := r.readPassword(); err != nil {
+		if err := r.readPassword(c.Context()); err != nil {
 			return err
 		}
-		if err := r.ping(c.Context(), host); err != nil {
+		if err := r.checkLogin(c.Context(), host); err != nil {
 			return err
 		}
 		kept, err := openCredentials(file)
@@ -93,12 +91,21 @@ func serverKey(host name.Registry) string {
 	return host.Name()
 }
 
-// ping asks a registry whether it accepts the user and the password.
-func (r *registryFlags) ping(ctx context.Context, host name.Registry) error {
+// checkLogin asks a registry whether it accepts the user and the password.
+func (r *registryFlags) checkLogin(ctx context.Context, host name.Registry) error {
 	doing := "logging in to " + host.Name()
+	err := r.ping(ctx, host)
+	if statusOf(err) == http.StatusUnauthorized {
+		return fmt.Errorf("%s: the registry rejected the user or the password: check both", doing)
+	}
+	return r.explain(doing, host, err)
+}
+
+// ping sends a registry a request with the user and the password.
+func (r *registryFlags) ping(ctx context.Context, host name.Registry) error {
 	authenticated, err := transport.NewWithContext(ctx, host, &authn.Basic{Username: r.username, Password: r.password}, r.transport(), nil)
 	if err != nil {
-		return r.explain(doing, err)
+		return err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/v2/", host.Scheme(), host.Name()), nil)
 	if err != nil {
@@ -106,11 +113,11 @@ func (r *registryFlags) ping(ctx context.Context, host name.Registry) error {
 	}
 	response, err := authenticated.RoundTrip(request)
 	if err != nil {
-		return r.explain(doing, err)
+		return err
 	}
 	defer response.Body.Close()
 	if err := transport.CheckError(response, http.StatusOK); err != nil {
-		return r.explain(doing, err)
+		return err
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 1<<10)) // so that the connection can be used again
 	return nil

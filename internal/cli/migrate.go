@@ -39,7 +39,7 @@ type migrator struct {
 }
 
 func newMigrate(a *app) *cobra.Command {
-	m := &migrator{app: a, root: &meshFlags{}}
+	m := &migrator{app: a}
 	c := &cobra.Command{
 		Use:   "migrate [OBJECT...]",
 		Short: "Replace Wasm filters written by hand, or by wasme 0.0.33, by FilterDeployments",
@@ -63,8 +63,8 @@ It exits with 3 when --apply left something as it was.`,
 		RunE: func(c *cobra.Command, args []string) error { return m.run(c.Context(), args) },
 	}
 	m.cluster, m.format = newCluster(c), newOutput(c, "wide")
+	m.root = newRootFlag(a, c)
 	flags := c.Flags()
-	flags.StringVar(&m.root.given.RootNamespace, rootNamespaceFlag, "", "the mesh's root namespace; default: that of the operator in the cluster, or else "+operatorDefaults.RootNamespace)
 	flags.BoolVarP(&m.everywhere, "all-namespaces", "A", false, "look into all namespaces")
 	flags.StringToStringVar(&m.images.Of, "image", nil, "OBJECT=IMAGE: the image with the module of an object that does not say it, or of a FilterDeployment")
 	flags.StringVar(&m.images.Pull.PullSecret, "pull-secret", "", "Secret of the namespace with the credentials for these images")
@@ -73,7 +73,7 @@ It exits with 3 when --apply left something as it was.`,
 	flags.BoolVar(&m.apply, "apply", false, "replace the objects")
 	flags.BoolVar(&m.clean, "clean", false, "also remove wasme's annotations from pod templates, which restarts the pods")
 	flags.StringVar(&m.dryRun, "dry-run", "none", "none, or server (have the API server check the FilterDeployments)")
-	flags.DurationVar(&m.timeout, "timeout", deployTimeout, "how long to wait for one FilterDeployment, or for the restart of one workload")
+	flags.DurationVar(&m.timeout, "timeout", deployTimeout, "how long to wait for one FilterDeployment, or for the restart of one workload; 0 waits forever")
 	return c
 }
 
@@ -125,7 +125,7 @@ func (m *migrator) run(ctx context.Context, args []string) error {
 	}
 	err = m.replaceAll(ctx, c, steps, args)
 	if m.clean && ctx.Err() == nil {
-		err = errors.Join(err, m.cleanAll(ctx, c, leftovers))
+		err = errors.Join(err, m.cleanAll(ctx, c, leftovers, found.RootNamespace))
 	}
 	return err
 }
@@ -216,12 +216,8 @@ func isNamed(step *migrate.Step, names []string) bool {
 
 // show prints what would be done.
 func (m *migrator) show(found *migrate.Inventory, steps []migrate.Step, leftovers []leftover) error {
-	switch m.format.format {
-	case "yaml", "json":
+	if m.format.format != "" && !m.format.wide() {
 		return m.printAll(steps)
-	case "", "wide":
-	default:
-		return misused("the output %q is not known: see --help", m.format.format)
 	}
 	if len(steps)+len(leftovers) == 0 {
 		m.say("There is nothing to migrate.")
@@ -259,7 +255,7 @@ func (m *migrator) printAll(steps []migrate.Step) error {
 				fmt.Fprintln(m.Out, "---")
 			}
 			printed++
-			if err := printObject(m.Out, object, m.format.format); err != nil {
+			if err := m.printObject(object, m.format); err != nil {
 				return err
 			}
 		}

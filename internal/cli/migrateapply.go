@@ -84,7 +84,7 @@ func (m *migrator) rollOut(ctx context.Context, c client.WithWatch, s *migrate.S
 			return m.takeBack(ctx, c, s, err)
 		}
 	}
-	follower := &deployFlags{app: m.app, timeout: m.timeout}
+	follower := &follower{app: m.app, lines: m.Out, timeout: m.timeout}
 	for _, fd := range s.FilterDeployments {
 		if err := follower.follow(ctx, c, client.ObjectKeyFromObject(fd)); err != nil {
 			return m.takeBack(ctx, c, s, err)
@@ -134,13 +134,10 @@ func (m *migrator) write(ctx context.Context, c client.Client, fd *wasmev1.Filte
 		}
 	}
 	err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), append(options, client.FieldOwner(fieldManager))...)
-	switch {
-	case apierrors.IsConflict(err):
-		return fmt.Errorf("applying FilterDeployment %s: someone else has changed it: put it back, or delete it, and run the command again: %w", fd.Name, err)
-	case apierrors.IsInvalid(err):
+	if apierrors.IsInvalid(err) {
 		return refuse("the API server refuses FilterDeployment %s: %w", fd.Name, err)
 	}
-	return explain(ctx, "applying FilterDeployment "+fd.Name, err)
+	return explainApply(ctx, fd.Name, err)
 }
 
 // bare returns a FilterDeployment with what a user would write, and nothing else.

@@ -11,7 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
+	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -55,9 +57,9 @@ func templateOf(w workload.Object) *corev1.PodTemplateSpec {
 }
 
 // cleanAll removes wasme's annotations from one workload after the other.
-func (m *migrator) cleanAll(ctx context.Context, c client.Client, leftovers []leftover) error {
+func (m *migrator) cleanAll(ctx context.Context, c client.Client, leftovers []leftover, root string) error {
 	for _, l := range leftovers {
-		if err := m.checkUnused(ctx, c, l); err != nil {
+		if err := m.checkUnused(ctx, c, l, root); err != nil {
 			return err
 		}
 		m.say("%s: removing the annotations of wasme 0.0.33 from its pod template, which restarts its pods", l.title())
@@ -70,14 +72,17 @@ func (m *migrator) cleanAll(ctx context.Context, c client.Client, leftovers []le
 }
 
 // checkUnused refuses to take the cache away from proxies that may load files from it.
-func (m *migrator) checkUnused(ctx context.Context, c client.Reader, l leftover) error {
-	objects, err := readIstioObjects(ctx, c, l.object.GetNamespace())
-	if err != nil {
-		return err
-	}
-	for _, object := range objects {
-		if migrate.UsesCache(object.Content().Raw) {
-			return refuse("%s keeps its annotations: %s %s still loads a module from there: replace or delete it first", l.title(), istio.KindOf(object), object.GetName())
+// Objects of the root namespace reach proxies everywhere.
+func (m *migrator) checkUnused(ctx context.Context, c client.Reader, l leftover, root string) error {
+	for namespace := range sets.New(l.object.GetNamespace(), root) {
+		objects, err := readIstioObjects(ctx, c, namespace)
+		if err != nil {
+			return err
+		}
+		for _, object := range objects {
+			if migrate.UsesCache(object.Content().Raw) {
+				return refuse("%s keeps its annotations: %s %s still loads a module from there: replace or delete it first", l.title(), istio.KindOf(object), nameOf(object))
+			}
 		}
 	}
 	return nil
@@ -98,7 +103,7 @@ func (m *migrator) cleanOne(ctx context.Context, c client.Client, l leftover) er
 	if err != nil {
 		return explain(ctx, "changing "+l.title(), err)
 	}
-	limited, cancel := context.WithTimeout(ctx, m.timeout)
+	limited, cancel := watchtools.ContextWithOptionalTimeout(ctx, m.timeout)
 	defer cancel()
 	err = wait.PollUntilContextCancel(limited, restartPoll, true, func(ctx context.Context) (bool, error) {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {

@@ -49,10 +49,10 @@ func (p permitted) explained(err error, verb string, object runtime.Object, name
 }
 
 // listAnywhere lists objects of all namespaces, or of one when the user may not see all.
-func (p permitted) listAnywhere(ctx context.Context, list client.ObjectList, namespace string, options ...client.ListOption) error {
-	err := p.List(ctx, list, options...)
-	if _, missing := errors.AsType[*doctor.MissingRight](err); missing {
-		return p.List(ctx, list, append(options, client.InNamespace(namespace))...)
+func listAnywhere(ctx context.Context, c client.Reader, list client.ObjectList, namespace string, options ...client.ListOption) error {
+	err := c.List(ctx, list, options...)
+	if _, missing := errors.AsType[*doctor.MissingRight](err); missing || apierrors.IsForbidden(err) {
+		return c.List(ctx, list, append(options, client.InNamespace(namespace))...)
 	}
 	return err
 }

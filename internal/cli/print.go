@@ -1,28 +1,47 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
 
 // output is the flag -o: how a command prints its result.
 type output struct {
 	format string
+	known  []string
 }
 
 // newOutput adds the flag -o to a command, with what it takes beside json and yaml.
 func newOutput(c *cobra.Command, more ...string) *output {
-	o := &output{}
-	formats := append([]string{"json", "yaml"}, more...)
-	c.Flags().StringVarP(&o.format, "output", "o", "", "print as "+strings.Join(formats, ", "))
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	o := &output{known: append([]string{"json", "yaml"}, more...)}
+	c.Flags().VarP(o, "output", "o", "print as "+strings.Join(o.known, ", "))
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(o.known, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return o
 }
+
+// Set implements pflag.Value, so that a format that is not known is told before anything is
+// done.
+func (o *output) Set(format string) error {
+	if !slices.Contains(o.known, format) {
+		return fmt.Errorf("use one of %s", strings.Join(o.known, ", "))
+	}
+	o.format = format
+	return nil
+}
+
+// String implements pflag.Value.
+func (o *output) String() string { return o.format }
+
+// Type implements pflag.Value.
+func (o *output) Type() string { return "string" }
 
 func (o *output) wide() bool { return o.format == "wide" }
 
@@ -40,10 +59,13 @@ func (o *output) print(a *app, value any, table func() *metav1.Table) error {
 		}
 		_, err = a.Out.Write(content)
 		return err
-	case "", "wide":
-		return screenOf(a.Out).table(table(), o.wide())
 	}
-	return misused("the output %q is not known: see --help", o.format)
+	return screenOf(a.Out).table(table(), o.wide())
+}
+
+// printObject prints an object in a format, or else as YAML.
+func (a *app) printObject(object *unstructured.Unstructured, format *output) error {
+	return (&output{format: cmp.Or(format.format, "yaml")}).print(a, object.Object, nil)
 }
 
 // say prints a line for people, which scripts do not read.

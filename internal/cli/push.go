@@ -48,10 +48,15 @@ func stored(stores *storeFlag, ref name.Reference) (v1.Image, error) {
 		return nil, err
 	}
 	image, err := local.Get(ref)
+	return image, explainStore(err)
+}
+
+// explainStore adds to the error about an image that the store does not have what to do about it.
+func explainStore(err error) error {
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("%w: build it with wasme build, or see wasme list", err)
+		return fmt.Errorf("%w: build it with wasme build, or run wasme pull; wasme list shows what there is", err)
 	}
-	return image, err
+	return err
 }
 
 // printDigest prints the digest of an image, for scripts.
@@ -90,10 +95,10 @@ func newPull(a *app) *cobra.Command {
 		bar := progress.Start(a.ErrOut, "Pulling")
 		defer bar.End()
 		if err := local.Put(c.Context(), ref, bar.Image(image)); err != nil {
-			return registry.explain("pulling "+ref.Name(), err)
+			return registry.explain("pulling "+ref.Name(), ref.Context().Registry, err)
 		}
 		if _, err := readImage(image); err != nil {
-			a.say("warning: %v", err)
+			a.say("note: %v", err)
 		}
 		return a.printDigest(image)
 	}

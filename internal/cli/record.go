@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -132,7 +129,7 @@ func (r *recordFlags) record(ctx context.Context, a *app, recorder *tap.Recorder
 			traffic.Redact(&recording.Exchanges[i])
 		}
 	}
-	if err := traffic.Write(file, programVersion(), recording.Exchanges); err != nil {
+	if err := traffic.Write(file, buildOf().Version, recording.Exchanges); err != nil {
 		return errors.Join(failed, err)
 	}
 	if err := file.commit(); err != nil {
@@ -151,46 +148,4 @@ func (r *recordFlags) record(ctx context.Context, a *app, recorder *tap.Recorder
 // nothingCame says that there was no traffic.
 func nothingCame(recorder *tap.Recorder) error {
 	return fmt.Errorf("no request of pod %s was recorded in %v: send some to it, over new connections, or record for longer with --for", recorder.Pod.Name, recorder.For)
-}
-
-// programVersion returns the version of wasme.
-func programVersion() string {
-	if info, found := debug.ReadBuildInfo(); found {
-		return info.Main.Version
-	}
-	return ""
-}
-
-// atomicFile is a file that is there as a whole, or not at all.
-type atomicFile struct {
-	*os.File
-	path string
-}
-
-// newAtomicFile begins a file beside its path, so that it is known early whether it can be
-// written. Only its owner can read it.
-func newAtomicFile(path string) (*atomicFile, error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return nil, fmt.Errorf("writing %s: %w", path, err)
-	}
-	return &atomicFile{file, path}, nil
-}
-
-// commit puts the file into its place, where it replaces another one.
-func (f *atomicFile) commit() error {
-	err := errors.Join(f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), f.path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", f.path, err)
-	}
-	return nil
-}
-
-// discard removes what was not put into its place.
-func (f *atomicFile) discard() {
-	_ = f.Close()           // perhaps it is closed
-	_ = os.Remove(f.Name()) // perhaps it is in its place
 }

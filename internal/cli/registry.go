@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -31,17 +32,32 @@ type registryFlags struct {
 	username, password  string
 	passwordStdin       bool
 	authConfig          string
+	fixes               fixes
+}
+
+// fixes are what errors tell users to set: flags, or fields of a FilterDeployment.
+type fixes struct {
+	plainHTTP, insecure string
+	// username is empty where there is no user to set, but that of wasme login.
+	username string
 }
 
 // newRegistryFlags adds the flags for a registry to a command.
 func newRegistryFlags(a *app, c *cobra.Command) *registryFlags {
-	r := &registryFlags{app: a}
+	r := newReachFlags(a, c)
+	r.fixes.username = "--username"
 	flags := c.Flags()
-	flags.BoolVar(&r.plainHTTP, "plain-http", false, "reach the registry over HTTP, without TLS")
-	flags.BoolVar(&r.insecure, "insecure", false, "do not check the registry's certificate")
 	flags.StringVarP(&r.username, "username", "u", "", "user at the registry; the default is what Docker's configuration has for it")
 	flags.StringVarP(&r.password, "password", "p", "", "password; others can read it in the list of processes: --password-stdin hides it")
 	flags.BoolVar(&r.passwordStdin, "password-stdin", false, "read the password from the standard input")
+	return r
+}
+
+// newReachFlags adds the flags for a registry to a command that takes no credentials.
+func newReachFlags(a *app, c *cobra.Command) *registryFlags {
+	r := &registryFlags{app: a, fixes: fixes{plainHTTP: "--plain-http", insecure: "--insecure"}}
+	c.Flags().BoolVar(&r.plainHTTP, "plain-http", false, "reach the registry over HTTP, without TLS")
+	c.Flags().BoolVar(&r.insecure, "insecure", false, "do not check the registry's certificate")
 	return r
 }
 
@@ -92,7 +108,7 @@ func (r *registryFlags) remote(ctx context.Context) ([]remote.Option, error) {
 	options := []remote.Option{remote.WithContext(ctx), remote.WithUserAgent("wasme"), remote.WithTransport(r.transport())}
 	switch {
 	case r.username != "":
-		if err := r.readPassword(); err != nil {
+		if err := r.readPassword(ctx); err != nil {
 			return nil, err
 		}
 		return append(options, remote.WithAuth(&authn.Basic{Username: r.username, Password: r.password})), nil
@@ -118,24 +134,58 @@ func (r *registryFlags) transport() http.RoundTripper {
 }
 
 // readPassword reads the password from where the flags say: a terminal is asked.
-func (r *registryFlags) readPassword() error {
+func (r *registryFlags) readPassword(ctx context.Context) (err error) {
 	switch file, _ := r.app.In.(*os.File); {
 	case r.passwordStdin:
-		line, err := bufio.NewReader(r.app.In).ReadString('\n')
+		line, err := await(ctx, func() (string, error) { return bufio.NewReader(r.app.In).ReadString('\n') })
 		if r.password = strings.TrimRight(line, "\r\n"); r.password == "" {
 			return fmt.Errorf("reading the password from the standard input: there is none: %w", err)
 		}
 	case r.password != "":
 	case file != nil && term.IsTerminal(int(file.Fd())):
-		fmt.Fprint(r.app.ErrOut, "Password: ")
-		typed, err := term.ReadPassword(int(file.Fd()))
-		fmt.Fprintln(r.app.ErrOut)
-		r.password = string(typed)
+		r.password, err = r.askPassword(ctx, int(file.Fd()))
 		return err
 	default:
 		return misused("there is no password: set --password-stdin")
 	}
 	return nil
+}
+
+// askPassword asks for the password on a terminal, which shows what is typed again when ctx
+// ends first.
+func (r *registryFlags) askPassword(ctx context.Context, terminal int) (string, error) {
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return "", fmt.Errorf("asking for the password: %w: set --password-stdin", err)
+	}
+	fmt.Fprint(r.app.ErrOut, "Password: ")
+	defer fmt.Fprintln(r.app.ErrOut)
+	typed, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(terminal) })
+	if ctx.Err() != nil {
+		return "", errors.Join(ctx.Err(), term.Restore(terminal, before))
+	}
+	return string(typed), err
+}
+
+// await returns what read returns. A read of the standard input cannot be told to stop: when
+// ctx ends first, it goes on until the program ends.
+func await[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := read()
+		done <- result{value, err}
+	}()
+	select {
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	case r := <-done:
+		return r.value, r.err
+	}
 }
 
 // keychain are the credentials of a file.
@@ -173,7 +223,7 @@ func (r *registryFlags) push(ctx context.Context, ref name.Reference, image v1.I
 	}
 	bar := progress.Start(r.app.ErrOut, "Pushing")
 	defer bar.End()
-	return r.explain("pushing "+ref.Name(), remote.Write(ref, image, append(options, remote.WithProgress(bar.Updates()))...))
+	return r.explain("pushing "+ref.Name(), ref.Context().Registry, remote.Write(ref, image, append(options, remote.WithProgress(bar.Updates()))...))
 }
 
 // find returns the image that a reference names at its registry. Of an index it is the one
@@ -187,11 +237,11 @@ func (r *registryFlags) find(ctx context.Context, ref name.Reference) (v1.Image,
 	for range maxIndexDepth {
 		found, err := remote.Get(ref, options...)
 		if err != nil {
-			return nil, r.explain(doing, err)
+			return nil, r.explain(doing, ref.Context().Registry, err)
 		}
 		if !found.MediaType.IsIndex() {
 			image, err := found.Image()
-			return image, r.explain(doing, err)
+			return image, r.explain(doing, ref.Context().Registry, err)
 		}
 		manifest, err := oci.ParseManifest(found.Manifest)
 		if err != nil {
@@ -209,25 +259,49 @@ func (r *registryFlags) find(ctx context.Context, ref name.Reference) (v1.Image,
 // maxIndexDepth is the number of indexes that may lead to an image, as for the operator.
 const maxIndexDepth = 3
 
+// statusOf returns the status with which a registry answered; zero when it did not.
+func statusOf(err error) int {
+	if answer, answered := errors.AsType[*transport.Error](err); answered {
+		return answer.StatusCode
+	}
+	return 0
+}
+
+// unreachable reports whether there was no connection to a registry.
+func unreachable(err error) bool {
+	failed, is := errors.AsType[*net.OpError](err)
+	return is && failed.Op == "dial"
+}
+
 // explain adds to an error of a registry what to do about it.
-func (r *registryFlags) explain(doing string, err error) error {
+func (r *registryFlags) explain(doing string, registry name.Registry, err error) error {
 	if err == nil {
 		return nil
 	}
-	answer, answered := errors.AsType[*transport.Error](err)
+	status := statusOf(err)
 	_, unknownCA := errors.AsType[*tls.CertificateVerificationError](err)
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
 	switch {
-	case answered && answer.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("%s: the registry does not accept the credentials, or wants some: run wasme login, or set --username", doing)
-	case answered && answer.StatusCode == http.StatusForbidden:
+	case status == http.StatusUnauthorized:
+		return fmt.Errorf("%s: the registry requires a login, or rejected the credentials: run wasme login -s %s%s", doing, registry.Name(), r.fixes.orUsername())
+	case status == http.StatusForbidden:
 		return fmt.Errorf("%s: the user has no right to do that: ask the registry's administrator, or log in as another user", doing)
-	case answered && answer.StatusCode == http.StatusNotFound:
+	case status == http.StatusNotFound:
 		return fmt.Errorf("%s: the registry has no such image: check its name and tag", doing)
 	case unknownCA:
-		return fmt.Errorf("%s: %w: add the authority to those that the machine trusts, or set --insecure", doing, err)
+		return fmt.Errorf("%s: %w: add the authority to those that the machine trusts, or set %s", doing, err, r.fixes.insecure)
 	case noTLS || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return fmt.Errorf("%s: the registry speaks HTTP without TLS: set --plain-http", doing)
+		return fmt.Errorf("%s: the registry speaks HTTP without TLS: set %s", doing, r.fixes.plainHTTP)
+	case unreachable(err):
+		return fmt.Errorf("%s: %w: check the registry's name and your network", doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// orUsername is the other way to log in, after wasme login.
+func (f fixes) orUsername() string {
+	if f.username == "" {
+		return ""
+	}
+	return ", or set " + f.username
 }

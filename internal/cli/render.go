@@ -54,7 +54,7 @@ Annotations with times, and the ControllerRevisions that the operator keeps, are
 		RunE: func(c *cobra.Command, _ []string) error { return r.run(c.Context()) },
 	}
 	r.cluster = newCluster(c)
-	r.mesh = newMeshFlags(c)
+	r.mesh = newMeshFlags(a, c)
 	addFiles(c, &r.files)
 	c.Flags().StringSliceVar(&r.workloads, "workload", nil, "names of the workloads to render for; default: all that are selected")
 	c.Flags().BoolVar(&r.local, "local", false, "ask no cluster: the files have the workloads, too")
@@ -81,12 +81,17 @@ func (r *renderer) run(ctx context.Context) error {
 			return err
 		}
 	}
-	printer := &printers.YAMLPrinter{}
+	made := make([][]emit.Object, len(asked))
 	var failures []error
-	for _, fd := range asked {
-		failures = append(failures, r.render(ctx, from, fd, printer))
+	for i, fd := range asked {
+		made[i], err = r.render(ctx, from, fd)
+		failures = append(failures, err)
 	}
-	return errors.Join(failures...)
+	objects := slices.Concat(made...)
+	if err = r.check(objects); err == nil {
+		err = r.print(objects)
+	}
+	return errors.Join(append(failures, err)...)
 }
 
 // readFiles returns the objects in files, and the namespace of those that have none.
@@ -105,56 +110,53 @@ func (a *app) readFiles(paths []string, k *cluster, local bool) (manifests, stri
 	return files, namespace, err
 }
 
-// render prints the objects of one FilterDeployment. A workload that cannot run the filter
-// keeps the others from nothing.
-func (r *renderer) render(ctx context.Context, from client.Reader, fd *wasmev1.FilterDeployment, printer printers.ResourcePrinter) error {
+// render returns the objects of one FilterDeployment.
+func (r *renderer) render(ctx context.Context, from client.Reader, fd *wasmev1.FilterDeployment) ([]emit.Object, error) {
 	picture, err := r.observe(ctx, from, fd, r.mesh)
 	if err != nil {
-		return fmt.Errorf("rendering %s: %w", fd.Name, err)
+		return nil, fmt.Errorf("rendering %s: %w", fd.Name, err)
 	}
-	objects, err := r.chosen(picture.emitted())
-	if err != nil {
-		return err
-	}
+	objects := picture.emitted()
 	if len(objects) == 0 {
 		r.note("%s: %s", fd.Name, picture.selection.Message)
 	}
+	return objects, nil
+}
+
+// check finds a workload of --workload that no FilterDeployment selects.
+func (r *renderer) check(objects []emit.Object) error {
+	var names []string
+	for _, o := range objects {
+		names = append(names, o.Name)
+	}
+	for _, wanted := range r.workloads {
+		if !slices.Contains(names, wanted) {
+			slices.Sort(names)
+			return fmt.Errorf("--workload %s: it is not selected%s", wanted, suggestion(wanted, names, "selected are "+condition.Enumerate(slices.Compact(names), ", ", strings.Clone)))
+		}
+	}
+	return nil
+}
+
+// print prints the objects of the workloads that --workload names. A workload that cannot run
+// the filter keeps the others from nothing.
+func (r *renderer) print(objects []emit.Object) error {
+	printer := &printers.YAMLPrinter{}
 	var failures []error
 	for _, o := range objects {
-		if o.Err != nil {
+		switch {
+		case len(r.workloads) > 0 && !slices.Contains(r.workloads, o.Name):
+		case o.Err != nil:
 			failures = append(failures, o.Err)
-			continue
+		default:
+			failures = append(failures, printer.PrintObj(o.Object, r.Out))
 		}
-		failures = append(failures, printer.PrintObj(o.Object, r.Out))
 	}
 	return errors.Join(failures...)
 }
 
-// chosen returns the objects of the workloads that --workload names.
-func (r *renderer) chosen(all []emit.Object) ([]emit.Object, error) {
-	if len(r.workloads) == 0 {
-		return all, nil
-	}
-	var names []string
-	var chosen []emit.Object
-	for _, o := range all {
-		names = append(names, o.Name)
-		if slices.Contains(r.workloads, o.Name) {
-			chosen = append(chosen, o)
-		}
-	}
-	for _, wanted := range r.workloads {
-		if !slices.Contains(names, wanted) {
-			return nil, fmt.Errorf("--workload %s: it is not selected%s", wanted, suggestion(wanted, names, "selected are "+condition.Enumerate(names, ", ", strings.Clone)))
-		}
-	}
-	return chosen, nil
-}
-
 // note prints what is worth knowing, and no error.
-func (a *app) note(format string, args ...any) {
-	fmt.Fprintf(a.ErrOut, "Note: "+format+".\n", args...)
-}
+func (a *app) note(format string, args ...any) { a.say("note: "+format, args...) }
 
 // picture is all that the operator would know of a FilterDeployment if it was applied.
 type picture struct {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -18,27 +17,33 @@ const (
 )
 
 // replay passes recorded requests through two modules with the same configuration, and
-// prints how the one differs from the other, which it is compared with. An empty root id is
-// the first that an image lists.
-func (a *app) replay(ctx context.Context, file string, m, against *image.Module, config, rootID string) error {
+// prints how the one differs from the other, which it is compared with.
+func (a *app) replay(ctx context.Context, file string, m, against *image.Module, filter *filterFlags, format *output) error {
 	exchanges, err := readTraffic(file)
 	if err != nil {
 		return err
 	}
-	report, err := traffic.Replay(ctx, exchanges, subjectOf(beforeName, against, config, rootID), subjectOf(afterName, m, config, rootID))
+	report, err := traffic.Replay(ctx, exchanges, subjectOf(beforeName, against, filter), subjectOf(afterName, m, filter))
 	switch {
 	case ctx.Err() == nil && host.AsFailure(err) != nil:
 		return refuse("%w", err)
 	case err != nil:
 		return err
 	}
-	if err := report.Print(a.Out, beforeName, afterName); err != nil {
+	if err := a.printReplay(report, format); err != nil {
 		return err
 	}
 	if report.Differing > 0 {
 		return refuse("%d of %d requests of %s are treated differently", report.Differing, report.Exchanges, file)
 	}
 	return nil
+}
+
+func (a *app) printReplay(report traffic.Report, format *output) error {
+	if format.format == "" {
+		return report.Print(a.Out, beforeName, afterName)
+	}
+	return format.print(a, report, nil)
 }
 
 func readTraffic(path string) ([]traffic.Exchange, error) {
@@ -57,9 +62,7 @@ func readTraffic(path string) ([]traffic.Exchange, error) {
 	return exchanges, nil
 }
 
-func subjectOf(name string, m *image.Module, config, rootID string) traffic.Subject {
-	if len(m.RootIDs) > 0 {
-		rootID = cmp.Or(rootID, m.RootIDs[0])
-	}
-	return traffic.Subject{Name: name, Wasm: m.Wasm, RootID: rootID, Configuration: config}
+func subjectOf(name string, m *image.Module, with *filterFlags) traffic.Subject {
+	filter := with.of(m)
+	return traffic.Subject{Name: name, Wasm: m.Wasm, RootID: filter.RootID, Configuration: string(filter.Configuration)}
 }

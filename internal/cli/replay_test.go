@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,7 +63,7 @@ func TestReplayExitsWithWhatItFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			streams, _, stdout, _ := genericiooptions.NewTestIOStreams()
-			err := (&app{IOStreams: streams}).replay(t.Context(), c.file, c.module, hello, "", "")
+			err := (&app{IOStreams: streams}).replay(t.Context(), c.file, c.module, hello, &filterFlags{}, &output{})
 			if code := codeOf(t.Context(), err); code != c.code {
 				t.Errorf("it exits with %d: %v", code, err)
 			}
@@ -73,5 +74,24 @@ func TestReplayExitsWithWhatItFound(t *testing.T) {
 				t.Error(stdout.String())
 			}
 		})
+	}
+}
+
+func TestAReplayIsPrintedForPrograms(t *testing.T) {
+	streams, _, stdout, _ := genericiooptions.NewTestIOStreams()
+	format := &output{format: "json"}
+	err := (&app{IOStreams: streams}).replay(t.Context(), trafficFile(t, "x-crash"), moduleOf(t, filters.Trap), moduleOf(t, filters.Hello), &filterFlags{}, format)
+	if code := codeOf(t.Context(), err); code != exitRefused {
+		t.Errorf("it exits with %d: %v", code, err)
+	}
+	var report struct {
+		Exchanges, Differing int
+		Differences          []struct{ Request, Field, Before, After string }
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	if report.Exchanges != 1 || report.Differing != 1 || len(report.Differences) == 0 || report.Differences[0].Request != "GET /b" {
+		t.Errorf("%+v", report)
 	}
 }

@@ -30,10 +30,18 @@ func newRequestFlags(c *cobra.Command) *requestFlags {
 	flags.StringArrayVar(&r.requests, "request", nil, `request to pass through the filter, such as "GET /headers"; can be repeated`)
 	flags.StringArrayVarP(&r.headers, "header", "H", nil, `header of the requests, such as "x-user: me"; can be repeated`)
 	flags.StringVarP(&r.data, "data", "d", "", "body of the requests; @FILE reads it from a file")
-	flags.StringVar(&r.status, "response", "200", "status with which the upstream answers")
+	flags.StringVar(&r.status, "response", defaultStatus, "status with which the upstream answers")
 	flags.StringArrayVar(&r.responseHeaders, "response-header", nil, "header of the upstream's responses; can be repeated")
 	flags.StringVar(&r.responseData, "response-data", "", "body of the upstream's responses; @FILE reads it from a file")
 	return r
+}
+
+// defaultStatus is that of the upstream's responses unless --response is set.
+const defaultStatus = "200"
+
+// detailed reports whether there are details of the requests or of their responses.
+func (r *requestFlags) detailed() bool {
+	return len(r.headers)+len(r.responseHeaders) > 0 || r.data+r.responseData != "" || r.status != defaultStatus
 }
 
 // exchanges returns the requests with what the upstream answers.

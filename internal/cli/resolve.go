@@ -43,7 +43,7 @@ func (a *app) resolveRevision(ctx context.Context, c client.Reader, fd *wasmev1.
 		if known == nil {
 			return nil, err
 		}
-		fmt.Fprintf(a.ErrOut, "Note: %v: the module is the one that the operator resolved before.\n", err)
+		a.say("note: %v: the module is the one that the operator resolved before", err)
 		resolved = known.Module
 	}
 	content := revision.Content{Filter: filter, Module: resolved, Output: istio.Output, Distribution: istio.Distribution}
@@ -69,7 +69,9 @@ func (a *app) resolveModule(ctx context.Context, c client.Reader, fd *wasmev1.Fi
 }
 
 func (a *app) resolveImage(ctx context.Context, filter wasmev1.FilterSpec) (wasmev1.ModuleStatus, error) {
-	registry := &registryFlags{app: a}
+	registry := &registryFlags{app: a, fixes: fixes{
+		plainHTTP: "spec.filter.imagePullOptions.plainHttp", insecure: "spec.filter.imagePullOptions.insecureSkipVerify",
+	}}
 	if options := filter.ImagePullOptions; options != nil {
 		registry.plainHTTP, registry.insecure = options.PlainHTTP, options.InsecureSkipVerify
 	}

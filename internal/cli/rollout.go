@@ -113,7 +113,7 @@ func (r *rolloutCommand) wait(ctx context.Context, in client.WithWatch, fd *wasm
 	last := view.Progress{}
 	err := follow(limited, in, client.ObjectKeyFromObject(fd), func(now *wasmev1.FilterDeployment, gone bool) (bool, error) {
 		if gone {
-			return false, fmt.Errorf("waiting for %s: %w", fd.Name, errDeleted)
+			return false, fmt.Errorf("waiting for FilterDeployment %s: %w", fd.Name, errDeleted)
 		}
 		progress := view.ProgressOf(now)
 		if progress == last {
@@ -159,7 +159,7 @@ func newResume(a *app) *cobra.Command {
 	}, func(ctx context.Context, r *rolloutCommand, in client.WithWatch, fd *wasmev1.FilterDeployment) error {
 		switch {
 		case fd.Spec.Suspend:
-			return fmt.Errorf("resuming %s: spec.suspend keeps everything as it is: set it to false", fd.Name)
+			return suspended("resuming", fd)
 		case !ptr.Deref(fd.Spec.Rollout, wasmev1.RolloutSpec{}).Paused:
 			return fmt.Errorf("resuming %s: it is not paused", fd.Name)
 		}
@@ -261,7 +261,7 @@ func (r *rolloutCommand) undo(ctx context.Context, in client.Client, fd *wasmev1
 		return r.done(fd, "skipped rollback (the spec asks for "+name+" already)")
 	}
 	for _, note := range change.Notes {
-		fmt.Fprintf(r.ErrOut, "Note: %s.\n", note)
+		r.note("%s", note)
 	}
 	return r.done(fd, "rolled back to "+name)
 }

@@ -32,6 +32,7 @@ var envoyLevels = []string{"trace", "debug", "info", "warning", "error", "critic
 // runFlags are the flags of run.
 type runFlags struct {
 	app    *app
+	from   *sources
 	filter *filterFlags
 
 	envoy, image, bootstrap, out, upstream, logLevel, data string
@@ -61,7 +62,7 @@ func newRun(a *app) *cobra.Command {
 
 // newDeployEnvoy returns the command deploy envoy, which is run.
 func newDeployEnvoy(a *app) *cobra.Command {
-	return newRunCommand(a, &cobra.Command{
+	c := newRunCommand(a, &cobra.Command{
 		Use:   "envoy IMAGE|DIR",
 		Short: "Run a filter in an Envoy on this machine, as wasme run does",
 		Example: `  wasme deploy envoy registry.example.com/filters/hello:v1 --config world
@@ -69,10 +70,12 @@ func newDeployEnvoy(a *app) *cobra.Command {
   # Write an Envoy configuration with the filter.
   wasme deploy envoy registry.example.com/filters/hello:v1 --bootstrap envoy.yaml --out -`,
 	})
+	addMeaningless(a, c, "id", "docker-run-args")
+	return c
 }
 
 func newRunCommand(a *app, c *cobra.Command) *cobra.Command {
-	r := &runFlags{app: a, filter: newFilterFlags(c)}
+	r := &runFlags{app: a, from: newSources(a, c), filter: newFilterFlags(c)}
 	c.Long = `Runs a filter in an Envoy on this machine, in front of a server that answers with the request
 as it arrived, or of --upstream. IMAGE is an image of the local store or of a registry, or a
 .wasm file. DIR is the folder of a project, which is built.
@@ -84,7 +87,7 @@ Envoy is the one of --envoy, or envoy in the PATH, or the one of func-e in the P
 	flags.StringVar(&r.envoy, "envoy", "", "path of the Envoy to run")
 	flags.StringVarP(&r.bootstrap, "bootstrap", "b", "", "file with an Envoy configuration to put the filter into, or - for standard input")
 	flags.StringVar(&r.out, "out", "", "write Envoy's configuration to this file, or to standard output for -, and end")
-	flags.StringVarP(&r.image, "envoy-image", "e", "", "ignored: Envoy runs without Docker")
+	flags.StringVarP(&r.image, "envoy-image", "e", "", "does nothing: Envoy runs without Docker")
 	flags.StringArrayVar(&r.arguments, "envoy-run-args", nil, "arguments for Envoy, with spaces between them")
 	flags.StringVar(&r.upstream, "upstream", "", "URL of the server that Envoy sends requests to (default: one that answers with the request)")
 	flags.IntVar(&r.port, "port", 0, "port on 127.0.0.1 that Envoy listens on (default: a free one)")
@@ -99,7 +102,7 @@ Envoy is the one of --envoy, or envoy in the PATH, or the one of func-e in the P
 
 // run does what the flags ask for.
 func (r *runFlags) run(ctx context.Context, arg string) error {
-	setup, err := r.setup(arg)
+	setup, err := r.setup(ctx, arg)
 	if err != nil {
 		return err
 	}
@@ -108,19 +111,19 @@ func (r *runFlags) run(ctx context.Context, arg string) error {
 		return err
 	}
 	if r.image != "" {
-		r.app.say("--envoy-image is ignored: an Envoy on this machine is used")
+		r.app.say("note: --envoy-image does nothing: an Envoy on this machine is used")
 	}
 	if r.out != "" {
 		return r.write(ctx, arg, setup)
 	}
-	if setup.Path, err = envoy.Find(ctx, r.envoy); err != nil {
+	if setup.Path, err = envoy.Find(ctx, r.envoy, r.app.ErrOut); err != nil {
 		return err
 	}
-	return (&running{app: r.app, arg: arg, filter: r.filter, requests: requests}).run(ctx, setup, r.watch)
+	return (&running{app: r.app, from: r.from, arg: arg, filter: r.filter, requests: requests}).run(ctx, setup, r.watch)
 }
 
 // setup returns what the flags say, without the module and the program.
-func (r *runFlags) setup(arg string) (envoy.Setup, error) {
+func (r *runFlags) setup(ctx context.Context, arg string) (envoy.Setup, error) {
 	if err := r.check(arg); err != nil {
 		return envoy.Setup{}, err
 	}
@@ -133,7 +136,7 @@ func (r *runFlags) setup(arg string) (envoy.Setup, error) {
 		setup.Upstream = upstream
 	}
 	if r.bootstrap != "" {
-		content, err := r.readBootstrap()
+		content, err := r.readBootstrap(ctx)
 		if err != nil {
 			return envoy.Setup{}, fmt.Errorf("reading the file of --bootstrap: %w", err)
 		}
@@ -162,16 +165,16 @@ func (r *runFlags) check(arg string) error {
 	return nil
 }
 
-func (r *runFlags) readBootstrap() ([]byte, error) {
+func (r *runFlags) readBootstrap(ctx context.Context) ([]byte, error) {
 	if r.bootstrap == "-" {
-		return io.ReadAll(r.app.In)
+		return await(ctx, func() ([]byte, error) { return io.ReadAll(r.app.In) })
 	}
 	return os.ReadFile(r.bootstrap)
 }
 
 // write writes Envoy's configuration, which names the file of the module.
 func (r *runFlags) write(ctx context.Context, arg string, setup envoy.Setup) error {
-	m, err := r.app.load(ctx, arg)
+	m, err := r.from.load(ctx, arg)
 	if err != nil {
 		return err
 	}
@@ -261,6 +264,7 @@ func parseRequests(requests, headers []string, data string) ([]envoy.Request, er
 // running is a filter that runs, or is to run.
 type running struct {
 	app      *app
+	from     *sources
 	arg      string
 	filter   *filterFlags
 	requests []envoy.Request
@@ -279,7 +283,7 @@ func (r *running) run(ctx context.Context, setup envoy.Setup, watch bool) (err e
 		}
 		defer watcher.Close()
 	}
-	m, err := r.app.load(ctx, r.arg)
+	m, err := r.from.load(ctx, r.arg)
 	if err != nil {
 		return err
 	}
@@ -355,7 +359,7 @@ func (r *running) reload(ctx context.Context, e *envoy.Envoy) {
 
 // swap loads the module again, and reports whether Envoy runs another one now.
 func (r *running) swap(ctx context.Context, e *envoy.Envoy) (changed bool, err error) {
-	m, err := r.app.load(ctx, r.arg)
+	m, err := r.from.load(ctx, r.arg)
 	if err != nil || m.SHA256() == r.module {
 		return false, err
 	}

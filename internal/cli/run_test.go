@@ -136,7 +136,7 @@ func TestRunPutsTheFilterIntoABootstrap(t *testing.T) {
 	if got.code != 0 || !strings.Contains(got.out, "      hello: me\n") || !strings.Contains(got.out, "    body: 4 bytes\n      mine\n") {
 		t.Errorf("%d\n%s%s", got.code, got.out, got.err)
 	}
-	if want := "--envoy-image is ignored: an Envoy on this machine is used\n"; got.err != want {
+	if want := "note: --envoy-image does nothing: an Envoy on this machine is used\n"; got.err != want {
 		t.Errorf("stderr is %q, want %q", got.err, want)
 	}
 }

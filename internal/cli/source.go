@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/cobra"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
 	"github.com/wasme-io/wasme-operator/internal/cli/store"
@@ -22,40 +23,65 @@ const runtimeConfigFile = "runtime-config.json"
 // testFiles are the names of a file with tests in a project, as in an image.
 var testFiles = []string{"preflight-tests.textpb", "preflight-tests.yaml"}
 
+// sources are where the commands that run a module find an image.
+type sources struct {
+	app      *app
+	stores   *storeFlag
+	registry *registryFlags
+}
+
+// newSources adds the flags for the local store and the registry to a command, and completes
+// its arguments.
+func newSources(a *app, c *cobra.Command) *sources {
+	s := &sources{app: a, stores: newStoreFlag(c), registry: newReachFlags(a, c)}
+	c.ValidArgsFunction = completeImages(s.stores, true)
+	return s
+}
+
 // load returns the module that an argument IMAGE|DIR names: a .wasm file, the folder of a
 // project, which is built, or an image of the local store or else of its registry.
-func (a *app) load(ctx context.Context, arg string) (*image.Module, error) {
-	info, err := os.Stat(arg)
-	switch {
-	case err == nil && info.IsDir():
-		language, err := toolchain.Detect(arg)
-		if err != nil {
-			return nil, err
-		}
-		return a.build(ctx, language, arg)
-	case err == nil:
-		return a.build(ctx, toolchain.Precompiled, arg)
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+func (s *sources) load(ctx context.Context, arg string) (*image.Module, error) {
+	m, _, err := s.loadImage(ctx, arg)
+	return m, err
+}
+
+// loadImage is load, with the image; nil where there is none.
+func (s *sources) loadImage(ctx context.Context, arg string) (*image.Module, v1.Image, error) {
+	if _, err := os.Stat(arg); !errors.Is(err, fs.ErrNotExist) {
+		m, err := s.build(ctx, arg)
+		return m, nil, err
 	}
-	found, err := a.findImage(ctx, arg)
+	found, err := s.findImage(ctx, arg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m, err := readImage(found)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", arg, err)
+		return nil, nil, fmt.Errorf("reading %s: %w", arg, err)
 	}
-	return m, nil
+	return m, found, nil
+}
+
+// build builds the project in a folder, or reads a .wasm file.
+func (s *sources) build(ctx context.Context, path string) (*image.Module, error) {
+	language, err := toolchain.Detect(path)
+	if err != nil {
+		return nil, err
+	}
+	wasm, err := toolchain.Build(ctx, language, path, toolchain.Options{Log: s.app.ErrOut})
+	if err != nil {
+		return nil, err
+	}
+	return project(wasm, path)
 }
 
 // findImage returns an image of the local store, or else of its registry.
-func (a *app) findImage(ctx context.Context, arg string) (v1.Image, error) {
-	ref, err := parseReference(arg)
+func (s *sources) findImage(ctx context.Context, arg string) (v1.Image, error) {
+	ref, err := s.registry.reference(arg)
 	if err != nil {
 		return nil, fmt.Errorf("there is no file %s, and %w", arg, err)
 	}
-	local, err := (&storeFlag{}).open()
+	local, err := s.stores.open()
 	if err != nil {
 		return nil, err
 	}
@@ -63,16 +89,7 @@ func (a *app) findImage(ctx context.Context, arg string) (v1.Image, error) {
 	if !errors.Is(err, store.ErrNotFound) {
 		return found, err
 	}
-	return (&registryFlags{app: a}).find(ctx, ref)
-}
-
-// build builds the project in a folder, or reads a .wasm file.
-func (a *app) build(ctx context.Context, language toolchain.Language, path string) (*image.Module, error) {
-	wasm, err := toolchain.Build(ctx, language, path, toolchain.Options{Log: a.ErrOut})
-	if err != nil {
-		return nil, err
-	}
-	return project(wasm, path)
+	return s.registry.find(ctx, ref)
 }
 
 // project returns a module with the runtime configuration and the tests of its project, as

@@ -16,6 +16,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli/view"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 )
 
 // Output formats: all columns, and names only.
@@ -24,8 +25,12 @@ const (
 	formatName = "name"
 )
 
-// ageTick is how often a live table is redrawn when nothing changes but ages.
-const ageTick = time.Second
+const (
+	// ageTick is how often a live table is redrawn when nothing changes but ages.
+	ageTick = time.Second
+	// podsTick is how often the pods and outputs behind it are read.
+	podsTick = 5 * time.Second
+)
 
 // status is the command status.
 type status struct {
@@ -94,9 +99,10 @@ func (s *status) run(ctx context.Context, args []string) error {
 	case len(found) == 0:
 		return s.printNone(at)
 	}
-	text, err := s.draw(ctx, c, at, screenOf(s.Out), found)
+	once := &details{client: c}
+	text, err := s.draw(ctx, once, at, screenOf(s.Out), found)
 	fmt.Fprint(s.Out, text)
-	return err
+	return errors.Join(err, once.err)
 }
 
 func (s *status) wide() bool { return *s.format.OutputFormat == formatWide }
@@ -147,7 +153,7 @@ func (s *status) print(found []wasmev1.FilterDeployment, at client.ObjectKey) er
 
 // draw returns the table of FilterDeployments and, for the one with a name, that of its
 // workloads.
-func (s *status) draw(ctx context.Context, c client.Client, at client.ObjectKey, on *screen, found []wasmev1.FilterDeployment) (string, error) {
+func (s *status) draw(ctx context.Context, known *details, at client.ObjectKey, on *screen, found []wasmev1.FilterDeployment) (string, error) {
 	var text bytes.Buffer
 	to := *on
 	to.out = &text
@@ -161,21 +167,39 @@ func (s *status) draw(ctx context.Context, c client.Client, at client.ObjectKey,
 	if note := view.Note(fd); note != "" {
 		fmt.Fprintf(&text, "\n%s\n", to.wrapped(note))
 	}
-	outputs, err := readOutputs(ctx, c, fd)
-	if err != nil {
-		return text.String(), err
+	if !known.read(ctx, fd) {
+		return text.String(), nil
 	}
-	pods, err := readPods(ctx, c, fd.Namespace)
-	if err != nil {
-		return text.String(), err
-	}
-	workloads := view.Workloads(fd, outputs, pods.count(fd, outputs))
+	workloads := view.Workloads(fd, known.outputs, known.pods.count(fd, known.outputs))
 	if len(workloads.Rows) == 0 {
 		return text.String(), nil
 	}
 	fmt.Fprintln(&text)
-	err = to.table(workloads, s.wide())
+	err := to.table(workloads, s.wide())
 	return text.String(), err
+}
+
+// details are what the status of a FilterDeployment does not have of its workloads.
+type details struct {
+	client  client.Client
+	outputs rollout.Outputs
+	pods    podIndex
+	// err is why they could not be read.
+	err  error
+	next time.Time
+}
+
+// read reads them anew from time to time, as pods may be many, and reports whether they are
+// there.
+func (d *details) read(ctx context.Context, fd *wasmev1.FilterDeployment) bool {
+	if time.Now().Before(d.next) {
+		return d.err == nil
+	}
+	d.next = time.Now().Add(podsTick)
+	if d.outputs, d.err = readOutputs(ctx, d.client, fd); d.err == nil {
+		d.pods, d.err = readPods(ctx, d.client, fd.Namespace)
+	}
+	return d.err == nil
 }
 
 // follow shows changes until ctx ends: on a terminal in the place of the former table.
@@ -198,12 +222,16 @@ func (s *status) follow(ctx context.Context, c client.WithWatch, at client.Objec
 	}()
 	ticker := time.NewTicker(ageTick)
 	defer ticker.Stop()
+	shown := &details{client: c}
 	for {
-		text, err := s.draw(ctx, c, at, on, known.list())
-		if err == nil {
-			err = on.redraw(text)
-		}
+		text, err := s.draw(ctx, shown, at, on, known.list())
 		if err != nil {
+			return err
+		}
+		if shown.err != nil { // it may come back
+			text += "\n" + on.wrapped("Error: "+shown.err.Error()) + "\n"
+		}
+		if err := on.redraw(text); err != nil {
 			return err
 		}
 		select {

@@ -20,7 +20,9 @@ import (
 
 // testFlags are those of wasme test.
 type testFlags struct {
+	from     *sources
 	filter   *filterFlags
+	format   *output
 	requests *requestFlags
 	tests    string
 	traffic  string
@@ -44,25 +46,26 @@ It exits with 3 when the module is refused, a test fails, or there is a differen
   wasme test registry.example.com/filters/hello:v2 --traffic recorded.har --against registry.example.com/filters/hello:v1`,
 		Args: cobra.ExactArgs(1),
 	}
-	t := &testFlags{filter: newFilterFlags(c), requests: newRequestFlags(c)}
+	t := &testFlags{from: newSources(a, c), filter: newFilterFlags(c), format: newOutput(c, "junit"), requests: newRequestFlags(c)}
 	c.Flags().StringVar(&t.tests, "tests", "", "file with tests (default: that of the image or folder)")
 	c.Flags().StringVar(&t.traffic, "traffic", "", "file that wasme record wrote")
 	c.Flags().StringVar(&t.against, "against", "", "image, folder or .wasm file to compare with, for --traffic")
-	format := newOutput(c, "junit")
-	c.ValidArgsFunction = completeImages(&storeFlag{}, true)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		m, err := a.load(c.Context(), args[0])
+		if err := t.check(); err != nil {
+			return err
+		}
+		m, err := t.from.load(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		if t.traffic != "" || t.against != "" {
+		if t.traffic != "" {
 			return t.replay(c.Context(), a, m)
 		}
 		report, err := t.run(c.Context(), m)
 		if err != nil {
 			return err
 		}
-		if err := report.print(a, format); err != nil {
+		if err := report.print(a, t.format); err != nil {
 			return err
 		}
 		return report.refusal()
@@ -70,15 +73,28 @@ It exits with 3 when the module is refused, a test fails, or there is a differen
 	return c
 }
 
-func (t *testFlags) replay(ctx context.Context, a *app, m *image.Module) error {
-	if t.traffic == "" || t.against == "" {
+// check refuses flags that do not go together.
+func (t *testFlags) check() error {
+	compares := t.traffic != "" && t.against != ""
+	switch {
+	case !compares && t.traffic+t.against != "":
 		return misused("--traffic and --against go together: set both")
+	case compares && (t.tests != "" || len(t.requests.requests) > 0):
+		return misused("--traffic has the requests to compare the modules with: leave --tests and --request out")
+	case len(t.requests.requests) == 0 && t.requests.detailed():
+		return misused("--header, --data and the --response flags are for a request: add --request")
+	case compares && t.format.format == "junit":
+		return misused("--traffic has no output junit: use json or yaml")
 	}
-	against, err := a.load(ctx, t.against)
+	return nil
+}
+
+func (t *testFlags) replay(ctx context.Context, a *app, m *image.Module) error {
+	against, err := t.from.load(ctx, t.against)
 	if err != nil {
 		return err
 	}
-	return a.replay(ctx, t.traffic, m, against, t.filter.config, t.filter.rootID)
+	return a.replay(ctx, t.traffic, m, against, t.filter, t.format)
 }
 
 // testReport is what wasme test found.

@@ -167,7 +167,14 @@ func TestBadTestsNameTheFix(t *testing.T) {
 		"no such tests":            {[]string{"--tests", "/none"}, 1, "/none"},
 		"broken tests":             {[]string{"--tests", write(t, "tests.yaml", []byte("test: x"))}, 1, "cannot be read"},
 		"traffic alone":            {[]string{"--traffic", "x"}, 2, "--traffic and --against go together"},
-		"an unknown output":        {[]string{"-o", "xml"}, 2, "is not known"},
+		"traffic and a request":    {[]string{"--traffic", "x", "--against", wasm, "--request", "GET /"}, 2, "leave --tests and --request out"},
+		"traffic and tests":        {[]string{"--traffic", "x", "--against", wasm, "--tests", "y"}, 2, "leave --tests and --request out"},
+		"traffic and a header":     {[]string{"--traffic", "x", "--against", wasm, "-H", "a: b"}, 2, "are for a request"},
+		"traffic for junit":        {[]string{"--traffic", "x", "--against", wasm, "-o", "junit"}, 2, "use json or yaml"},
+		"a header of no request":   {[]string{"-H", "a: b"}, 2, "add --request"},
+		"a body of no request":     {[]string{"-d", "body"}, 2, "add --request"},
+		"a status of no request":   {[]string{"--response", "500"}, 2, "add --request"},
+		"an unknown output":        {[]string{"-o", "xml"}, 2, "use one of json, yaml, junit"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := wasme(t, append([]string{"test", wasm}, c.args...)...)

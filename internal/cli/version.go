@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -19,8 +18,14 @@ type build struct {
 	Platform string `json:"platform"`
 }
 
-func buildOf(info *debug.BuildInfo) build {
-	b := build{Version: info.Main.Version, Go: info.GoVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH}
+// buildOf returns what this program knows of itself.
+func buildOf() build {
+	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.Version = info.Main.Version
 	for _, setting := range info.Settings {
 		if setting.Key == "vcs.revision" {
 			b.Revision = setting.Value
@@ -38,11 +43,7 @@ func newVersion(a *app) *cobra.Command {
 	}
 	format := newOutput(c)
 	c.RunE = func(*cobra.Command, []string) error {
-		info, ok := debug.ReadBuildInfo()
-		if !ok {
-			return fmt.Errorf("this wasme was built without Go modules: it does not know its version")
-		}
-		b := buildOf(info)
+		b := buildOf()
 		return format.print(a, b, func() *metav1.Table {
 			table := view.NewTable("Version", "Revision", "Go", "Platform")
 			view.AddRow(table, b.Version, b.Revision, b.Go, b.Platform)

@@ -139,9 +139,10 @@ spec:
 		Entry("an id that is no name", 2, `the id "Hello_World" cannot be the name of a FilterDeployment`, helloImage, "--id", "Hello_World"),
 		Entry("no registry", 2, "has no registry", "hello:v1", "--id", "hello"),
 		Entry("no tag", 2, "has no tag", "registry.example.com/hello", "--id", "hello"),
-		Entry("an unknown kind", 1, "spec.deployment.istio.kind", helloImage, "--id", "hello", "-t", "job"),
+		Entry("an unknown kind", 2, "use deployment, daemonset or statefulset", helloImage, "--id", "hello", "-t", "job", "--dry-run=client"),
+		Entry("an unknown patch context", 2, "use inbound, outbound, gateway or any", helloImage, "--id", "hello", "--patch-context", "inboud", "--dry-run=client"),
 		Entry("an unknown dry run", 2, "use none, client or server", helloImage, "--id", "hello", "--dry-run=maybe"),
-		Entry("an unknown output", 2, "use yaml or json", helloImage, "--id", "hello", "--dry-run=client", "-o", "xml"),
+		Entry("an unknown output, before anything is applied", 2, "use one of json, yaml", helloImage, "--id", "hello", "-o", "xml"),
 	)
 
 	It("says what is wrong with the cluster", func(ctx context.Context) {
@@ -161,9 +162,13 @@ var _ = Describe("wasme undeploy istio", func() {
 		undeploy := []string{"undeploy", "istio", "--id", "hello", "-n", namespace}
 		Expect(wasme(ctx, append(undeploy, "--dry-run")...)).To(Equal(result{Out: "FilterDeployment hello would be deleted\na: the filter would be removed\n"}))
 		Expect(user.Get(ctx, client.ObjectKeyFromObject(fd), fd)).To(Succeed())
+		part := wasme(ctx, append(undeploy, "-l", "app=a")...)
+		Expect(part.Code).To(Equal(2))
+		Expect(part.ErrOut).To(ContainSubstring("--labels cannot limit the removal"))
+		Expect(user.Get(ctx, client.ObjectKeyFromObject(fd), fd)).To(Succeed())
 		// No garbage collector runs here: what waits for it is deleted by a user.
 		ended := make(chan result)
-		go func() { ended <- wasme(ctx, append(undeploy, "-l", "app=a")...) }()
+		go func() { ended <- wasme(ctx, append(undeploy, "--patch-context=inbound")...) }()
 		Eventually(func() error {
 			if err := user.Get(ctx, client.ObjectKeyFromObject(fd), fd); err != nil || fd.DeletionTimestamp == nil {
 				return err
@@ -173,7 +178,7 @@ var _ = Describe("wasme undeploy istio", func() {
 		}).WithTimeout(10 * time.Second).Should(Satisfy(apierrors.IsNotFound))
 		var got result
 		Eventually(ended).WithTimeout(10 * time.Second).Should(Receive(&got))
-		Expect(got).To(Equal(result{Out: "FilterDeployment hello deleted\n", ErrOut: "note: --labels and --workload-type do nothing: the FilterDeployment is deleted as a whole\n"}))
+		Expect(got).To(Equal(result{Out: "FilterDeployment hello deleted\n", ErrOut: "note: --patch-context does nothing any more\n"}))
 
 		again := wasme(ctx, undeploy...)
 		Expect(again.Code).To(Equal(1))

@@ -148,7 +148,7 @@ var _ = Describe("wasme doctor", Ordered, func() {
 				found("operator", doctor.NotChecked, "the right to list deployments.apps in namespace wasme-system is missing"),
 				found("FilterDeployments", doctor.NotChecked, "the right to list filterdeployments.wasme.io is missing"),
 			))
-			Expect(got.ofStatus(doctor.Warn)).To(ConsistOf(found("your rights", doctor.Warn, "in namespace default you may not list filterdeployments.wasme.io (for wasme status)")))
+			Expect(got.ofStatus(doctor.Warn)).To(ConsistOf(found("your rights", doctor.Warn, "in namespace default you may not get filterdeployments.wasme.io (for wasme status, undeploy, rollout and diff), list filterdeployments.wasme.io (for wasme status, deploy and rollout)")))
 		})
 
 		It("names the rights that the operator's account lost", func(ctx context.Context) {
@@ -284,6 +284,6 @@ var _ = Describe("wasme doctor", Ordered, func() {
 		path := write("kubeconfig", `{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c}}], clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]}`)
 		got := wasmeWith(ctx, filepath.Clean(path), "", "doctor")
 		Expect(got.Code).To(Equal(1))
-		Expect(got.ErrOut).To(MatchRegexp(`^Error: reaching the API server at http://127.0.0.1:1: .* is the cluster running`))
+		Expect(got.ErrOut).To(MatchRegexp(`^Error: reaching the API server at http://127.0.0.1:1: .* check that the cluster runs`))
 	})
 })

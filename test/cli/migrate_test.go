@@ -189,7 +189,7 @@ spec:
 		Expect(out).To(gbytes.Say("WasmPlugin " + namespace + "/auth deleted\n"))
 		Expect(exists(ctx, plugin)()).To(BeFalse())
 		Expect(created(ctx, "auth").Spec.Rollout).To(Or(BeNil(), HaveField("MaxPods", BeNil())), "later rollouts are as usual")
-		Expect(run(ctx, "--apply")).To(Equal(result{ErrOut: "There is nothing to migrate.\n"}))
+		Expect(run(ctx, "--apply", "--istio-root-namespace=istio-system")).To(Equal(result{ErrOut: "There is nothing to migrate.\n"}))
 	})
 
 	It("keeps the object when the FilterDeployment is refused, and goes on with the next", func(ctx context.Context) {
@@ -313,10 +313,18 @@ spec:
 		Expect(wide(run(ctx).Out)).To(ContainSubstring("details | Deployment | - | - | its pods mount the cache of wasme 0.0.33: --clean ends that, and restarts them"))
 		refused := run(ctx, "--apply", "--clean")
 		Expect(refused.Code).To(Equal(3))
-		Expect(refused.ErrOut).To(ContainSubstring("keeps its annotations: EnvoyFilter details-hello still loads a module from there"))
+		Expect(refused.ErrOut).To(ContainSubstring("keeps its annotations: EnvoyFilter " + namespace + "/details-hello still loads a module from there"))
 
 		Expect(user.Delete(ctx, old)).To(Succeed())
-		out, errOut, ended := start(ctx, "--apply", "--clean")
+		root := newNamespace(ctx)
+		everywhere := byWasme(root, "details")
+		Expect(user.Create(ctx, everywhere)).To(Succeed())
+		refused = run(ctx, "--apply", "--clean", "--istio-root-namespace", root)
+		Expect(refused.Code).To(Equal(3))
+		Expect(refused.ErrOut).To(ContainSubstring("keeps its annotations: EnvoyFilter " + root + "/details-hello still loads a module from there"))
+
+		Expect(user.Delete(ctx, everywhere)).To(Succeed())
+		out, errOut, ended := start(ctx, "--apply", "--clean", "--timeout=0")
 		Eventually(errOut).WithTimeout(waiting).Should(gbytes.Say("removing the annotations of wasme 0.0.33 from its pod template, which restarts its pods"))
 		Eventually(func() map[string]string {
 			Expect(user.Get(ctx, at("details"), &details)).To(Succeed())
@@ -342,7 +350,7 @@ spec:
 		Entry("an unknown dry run", 2, "use none or server", "--dry-run=client"),
 		Entry("both a dry run and none", 2, "leave one of them out", "--dry-run=server", "--apply"),
 		Entry("an output of what is done", 2, "leave out -o yaml", "--apply", "-o", "yaml"),
-		Entry("an unknown output", 2, "see --help", "-o", "xml"),
+		Entry("an unknown output", 2, "see wasme migrate --help", "-o", "xml"),
 		Entry("an image without registry", 2, "has no registry", "--image", "auth=hello:v1"),
 		Entry("an image that nothing needs", 2, "--image auth: there is no such object, or it says itself where its module comes from", "--image", "auth=registry.test/a:v1"),
 		Entry("an object that is not there", 1, "there is nothing to migrate with the name aut: did you mean auth?", "aut"),

@@ -74,6 +74,16 @@ var _ = Describe("wasme rollout", func() {
 			Expect(rollout(ctx, "status", "--watch=false")).To(Equal(result{Out: "Waiting for the operator to look at the newest spec...\n"}))
 		})
 
+		DescribeTable("fails at once without the right to", func(ctx context.Context, says string, verbs ...string) {
+			path := guest(ctx, namespace, verbs...)
+			Eventually(func() result { return wasmeWith(ctx, path, "", "rollout", "status", "hello", "--timeout=1m") }).WithTimeout(waiting).Should(And(
+				HaveField("Code", 1), HaveField("ErrOut", And(HavePrefix("Error: "+says), HaveSuffix("ask for that right, or choose another --context\n"))),
+			))
+		},
+			Entry("list", "listing the FilterDeployments: ", "get", "watch"),
+			Entry("watch", "watching the FilterDeployments: ", "get", "list"),
+		)
+
 		It("fails after its timeout", func(ctx context.Context) {
 			got := rollout(ctx, "status", "--timeout=200ms")
 			Expect(got.Code).To(Equal(1))
@@ -154,7 +164,7 @@ var _ = Describe("wasme rollout", func() {
 			got := rollout(ctx, "undo")
 			Expect(got.Code).To(BeZero(), got.ErrOut)
 			Expect(got.Out).To(Equal("filterdeployment.wasme.io/hello rolled back to revision 1 (" + first.Hash + ")\n"))
-			Expect(got.ErrOut).To(Equal("Note: the tag of registry.test/hello:v1 has another image since: spec.filter.image references the former one by its digest.\n"))
+			Expect(got.ErrOut).To(Equal("note: the tag of registry.test/hello:v1 has another image since: spec.filter.image references the former one by its digest\n"))
 			filter := live(ctx).Spec.Filter
 			Expect(filter.Config).To(Equal(text("first")))
 			Expect(filter.VM).To(BeNil())
@@ -176,7 +186,7 @@ var _ = Describe("wasme rollout", func() {
 			fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: []byte(`{"a":1}`)}
 			Expect(user.Update(ctx, fd)).To(Succeed())
 			third := keepRevision(ctx, fd, digest("3"), second, first)
-			Expect(rollout(ctx, "undo", "--to-revision=1").ErrOut).To(HavePrefix("Note: "))
+			Expect(rollout(ctx, "undo", "--to-revision=1").ErrOut).To(HavePrefix("note: "))
 			Expect(live(ctx).Spec.Deployment.Istio.Output).To(BeEmpty())
 			Expect(fd.Spec.Deployment.Istio.Distribution).To(BeEmpty())
 			Expect(fd.Spec.Deployment.Istio.Labels).To(HaveLen(1))

@@ -138,6 +138,29 @@ var _ = Describe("wasme status", func() {
 		}
 	})
 
+	It("goes on with its table when it cannot read the workloads", func(ctx context.Context) {
+		fd := createFilterDeployment(ctx, namespace, "hello", "world")
+		path := guest(ctx, namespace, "get", "list", "watch")
+		Eventually(func() string { return wasmeWith(ctx, path, "", "status").Out }).WithTimeout(waiting).Should(ContainSubstring("hello"))
+		GinkgoT().Setenv("TERM", "xterm")
+		terminal, device, err := pty.Open()
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(terminal.Close)
+		DeferCleanup(device.Close)
+		Expect(pty.Setsize(terminal, &pty.Winsize{Cols: 80, Rows: 20})).To(Succeed())
+		shown := gbytes.BufferReader(terminal)
+		limited, cancel := context.WithCancel(ctx)
+		ended := make(chan int)
+		go func() {
+			ended <- cli.Run(limited, []string{"status", "hello", "--watch", "--kubeconfig", path}, genericiooptions.IOStreams{Out: device, ErrOut: GinkgoWriter})
+		}()
+		Eventually(shown).WithTimeout(waiting).Should(gbytes.Say("hello +Unknown(.|\n)*Error: listing the objects of kind EnvoyFilter"))
+		setStatus(ctx, fd, complete)
+		Eventually(shown).WithTimeout(waiting).Should(gbytes.Say("hello +True(.|\n)*Error: listing the objects of kind EnvoyFilter"))
+		cancel()
+		Eventually(ended).WithTimeout(waiting).Should(Receive(Equal(130)))
+	})
+
 	Describe("without", func() {
 		It("a kubeconfig says where to set one", func(ctx context.Context) {
 			var out, errOut bytes.Buffer
@@ -149,7 +172,7 @@ var _ = Describe("wasme status", func() {
 		})
 
 		It("the CRD says what to install", func() {
-			Expect(withoutCRD).To(Equal(result{Code: 1, ErrOut: "Error: listing the FilterDeployments: this cluster has no FilterDeployments: install wasme-operator\n"}))
+			Expect(withoutCRD).To(Equal(result{Code: 1, ErrOut: "Error: listing the FilterDeployments: this cluster does not serve FilterDeployments (wasme.io/v1): install wasme-operator\n"}))
 		})
 
 		It("a right says which", func(ctx context.Context) {

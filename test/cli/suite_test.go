@@ -14,10 +14,12 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/binaries"
@@ -81,6 +83,24 @@ func newNamespace(ctx context.Context) string {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "spec-"}}
 	Expect(user.Create(ctx, namespace)).To(Succeed())
 	return namespace.Name
+}
+
+// guest returns the kubeconfig of an account that has some rights to the FilterDeployments of a
+// namespace, and no others.
+func guest(ctx context.Context, namespace string, verbs ...string) string {
+	GinkgoHelper()
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: "guest"}
+	Expect(user.Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta})).To(Succeed())
+	Expect(user.Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{wasmev1.GroupVersion.Group}, Resources: []string{"filterdeployments"}, Verbs: verbs},
+	}})).To(Succeed())
+	Expect(user.Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta,
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: meta.Name}},
+	})).To(Succeed())
+	path, err := controlPlane.KubeconfigAs(ctx, namespace, meta.Name)
+	Expect(err).NotTo(HaveOccurred())
+	return path
 }
 
 // write writes a file for a spec and returns its path.

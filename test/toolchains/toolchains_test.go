@@ -123,9 +123,9 @@ var sources = map[toolchain.Language]string{
 
 func TestTheCompilersOwnErrorsAreShown(t *testing.T) {
 	for language, tc := range map[toolchain.Language]struct{ shown, failed string }{
-		toolchain.Go:             {"main.go:", "go failed (exit status 1): fix what it says"},
-		toolchain.Rust:           {"--> src/lib.rs:", "cargo failed (exit status 101): fix what it says"},
-		toolchain.AssemblyScript: {"in assembly/index.ts(", "npm failed (exit status 1): fix what it says"},
+		toolchain.Go:             {"main.go:", "go failed (exit status 1): see its output above"},
+		toolchain.Rust:           {"--> src/lib.rs:", "cargo failed (exit status 101): see its output above"},
+		toolchain.AssemblyScript: {"in assembly/index.ts(", "npm failed (exit status 1): see its output above"},
 	} {
 		t.Run(string(language), func(t *testing.T) {
 			toolchains.Use(t)

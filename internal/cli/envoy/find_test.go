@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,7 @@ func TestFind(t *testing.T) {
 	program(t, both, "envoy", "")
 	program(t, both, "func-e", "exit 1")
 	program(t, downloads, "func-e", `[ "$1" = which ] && echo /downloaded/envoy`)
-	program(t, broken, "func-e", "exit 1")
+	program(t, broken, "func-e", "echo no network >&2; exit 1")
 	given := program(t, t.TempDir(), "mine", "")
 	for name, row := range map[string]struct{ given, path, want, err string }{
 		"the given one":            {given: given, path: both, want: given},
@@ -25,14 +26,18 @@ func TestFind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PATH", row.path)
-			got, err := Find(t.Context(), row.given)
+			var log strings.Builder
+			got, err := Find(t.Context(), row.given, &log)
 			if got != row.want || (err == nil) != (row.err == "") || err != nil && !strings.Contains(err.Error(), row.err) {
 				t.Errorf("Find = %q, %v, want %q, %q", got, err, row.want, row.err)
+			}
+			if told := strings.Contains(log.String(), "no network"); told != (row.path == broken) {
+				t.Errorf("the log is %q", log.String())
 			}
 		})
 	}
 	t.Setenv("PATH", t.TempDir())
-	if _, err := Find(t.Context(), ""); !errors.Is(err, ErrNotFound) {
+	if _, err := Find(t.Context(), "", io.Discard); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Find = %v, want ErrNotFound", err)
 	}
 }

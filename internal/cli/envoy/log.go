@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -10,12 +11,12 @@ import (
 
 // The marks around each record of Envoy's log. Messages may have several lines.
 const (
-	recordBegin = "\x1e"
+	recordBegin = '\x1e'
 	recordEnd   = '\x1f'
 )
 
 // logFormat is level, logger and text between the marks (spdlog's "Custom formatting").
-const logFormat = recordBegin + "%l %n %v" + string(recordEnd)
+const logFormat = string(recordBegin) + "%l %n %v" + string(recordEnd)
 
 // accessLogger is the logger of the records about requests.
 const accessLogger = "wasme-access"
@@ -24,7 +25,7 @@ const accessLogger = "wasme-access"
 // both are in one order. Envoy writes one when a request has ended: the client's address, and
 // where the response came from.
 func accessLog() object {
-	const format = recordBegin + "info " + accessLogger + " %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %RESPONSE_CODE_DETAILS%" + string(recordEnd) + "\n"
+	const format = string(recordBegin) + "info " + accessLogger + " %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %RESPONSE_CODE_DETAILS%" + string(recordEnd) + "\n"
 	return extension("envoy.access_loggers.stderr", typed("envoy.extensions.access_loggers.stream.v3.StderrAccessLog", object{
 		"log_format": object{"text_format_source": object{"inline_string": format}},
 	}))
@@ -96,18 +97,38 @@ func (j *journal) read(from io.Reader) {
 	defer close(j.ended)
 	reader := bufio.NewReader(from)
 	for {
-		text, err := reader.ReadString(recordEnd)
-		raw, formatted, found := strings.Cut(text, recordBegin)
+		raw, err := readUntil(reader, recordBegin)
 		for line := range strings.Lines(raw) {
 			if line = strings.TrimSpace(line); line != "" {
 				j.add(Record{Level: "error", Text: line})
 			}
 		}
-		if found {
-			j.add(parseRecord(strings.TrimSuffix(formatted, string(recordEnd)), j.plugin))
-		}
 		if err != nil {
 			return
+		}
+		formatted, err := readUntil(reader, recordEnd)
+		j.add(parseRecord(formatted, j.plugin))
+		if err != nil {
+			return
+		}
+	}
+}
+
+// maxRecord is how many bytes of a record are kept.
+const maxRecord = 64 << 10
+
+// readUntil returns what comes before a mark, or the beginning of what is longer than a record
+// may be.
+func readUntil(from *bufio.Reader, mark byte) (string, error) {
+	var text []byte
+	for {
+		piece, err := from.ReadSlice(mark)
+		if err == nil {
+			piece = piece[:len(piece)-1]
+		}
+		text = append(text, piece[:min(len(piece), maxRecord-len(text))]...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return string(text), err
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,20 @@ func TestJournalForgetsOldRecords(t *testing.T) {
 	}
 	if last, _ := j.since(kept + 5); len(last) != 1 || last[0].Text != "last" {
 		t.Errorf("the last record is %v", last)
+	}
+}
+
+func TestJournalCutsLongRecords(t *testing.T) {
+	long := strings.Repeat("x", 3*maxRecord)
+	j := newJournal(plugin, nil)
+	j.read(strings.NewReader(long + "\n\x1einfo wasm " + long + "\x1f\n\x1einfo wasm next\x1f\n"))
+	want := []Record{
+		{Level: "error", Text: long[:maxRecord]},
+		{Level: "info", Logger: "wasm", Text: long[:maxRecord-len("info wasm ")]},
+		{Level: "info", Logger: "wasm", Text: "next"},
+	}
+	if got, _ := j.since(0); !slices.Equal(got, want) {
+		t.Errorf("the journal has %d records, not the cut ones", len(got))
 	}
 }
 

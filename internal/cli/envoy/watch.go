@@ -18,7 +18,7 @@ import (
 const settleTime = 100 * time.Millisecond
 
 // built are folders of a project that compilers and package managers write.
-var built = map[string]bool{"target": true, "node_modules": true}
+var built = map[string]bool{"build": true, "node_modules": true, "target": true}
 
 // Watcher sees when a file, or the files in a folder and below it, have another content. It
 // leaves out hidden folders, and those that compilers and package managers fill.

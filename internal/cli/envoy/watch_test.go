@@ -64,6 +64,7 @@ func TestWatcherSeesAProjectsFiles(t *testing.T) {
 	write(t, "2", project, "main.go")
 	wantChange(t, changes)
 	write(t, "2", project, "target", "out")
+	write(t, "1", project, "build", "release.wasm")
 	write(t, "2", project, ".git", "index")
 	write(t, "2", project, "main.go") // the same again
 	wantNone(t, changes)

@@ -64,6 +64,9 @@ func unpack(from io.Reader, folder string) error {
 		if header.Typeflag != tar.TypeReg || !layoutFiles.MatchString(file) {
 			continue
 		}
+		if file == indexFile && header.Size > maxDocument {
+			return module.Bound{Bytes: maxDocument, What: "the archive's " + indexFile}.Exceeded()
+		}
 		if left -= header.Size; left < 0 {
 			return module.Bound{Bytes: maxArchived, What: "the archive"}.Exceeded()
 		}

@@ -2,8 +2,10 @@
 // (https://github.com/opencontainers/image-spec/blob/main/image-layout.md) whose index names
 // each image by its whole reference, and says when it was put there.
 //
-// Blobs are written under another name first and the index is replaced at once, so that a
-// process that is killed leaves a store that works. Processes take turns through a file lock.
+// Blobs are written under another name first, then the index is replaced at once, and then
+// blobs go that no image has any more: a process that is killed leaves a store that works.
+// Processes change the index in turns, through a file lock. Blobs that were used within the
+// last hour stay, because another process may read them, or be about to name them.
 package store
 
 import (
@@ -38,8 +40,14 @@ const (
 
 	indexFile = "index.json"
 	lockFile  = ".lock"
-	// lockPoll is how often a process looks whether another has given the store back.
+	// lockPoll is how often a process looks whether another has given the store back, and
+	// lockTime how long it waits for that before it opens the store.
 	lockPoll = 50 * time.Millisecond
+	lockTime = 10 * time.Second
+	// unusedTime is how long a blob stays after it was used last.
+	unusedTime = time.Hour
+	// maxDocument is the largest index, manifest or configuration, in bytes.
+	maxDocument = 4 << 20
 )
 
 // ErrNotFound says that the store has no image of that name.
@@ -72,7 +80,9 @@ func Open(dir string) (*Store, error) {
 	if _, err := os.Stat(s.path(indexFile)); err == nil {
 		return s, nil
 	}
-	return s, s.change(context.Background(), func(index *v1.IndexManifest) error { return s.create(index) })
+	ctx, cancel := context.WithTimeout(context.Background(), lockTime)
+	defer cancel()
+	return s, s.change(ctx, s.create)
 }
 
 func (s *Store) path(names ...string) string {
@@ -114,13 +124,30 @@ func (s *Store) List() ([]Entry, error) {
 	return entries, nil
 }
 
+// manifest reads the manifest of an image.
 func (s *Store) manifest(digest v1.Hash) (*v1.Manifest, error) {
-	content, err := os.ReadFile(s.path("blobs", digest.Algorithm, digest.Hex))
+	content, err := s.document(digest)
 	if err != nil {
 		return nil, err
 	}
-	var manifest v1.Manifest
-	return &manifest, json.Unmarshal(content, &manifest)
+	manifest, err := v1.ParseManifest(bytes.NewReader(content))
+	if err == nil && manifest.Config.Digest.Hex == "" {
+		err = fmt.Errorf("%s is not the manifest of an image", digest)
+	}
+	return manifest, err
+}
+
+// document reads a blob that is JSON.
+func (s *Store) document(digest v1.Hash) ([]byte, error) {
+	path := s.path("blobs", digest.Algorithm, digest.Hex)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxDocument {
+		return nil, fmt.Errorf("%s has more than %d bytes", digest, maxDocument)
+	}
+	return os.ReadFile(path)
 }
 
 func damaged(reference string, err error) error {
@@ -138,20 +165,35 @@ func (s *Store) Get(ref name.Reference) (v1.Image, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("%s is %w", ref.Name(), ErrNotFound)
 	}
-	found, err := s.dir.Image(index.Manifests[i].Digest)
+	found, err := s.image(index.Manifests[i].Digest)
 	if err != nil {
 		return nil, damaged(ref.Name(), err)
-	}
-	blobs, err := blobsOf(found)
-	if err != nil {
-		return nil, damaged(ref.Name(), err)
-	}
-	for _, digest := range blobs {
-		if err := s.check(digest); err != nil {
-			return nil, damaged(ref.Name(), err)
-		}
 	}
 	return found, nil
+}
+
+// image returns the image of a manifest, once all of its blobs are what they are to be.
+func (s *Store) image(digest v1.Hash) (v1.Image, error) {
+	manifest, err := s.manifest(digest)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.document(manifest.Config.Digest); err != nil {
+		return nil, err
+	}
+	for _, blob := range blobsOf(digest, manifest) {
+		if err := s.check(blob); err != nil {
+			return nil, err
+		}
+		s.use(blob)
+	}
+	return s.dir.Image(digest)
+}
+
+// use keeps a blob from being swept for a while.
+func (s *Store) use(digest v1.Hash) {
+	now := time.Now()
+	_ = os.Chtimes(s.path("blobs", digest.Algorithm, digest.Hex), now, now) // a store may be read-only
 }
 
 // names reports whether an entry of the index is what a reference names: by its tag, or by
@@ -169,20 +211,12 @@ func names(d v1.Descriptor, ref name.Reference) bool {
 }
 
 // blobsOf returns the digests of all blobs of an image.
-func blobsOf(image v1.Image) ([]v1.Hash, error) {
-	digest, err := image.Digest()
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := image.Manifest()
-	if err != nil {
-		return nil, err
-	}
+func blobsOf(digest v1.Hash, manifest *v1.Manifest) []v1.Hash {
 	blobs := []v1.Hash{digest, manifest.Config.Digest}
 	for _, layer := range manifest.Layers {
 		blobs = append(blobs, layer.Digest)
 	}
-	return blobs, nil
+	return blobs
 }
 
 // check compares a blob with its digest.
@@ -200,16 +234,16 @@ func (s *Store) check(digest v1.Hash) error {
 }
 
 // Put keeps an image under a name, which another image may have had. It reads the layers
-// that the store lacks. Another process waits meanwhile, until ctx ends.
+// that the store lacks.
 func (s *Store) Put(ctx context.Context, ref name.Reference, image v1.Image) error {
 	return s.put(ctx, image, map[string]string{refAnnotation: ref.Name(), updatedAnnotation: time.Now().UTC().Format(time.RFC3339)})
 }
 
 func (s *Store) put(ctx context.Context, image v1.Image, annotations map[string]string) error {
+	if err := s.write(image); err != nil {
+		return err
+	}
 	return s.change(ctx, func(index *v1.IndexManifest) error {
-		if err := s.write(image); err != nil {
-			return err
-		}
 		d, err := partial.Descriptor(image)
 		if err != nil {
 			return err
@@ -262,6 +296,7 @@ func (s *Store) write(image v1.Image) error {
 // whole.
 func (s *Store) writeBlob(digest v1.Hash, open func() (io.ReadCloser, error)) error {
 	if s.check(digest) == nil {
+		s.use(digest)
 		return nil
 	}
 	content, err := open()
@@ -279,7 +314,7 @@ func (s *Store) writeBlob(digest v1.Hash, open func() (io.ReadCloser, error)) er
 		return err
 	}
 	if found != digest {
-		return fmt.Errorf("what came has the digest %s, not %s", found, digest)
+		return fmt.Errorf("the content has the digest %s instead of %s: pull it again", found, digest)
 	}
 	return os.Rename(file.Name(), s.path("blobs", "sha256", digest.Hex))
 }
@@ -300,10 +335,11 @@ func (s *Store) change(ctx context.Context, do func(*v1.IndexManifest) error) er
 	if err := do(index); err != nil {
 		return err
 	}
-	if err := s.sweep(index); err != nil {
+	if err := s.replaceIndex(index); err != nil {
 		return err
 	}
-	return s.replaceIndex(index)
+	s.sweep(index)
+	return nil
 }
 
 func (s *Store) index() (*v1.IndexManifest, error) {
@@ -343,33 +379,29 @@ func writeAndClose(file *os.File, content []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// sweep removes the blobs of images that have no name any more, and what processes left that
-// were killed.
-func (s *Store) sweep(index *v1.IndexManifest) error {
+// sweep removes what no image has any more, and what processes left that were killed, once it
+// was not used for a while. It is done again after the next change.
+func (s *Store) sweep(index *v1.IndexManifest) {
 	used := map[string]bool{}
 	for _, d := range index.Manifests {
-		used[d.Digest.Hex] = true
 		manifest, err := s.manifest(d.Digest)
 		if err != nil {
-			continue // an index, or damaged: Get says so
+			return // an index that another tool put there, or damage, which Get finds
 		}
-		used[manifest.Config.Digest.Hex] = true
-		for _, layer := range manifest.Layers {
-			used[layer.Digest.Hex] = true
+		for _, blob := range blobsOf(d.Digest, manifest) {
+			used[blob.Hex] = true
 		}
 	}
 	entries, err := os.ReadDir(s.path("blobs", "sha256"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if err != nil {
+		return
 	}
 	for _, entry := range entries {
-		if !used[entry.Name()] {
-			if err := os.Remove(s.path("blobs", "sha256", entry.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		info, err := entry.Info()
+		if err == nil && !used[entry.Name()] && time.Since(info.ModTime()) > unusedTime {
+			_ = os.Remove(s.path("blobs", "sha256", entry.Name())) // the next sweep finds it again
 		}
 	}
-	return nil
 }
 
 // Save writes images with their names as an archive: an OCI image layout as tar, in which

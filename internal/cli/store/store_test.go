@@ -11,9 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
@@ -85,11 +88,19 @@ func TestANameThatMovesLeavesNothingBehind(t *testing.T) {
 	s := open(t, t.TempDir())
 	moduletest.Must(t, s.Put(t.Context(), reference(t, hello), imageOf(t, "a")))
 	moduletest.Must(t, s.Put(t.Context(), reference(t, "registry.example.com/filters/hello:v2"), imageOf(t, "b")))
-	before := blobs(t, s)
 	moduletest.Must(t, os.WriteFile(s.path("blobs", "sha256", ".writing-1"), []byte("of a process that was killed"), 0o600))
+	before := blobs(t, s)
+	moduletest.Must(t, s.Put(t.Context(), reference(t, hello), imageOf(t, "b")))
+	if after := blobs(t, s); !slices.Equal(after, before) {
+		t.Errorf("what was used just now went: %q became %q", before, after)
+	}
+	long := time.Now().Add(-2 * unusedTime)
+	for _, blob := range before {
+		moduletest.Must(t, os.Chtimes(s.path("blobs", "sha256", blob), long, long))
+	}
 	moduletest.Must(t, s.Put(t.Context(), reference(t, hello), imageOf(t, "b")))
 	after := blobs(t, s)
-	if len(after) >= len(before) || slices.ContainsFunc(after, func(file string) bool { return strings.HasPrefix(file, ".") }) {
+	if len(after) >= len(before)-1 || slices.ContainsFunc(after, func(file string) bool { return strings.HasPrefix(file, ".") }) {
 		t.Errorf("%q became %q", before, after)
 	}
 	for _, tag := range []string{"v1", "v2"} {
@@ -160,6 +171,44 @@ func TestAnInterruptedPullLeavesTheStoreAsItWas(t *testing.T) {
 		t.Error(err)
 	}
 	moduletest.Must(t, s.Put(t.Context(), ref, imageOf(t, "b")))
+}
+
+func TestAnIndexThatCannotBeReplacedCostsNoImage(t *testing.T) {
+	s := open(t, t.TempDir())
+	ref := reference(t, hello)
+	moduletest.Must(t, s.Put(t.Context(), ref, imageOf(t, "a")))
+	long := time.Now().Add(-2 * unusedTime)
+	for _, blob := range blobs(t, s) {
+		moduletest.Must(t, os.Chtimes(s.path("blobs", "sha256", blob), long, long))
+	}
+	moduletest.Must(t, os.Rename(s.path(indexFile), s.path("kept")))
+	moduletest.Must(t, os.WriteFile(s.path(indexFile), []byte(`{"schemaVersion":2}`), 0o600))
+	err := s.change(t.Context(), func(*v1.IndexManifest) error {
+		return errors.Join(os.Remove(s.path(indexFile)), os.Mkdir(s.path(indexFile), 0o700)) // which no file can replace
+	})
+	if err == nil {
+		t.Fatal("the index was replaced")
+	}
+	moduletest.Must(t, os.Remove(s.path(indexFile)))
+	moduletest.Must(t, os.Rename(s.path("kept"), s.path(indexFile)))
+	if _, err := s.Get(ref); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnotherToolsIndexKeepsItsImages(t *testing.T) {
+	s := open(t, t.TempDir())
+	moduletest.Must(t, s.Put(t.Context(), reference(t, hello), imageOf(t, "a")))
+	moduletest.Must(t, s.dir.AppendIndex(mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: imageOf(t, "b")})))
+	long := time.Now().Add(-2 * unusedTime)
+	before := blobs(t, s)
+	for _, blob := range before {
+		moduletest.Must(t, os.Chtimes(s.path("blobs", "sha256", blob), long, long))
+	}
+	moduletest.Must(t, s.Put(t.Context(), reference(t, hello), imageOf(t, "a")))
+	if after := blobs(t, s); !slices.Equal(after, before) {
+		t.Errorf("%q became %q", before, after)
+	}
 }
 
 func TestStoresOfOneFolderTakeTurns(t *testing.T) {

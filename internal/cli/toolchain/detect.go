@@ -47,7 +47,7 @@ func detect(path string) (Language, error) {
 	case !info.IsDir() && filepath.Ext(path) == wasmExtension:
 		return Precompiled, nil
 	case !info.IsDir():
-		return "", errors.New("it is a file: name a folder or a *.wasm file")
+		return "", errNeither
 	}
 	switch found, names := languagesOf(path); len(found) {
 	case 0:

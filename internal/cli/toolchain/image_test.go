@@ -52,7 +52,7 @@ func TestWhatAnImageDoesNotBuild(t *testing.T) {
 		want     string
 	}{
 		"no output":       {"true", toolchain.Go, "the image builder has not written /build_output/filter.wasm: use an image with a compiler for go"},
-		"no compiler":     {"exit 127", toolchain.Go, "docker failed (exit status 127): fix what it says"},
+		"no compiler":     {"exit 127", toolchain.Go, "docker failed (exit status 127): see its output above"},
 		"what is no Wasm": {"echo no > $out/filter.wasm", toolchain.Go, "filter.wasm is not a filter: "},
 		"precompiled":     {"true", toolchain.Precompiled, "a builder image cannot build precompiled: leave out --image"},
 	} {

@@ -72,7 +72,7 @@ func (j *job) runTo(ctx context.Context, out io.Writer, t tool, env []string, ar
 		return ctx.Err()
 	}
 	if exit, failed := errors.AsType[*exec.ExitError](err); failed {
-		return fmt.Errorf("%s failed (%s): fix what it says", t.name, exit.ProcessState)
+		return fmt.Errorf("%s failed (%s): see its output above", t.name, exit.ProcessState)
 	}
 	return err
 }

@@ -131,6 +131,9 @@ func readModule(path string) ([]byte, error) {
 	return wasm, nil
 }
 
+// errNeither is the error about a path that is no project.
+var errNeither = errors.New("it is neither a folder nor a *.wasm file: name one of them")
+
 // job is one build.
 type job struct {
 	// dir is the project, and temp a folder that is removed in the end; both absolute.
@@ -147,7 +150,7 @@ func newJob(path string, o Options) (*job, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: name the folder of a project; wasme init writes one", err)
 	case !info.IsDir() && filepath.Ext(dir) != wasmExtension:
-		return nil, errors.New("it is a file: name the folder of the project")
+		return nil, errNeither
 	}
 	temp, err := os.MkdirTemp(o.TempDir, "wasme-build-")
 	if err != nil {

@@ -91,7 +91,7 @@ func TestDetectOfFiles(t *testing.T) {
 	got, err := toolchain.Detect(filepath.Join(dir, "filter.wasm"))
 	check(t, string(got), err, "precompiled", "")
 	got, err = toolchain.Detect(filepath.Join(dir, "main.go"))
-	check(t, string(got), err, "", "it is a file: name a folder or a *.wasm file")
+	check(t, string(got), err, "", "it is neither a folder nor a *.wasm file: name one of them")
 	got, err = toolchain.Detect(filepath.Join(dir, "none"))
 	check(t, string(got), err, "", "no such file or directory")
 }
@@ -144,7 +144,7 @@ func TestWhatIsNoProject(t *testing.T) {
 	}{
 		"an unknown language":          {"perl", t.TempDir(), `"perl" is not a language`},
 		"a folder that is not there":   {toolchain.Go, "/none", "no such file or directory: name the folder of a project"},
-		"a source file":                {toolchain.Go, file, "it is a file: name the folder of the project"},
+		"a source file":                {toolchain.Go, file, "it is neither a folder nor a *.wasm file: name one of them"},
 		"C++ without a build file":     {toolchain.CPP, t.TempDir(), "it has neither MODULE.bazel nor WORKSPACE nor a Makefile"},
 		"AssemblyScript without npm's": {toolchain.AssemblyScript, t.TempDir(), "package.json: no such file or directory"},
 	} {
@@ -181,7 +181,7 @@ func TestPrecompiled(t *testing.T) {
 		"what is no Wasm":       {project(t, map[string]string{"a.wasm": "#!/bin/sh"}), "", "a.wasm is not a filter: "},
 		"what is no filter":     {project(t, map[string]string{"a.wasm": "\x00asm\x01\x00\x00\x00"}), "", "a.wasm is not a filter: "},
 		"what is not there":     {"/none.wasm", "", "no such file or directory"},
-		"what is another thing": {filepath.Join(one, "README.md"), "", "it is a file: name the folder of the project"},
+		"what is another thing": {filepath.Join(one, "README.md"), "", "it is neither a folder nor a *.wasm file: name one of them"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := toolchain.Build(t.Context(), toolchain.Precompiled, tc.path, toolchain.Options{})
@@ -204,7 +204,7 @@ func TestMakeBuildsTheTargetFilter(t *testing.T) {
 
 func TestWhatTheCompilerSaysIsPassedThrough(t *testing.T) {
 	for recipe, want := range map[string]string{
-		"@echo filter.cc:3: error: no such thing >&2; exit 3": "make failed (exit status 2): fix what it says",
+		"@echo filter.cc:3: error: no such thing >&2; exit 3": "make failed (exit status 2): see its output above",
 		"@true": "make filter.wasm has not written filter.wasm: let the rule write it beside the Makefile",
 	} {
 		dir := project(t, map[string]string{"Makefile": "filter.wasm:\n\t" + recipe + "\n"})

@@ -13,11 +13,11 @@ func TestCredentialsAreRedacted(t *testing.T) {
 				":authority", "example.com", ":path", "/a?token=1&page=2&X-Amz-Signature=3&api%5Fkey=4&flag&password=#top", ":method", "GET",
 				"authorization", "Bearer a", "proxy-authorization", "b", "cookie", "c=d", "x-api-key", "e", "x-auth-token", "f", "x-auth", "g",
 				"x-csrf-token", "h", "x-amz-security-token", "i", "x-author", "kept", "idempotency-key", "kept", "sec-websocket-key", "kept",
-				"referer", "https://example.com/?code=5&a=b",
+				"referer", "https://user:pass@word@example.com/?code=5&a=b",
 			),
 			Trailers: lines("x-signature", "j"),
 		},
-		Response: &Message{Headers: lines(":status", "302", "set-cookie", "k=l", "set-cookie", "m=n", "location", "/b?access_token=6", "www-authenticate", "Basic")},
+		Response: &Message{Headers: lines(":status", "302", "set-cookie", "k=l", "set-cookie", "m=n", "location", "/b?access_token=6", "location", "https://app/#access_token=7&state=8", "location", "//user@app/a@b#/cb?code=9&next=10", "content-location", "/x//y@z", "www-authenticate", "Basic")},
 	}
 	Redact(&e)
 	want := Exchange{
@@ -30,7 +30,7 @@ func TestCredentialsAreRedacted(t *testing.T) {
 			),
 			Trailers: lines("x-signature", Redacted),
 		},
-		Response: &Message{Headers: lines(":status", "302", "set-cookie", Redacted, "set-cookie", Redacted, "location", "/b?access_token=[redacted]", "www-authenticate", "Basic")},
+		Response: &Message{Headers: lines(":status", "302", "set-cookie", Redacted, "set-cookie", Redacted, "location", "/b?access_token=[redacted]", "location", "https://app/#access_token=[redacted]&state=8", "location", "//app/a@b#/cb?code=[redacted]&next=10", "content-location", "/x//y@z", "www-authenticate", "Basic")},
 	}
 	if diff := cmp.Diff(want, e); diff != "" {
 		t.Error(diff)

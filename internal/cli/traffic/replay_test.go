@@ -148,7 +148,7 @@ func TestAReportIsATable(t *testing.T) {
 		"REQUEST   TARGET        DIFFERS IN              BEFORE         AFTER\n" +
 		"1         GET /item/0   response header hello   \"one\\x1b[2J\"   \"" + strings.Repeat("long", 15) + "…\" (400 bytes)\n" +
 		"and 7 more differences\n" +
-		"Note: a note.\n" +
+		"note: a note\n" +
 		"old:v1 and new:v2 treat 1 of 1 requests differently.\n"
 	if diff := cmp.Diff(want, printed.String()); diff != "" {
 		t.Error(diff)

@@ -15,24 +15,26 @@ const MaxDifferences = 100
 type Report struct {
 	// Exchanges is the number of requests that were replayed, and Differing of those that
 	// the modules treat differently.
-	Exchanges, Differing int
+	Exchanges int `json:"exchanges"`
+	Differing int `json:"differing"`
 	// Differences are the first ones, at most MaxDifferences, and More counts the rest.
-	Differences []Difference
-	More        int
+	Differences []Difference `json:"differences,omitempty"`
+	More        int          `json:"more,omitempty"`
 	// Notes say what limits the comparison.
-	Notes []string
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Difference is one field in which the results of two modules differ.
 type Difference struct {
 	// Exchange is the number of the request in the recording, from 1, and Request its method
 	// and path.
-	Exchange int
-	Request  string
+	Exchange int    `json:"exchange"`
+	Request  string `json:"request"`
 	// Field is what differs, such as "response header server".
-	Field string
+	Field string `json:"field"`
 	// Before and After are the quoted values, cut to maxShown characters, or absent.
-	Before, After string
+	Before string `json:"before"`
+	After  string `json:"after"`
 }
 
 const (
@@ -97,7 +99,7 @@ func (r Report) Print(to io.Writer, before, after string) error {
 		fmt.Fprintf(to, "and %d more differences\n", r.More)
 	}
 	for _, note := range r.Notes {
-		fmt.Fprintf(to, "Note: %s.\n", printable(note))
+		fmt.Fprintf(to, "note: %s\n", printable(note))
 	}
 	_, err := fmt.Fprintln(to, r.summary(before, after))
 	return err

@@ -48,7 +48,7 @@ func attach(ctx context.Context, address, id string, maxBytes int) (*stream, err
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case wait.Interrupted(err):
-		return nil, fmt.Errorf("the pod's proxy has no tap filters after %v (%s): is istiod running, does it reach the pod, and does the pod serve HTTP", attachTimeout, answer)
+		return nil, fmt.Errorf("the pod's proxy has no tap filters after %v (%s): check istioctl proxy-status for the pod, and that its Service port is HTTP", attachTimeout, answer)
 	}
 	return nil, err
 }

@@ -90,6 +90,9 @@ func (r *Recorder) insert(ctx context.Context) error {
 		if meta.IsNoMatchError(err) {
 			return errors.New("this cluster has no EnvoyFilters: recording needs Istio")
 		}
+		if apierrors.IsForbidden(err) {
+			return fmt.Errorf("creating the EnvoyFilter that records: %w: ask for that right, or choose another --context", err)
+		}
 		return fmt.Errorf("creating the EnvoyFilter that records: %w", err)
 	}
 	return nil
