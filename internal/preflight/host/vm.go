@@ -68,6 +68,9 @@ type VM struct {
 	memory   *linearMemory
 	calls    map[string]api.Function
 	failure  *Failure
+	// allocators are handles of the function that allocates, of which allocating are in use.
+	allocators []api.Function
+	allocating int
 
 	contexts  map[uint32]*scope
 	nextID    uint32
@@ -221,8 +224,14 @@ func (vm *VM) allocate(size int) (uint32, bool) {
 	if vm.depth >= maxDepth || size > int(vm.memory.limit) { //nolint:gosec // the limit is at most 1 GiB
 		return 0, false
 	}
-	// A new handle each time: an allocation may be under way.
-	pointer, err := vm.call(vm.instance.ExportedFunction(name), uint64(size)) //nolint:gosec // not negative
+	// A handle of its own for each allocation that is under way; making one costs a stack.
+	if vm.allocating == len(vm.allocators) {
+		vm.allocators = append(vm.allocators, vm.instance.ExportedFunction(name))
+	}
+	allocator := vm.allocators[vm.allocating]
+	vm.allocating++
+	defer func() { vm.allocating-- }()
+	pointer, err := vm.call(allocator, uint64(size)) //nolint:gosec // not negative
 	if err != nil {
 		panic(err) // ends the callback, as Envoy does
 	}
