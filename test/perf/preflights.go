@@ -183,7 +183,7 @@ func (c *card) processorTime() (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		total += time.Duration(stat.RunningNanoseconds) //nolint:gosec // far from its end
+		total += time.Duration(stat.RunningNanoseconds)
 	}
 	return total, nil
 }
