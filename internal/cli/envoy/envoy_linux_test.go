@@ -303,12 +303,12 @@ func TestBootstrapOfTheUsersGetsTheFilter(t *testing.T) {
 	own := strings.NewReplacer("port_value: 8001", "port_value: "+service.Port(), "port_value: 8000", "port_value: 0",
 		"port_value: 9000", "port_value: 0", "port_value: 9901", "port_value: 0").Replace(string(content))
 	e := start(t, Setup{Module: moduletest.Greeting("first"), Bootstrap: []byte(own)})
-	wantHello(t, e, "first")
 	x, err := e.Send(t.Context(), Request{Method: "GET", Path: "/"})
 	must(t, err)
 	if x.OwnUpstream || x.Arrived != nil || string(x.Answer.Body) != "mine" || len(x.Lines) != 1 {
 		t.Errorf("the exchange is %+v", x)
 	}
+	wantHello(t, e, "first")
 	must(t, e.Swap(t.Context(), moduletest.Greeting("second")))
 	wantHello(t, e, "second")
 }
