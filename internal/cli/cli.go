@@ -26,9 +26,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -111,6 +113,9 @@ func codeOf(ctx context.Context, err error) int {
 
 // New returns the command wasme with all its subcommands.
 func New(streams genericiooptions.IOStreams) *cobra.Command {
+	if _, file := streams.ErrOut.(*os.File); !file {
+		streams.ErrOut = &lockedWriter{to: streams.ErrOut}
+	}
 	a := &app{IOStreams: streams}
 	root := &cobra.Command{
 		Use:           "wasme",
@@ -149,6 +154,19 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root.AddCommand(newVersion(a))
 	checkArgs(root)
 	return root
+}
+
+// lockedWriter is a writer for several goroutines, as a file is.
+type lockedWriter struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+// Write implements io.Writer.
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.to.Write(p)
 }
 
 // checkArgs has all commands say how they are used when their arguments are wrong.

@@ -160,19 +160,20 @@ func TestAModuleThatDoesNotReturn(t *testing.T) {
 
 func TestChildrenThatMisbehave(t *testing.T) {
 	for process, tc := range map[string]struct {
+		time            time.Duration
 		reason, message string
 		err             string
 	}{
-		"stopped": {wasmev1.ReasonTimedOut, "could not be compiled in 1s", ""},
-		"chatter": {"", "", "the child wrote too much"},
-		"crash":   {"", "", "the child failed: exit status 1: it is broken"},
-		"liar":    {"", "", "the child wrote an invalid verdict"},
-		"silent":  {"", "", "the child wrote no verdict"},
+		"stopped": {time.Second, wasmev1.ReasonTimedOut, "could not be compiled in 1s", ""},
+		"chatter": {patience, "", "", "the child wrote too much"},
+		"crash":   {patience, "", "", "the child failed: exit status 1: it is broken"},
+		"liar":    {patience, "", "", "the child wrote an invalid verdict"},
+		"silent":  {patience, "", "", "the child wrote no verdict"},
 	} {
 		t.Run(process, func(t *testing.T) {
 			t.Parallel()
 			good := moduletest.Assembly{}.Assemble()
-			v, err := runner(process, time.Second).Run(t.Context(), moduleFile(t, good), int64(len(good)), preflight.Filter{})
+			v, err := runner(process, tc.time).Run(t.Context(), moduleFile(t, good), int64(len(good)), preflight.Filter{})
 			if v.Reason != tc.reason || !strings.Contains(v.Message, tc.message) {
 				t.Errorf("%+v", v)
 			}
