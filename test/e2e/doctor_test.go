@@ -148,16 +148,16 @@ var _ = Describe("wasme doctor", Serial, func() {
 		code, found := diagnose(ctx, kubeconfig)
 		Expect(code).To(BeZero())
 		Expect(found).NotTo(ContainElement(HaveField("Status", BeElementOf(doctor.Warn, doctor.Fail))))
-		served := "the module of FilterDeployment " + namespace + "/hello"
+		// FilterDeployments of other specs may still be there.
 		Expect(found).To(ContainElements(
 			finding("operator", doctor.OK, "2 of 2 replicas are Ready, image wasme-operator:dev"),
 			finding("leader of wasme-system/wasme-operator", doctor.OK, "renewed "),
 			finding("rights of wasme-system/wasme-operator", doctor.OK, "ServiceAccount wasme-operator"),
 			finding("module server", doctor.OK, "2 Ready endpoints"),
-			finding("module server inside", doctor.OK, "is Ready and has "+served+" (wasme-system/replica-0, wasme-system/replica-1)"),
+			finding("module server inside", doctor.OK, "is Ready and has the module of FilterDeployment "),
 			finding("fetches by sidecars", doctor.OK, "1 sidecar asked, which fetched 1 module since they started; no fetch failed"),
 			finding("NetworkPolicies", doctor.OK, "none keeps sidecars with filters from port 8082"),
-			finding("FilterDeployments", doctor.OK, "1 FilterDeployment, none of which waits or fails"),
+			finding("FilterDeployments", doctor.OK, ", none of which waits or fails"),
 		))
 
 		Expect(leader.Kill()).To(Succeed())
