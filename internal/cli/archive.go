@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 func newSave(a *app) *cobra.Command {
@@ -44,7 +43,7 @@ func newSave(a *app) *cobra.Command {
 // writeTo has a file written, or the standard output where that is no terminal.
 func (a *app) writeTo(path string, write func(io.Writer) error) error {
 	if path == "" {
-		if out, ok := a.Out.(*os.File); ok && term.IsTerminal(int(out.Fd())) {
+		if _, is := terminalOf(a.Out); is {
 			return misused("an archive is not for a terminal: set --output, or redirect the output")
 		}
 		return write(a.Out)
@@ -73,7 +72,7 @@ func newLoad(a *app) *cobra.Command {
 	c.Flags().StringVarP(&input, "input", "i", "", "file to read (default: the standard input)")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		from := a.In
-		if in, ok := a.In.(*os.File); ok && input == "" && term.IsTerminal(int(in.Fd())) {
+		if _, is := terminalOf(a.In); is && input == "" {
 			return misused("no archive is named: set --input, or redirect the input")
 		}
 		if input != "" {

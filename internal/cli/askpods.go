@@ -19,6 +19,7 @@ import (
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli/doctor"
+	"github.com/wasme-io/wasme-operator/internal/cli/traffic/tap"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -172,7 +173,7 @@ func agentPort(pod *corev1.Pod) int {
 func (e *examiner) askVersion(ctx context.Context, pod *corev1.Pod) *version.Version {
 	ctx, cancel := context.WithTimeout(ctx, podTime)
 	defer cancel()
-	page, err := e.page(ctx, pod, adminPort, "/server_info")
+	page, err := e.page(ctx, pod, tap.AdminPort, "/server_info")
 	if err != nil {
 		return nil
 	}

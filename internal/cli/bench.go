@@ -107,7 +107,7 @@ func benchTable(results []measured) *metav1.Table {
 	table := view.NewTable("Name", "Stream", "Compile", "Memory", "After streams", "Proxy")
 	for _, m := range results {
 		view.AddRow(table, m.Name, fmt.Sprintf("%.1f us", m.StreamMicroseconds), fmt.Sprintf("%.0f ms", m.CompileMilliseconds),
-			bytesOf(m.MemoryBytes), bytesOf(m.StreamedMemoryBytes), bytesOf(m.ProxyMemoryBytes))
+			view.Size(m.MemoryBytes), view.Size(m.StreamedMemoryBytes), view.Size(m.ProxyMemoryBytes))
 	}
 	if len(results) == 2 {
 		a, b := results[0], results[1]

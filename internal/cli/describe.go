@@ -26,8 +26,6 @@ import (
 )
 
 const (
-	// adminPort is where Envoy's admin endpoint is in pods of Istio.
-	adminPort = 15000
 	// askedAtOnce is how many pods are asked at one time.
 	askedAtOnce = 8
 	// answerTime bounds what one pod may take.
@@ -110,7 +108,7 @@ func parseSubject(arg string) (kind, name string, err error) {
 		kind, known = kindsOfSubjects[written+"s"]
 	}
 	if !found || !known || name == "" {
-		return "", "", misused("%q is no workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME", arg)
+		return "", "", misused("%q is not a workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME", arg)
 	}
 	return kind, name, nil
 }
@@ -266,9 +264,9 @@ func (d *describer) askPod(ctx context.Context, s *subject, pod *corev1.Pod, exp
 func (d *describer) ask(ctx context.Context, pod *corev1.Pod, gateway bool) (map[chain.Traffic][][]chain.Filter, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	address, err := d.sidecars.Forward(ctx, client.ObjectKeyFromObject(pod), adminPort)
+	address, err := d.sidecars.Forward(ctx, client.ObjectKeyFromObject(pod), tap.AdminPort)
 	if err != nil {
-		return nil, fmt.Errorf("forwarding port %d: %w", adminPort, err)
+		return nil, fmt.Errorf("forwarding port %d: %w", tap.AdminPort, err)
 	}
 	var bodies []io.Reader
 	for _, path := range []string{chain.ListenersPath, chain.ExtensionsPath} {

@@ -11,9 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -35,8 +33,8 @@ import (
 )
 
 const (
-	// installedIn and meshRoot are where those look for the operator and for istiod who may
-	// not look into all namespaces.
+	// installedIn and meshRoot are where a user without the right to list all namespaces looks
+	// for the operator and for istiod.
 	installedIn = "wasme-system"
 	meshRoot    = "istio-system"
 	// leasePoll is how often a Lease is read that seems to be old.
@@ -172,17 +170,8 @@ func (e *examiner) clock(date string, sent, received time.Time) {
 	e.add(doctor.Clock(e.ahead, took/2+half))
 }
 
-func (e *examiner) userRights(ctx context.Context) {
-	denied, err := e.denied(ctx, doctor.UserNeeds(e.namespace), "")
-	if err != nil {
-		e.add(doctor.Unreadable(doctor.RightsCheck, err))
-		return
-	}
-	e.add(doctor.UserRights(e.namespace, denied))
-}
-
-// crd reads the CustomResourceDefinition. Those who may not still see whether the API server
-// serves FilterDeployments.
+// crd reads the CustomResourceDefinition. Without the right to, the check still says whether
+// the API server serves FilterDeployments.
 func (e *examiner) crd(ctx context.Context) {
 	var crd apiextensionsv1.CustomResourceDefinition
 	err := e.Get(ctx, client.ObjectKey{Name: doctor.CRDName}, &crd)
@@ -314,15 +303,6 @@ func (e *examiner) lease(ctx context.Context, o doctor.Operator) (*coordinationv
 		return nil, nil
 	}
 	return &lease, err
-}
-
-func (e *examiner) accountRights(ctx context.Context, o doctor.Operator) {
-	denied, err := e.denied(ctx, doctor.OperatorNeeds(o.Namespace, o.Watched()), o.User())
-	if err != nil {
-		e.add(doctor.Unreadable(o.RightsCheck(), err))
-		return
-	}
-	e.add(o.AccountRights(denied))
 }
 
 // podsOf returns the pods of an operator that are neither finished nor being deleted.
@@ -462,45 +442,4 @@ func (e *examiner) policies(ctx context.Context, namespace string) ([]networking
 	var list networkingv1.NetworkPolicyList
 	err := e.List(ctx, &list, client.InNamespace(namespace))
 	return list.Items, err
-}
-
-// denied returns those rights that a user does not have; without a name, the user of the
-// kubeconfig.
-func (e *examiner) denied(ctx context.Context, rights []doctor.Right, user string) ([]doctor.Right, error) {
-	lacks := make([]bool, len(rights))
-	reviews, ctx := errgroup.WithContext(ctx)
-	reviews.SetLimit(askedAtOnce)
-	for i, right := range rights {
-		reviews.Go(func() (err error) {
-			lacks[i], err = e.lacks(ctx, right, user)
-			return err
-		})
-	}
-	err := reviews.Wait()
-	var denied []doctor.Right
-	for i, right := range rights {
-		if lacks[i] {
-			denied = append(denied, right)
-		}
-	}
-	return denied, err
-}
-
-func (e *examiner) lacks(ctx context.Context, right doctor.Right, user string) (bool, error) {
-	resource, sub, _ := strings.Cut(right.Resource, "/")
-	attributes := &authorizationv1.ResourceAttributes{Namespace: right.Namespace, Verb: right.Verb, Group: right.Group, Resource: resource, Subresource: sub}
-	if user == "" {
-		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}
-		err := e.Create(ctx, review)
-		return !review.Status.Allowed, err
-	}
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, Groups: accountGroups(user), ResourceAttributes: attributes}}
-	err := e.Create(ctx, review)
-	return !review.Status.Allowed, err
-}
-
-// accountGroups returns the groups that a ServiceAccount is in, which may have roles, too.
-func accountGroups(user string) []string {
-	parts := strings.Split(user, ":") // system:serviceaccount:<namespace>:<name>
-	return []string{"system:serviceaccounts", "system:serviceaccounts:" + parts[2], "system:authenticated"}
 }

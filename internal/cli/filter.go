@@ -26,15 +26,17 @@ func newFilterFlags(c *cobra.Command) *filterFlags {
 	}
 	c.Flags().StringVar(&f.config, "config", "", "configuration of the filter")
 	c.Flags().StringVar(&f.configFile, "config-file", "", "file with the configuration of the filter")
-	c.MarkFlagsMutuallyExclusive("config", "config-file")
 	c.Flags().StringVar(&f.rootID, "root-id", "", "root id of the filter (default: the first that the image lists)")
 	return f
 }
 
 // read reads the file with the configuration, if there is one.
 func (f *filterFlags) read() error {
-	if f.configFile == "" {
+	switch {
+	case f.configFile == "":
 		return nil
+	case f.config != "":
+		return misused("--config and --config-file exclude each other: leave one out")
 	}
 	content, err := os.ReadFile(f.configFile)
 	if err != nil {

@@ -36,7 +36,7 @@ func follow(ctx context.Context, c client.WithWatch, at client.ObjectKey, look f
 }
 
 // canFollow lists and watches once. What reconnects by itself takes a missing right for an
-// interruption, and would try for ever.
+// interruption, and would try forever.
 func canFollow(ctx context.Context, c client.WithWatch, at client.ObjectKey) error {
 	var list wasmev1.FilterDeploymentList
 	if err := c.List(ctx, &list, followed(at, metav1.ListOptions{})); err != nil {

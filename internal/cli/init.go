@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/wasme-io/wasme-operator/internal/cli/scaffold"
 	"github.com/wasme-io/wasme-operator/internal/cli/toolchain"
@@ -65,7 +63,7 @@ func (i *initFlags) run(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	files, err := scaffold.Write(dir, scaffold.Options{Language: language})
+	files, err := scaffold.Write(dir, language)
 	if err != nil {
 		return err
 	}
@@ -108,8 +106,8 @@ func (i *initFlags) chosen(ctx context.Context) (toolchain.Language, error) {
 
 // asksOn reports whether a person can answer on a standard input.
 func asksOn(in io.Reader) bool {
-	file, is := in.(*os.File)
-	return is && term.IsTerminal(int(file.Fd()))
+	_, is := terminalOf(in)
+	return is
 }
 
 // askLanguage shows a menu until a line of in has a language's number or name. An empty

@@ -9,12 +9,12 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/docker/go-units"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli/image"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/run"
 )
@@ -119,7 +119,7 @@ func (i *inspected) write(to io.Writer) error {
 	line("Reference", i.Reference)
 	line("Digest", i.Digest)
 	line("Form", i.Form)
-	line("Module", fmt.Sprintf("%s, sha256 %s", units.HumanSize(float64(i.Size)), i.SHA256))
+	line("Module", fmt.Sprintf("%s, sha256 %s", view.Size(i.Size), i.SHA256))
 	line("ABI", i.ABIVersions...)
 	line("Root IDs", i.RootIDs...)
 	line("Tests", i.Tests)
@@ -146,8 +146,6 @@ func (j judged) lines(line func(name string, values ...string)) {
 	line("Capabilities", c.Capabilities...)
 	line("Time of a stream", c.Stream.Round(time.Microsecond).String())
 	line("Time to compile", c.Compile.Round(time.Millisecond).String())
-	line("Memory", fmt.Sprintf("%s once it is configured, %s after %d streams", bytesOf(c.MemoryBytes), bytesOf(c.StreamedMemoryBytes), c.Streams))
-	line("Memory of a proxy", fmt.Sprintf("about %s more", bytesOf(c.ProxyMemoryBytes)))
+	line("Memory", fmt.Sprintf("%s once it is configured, %s after %d streams", view.Size(c.MemoryBytes), view.Size(c.StreamedMemoryBytes), c.Streams))
+	line("Memory of a proxy", fmt.Sprintf("about %s more", view.Size(c.ProxyMemoryBytes)))
 }
-
-func bytesOf(n int64) string { return units.BytesSize(float64(n)) }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -36,11 +35,17 @@ func (s *storeFlag) open() (*store.Store, error) {
 	if s.dir != "" {
 		return store.Open(s.dir)
 	}
-	home, err := os.UserHomeDir()
+	dir, err := ownFolder("store")
 	if err != nil {
 		return nil, fmt.Errorf("finding the local store: %w: set --store", err)
 	}
-	return store.Open(filepath.Join(home, ".wasme", "store"))
+	return store.Open(dir)
+}
+
+// ownFolder returns the path of a folder in ~/.wasme.
+func ownFolder(name string) (string, error) {
+	home, err := os.UserHomeDir()
+	return filepath.Join(home, ".wasme", name), err
 }
 
 // listed is an image in a list.
@@ -141,7 +146,7 @@ func listTable(images []listed, wide, showDir bool) *metav1.Table {
 		if image.Updated != nil {
 			updated = duration.HumanDuration(time.Since(*image.Updated)) + " ago"
 		}
-		cells := []string{image.Name, image.Tag, units.HumanSize(float64(image.Size)), sha, updated}
+		cells := []string{image.Name, image.Tag, view.Size(image.Size), sha, updated}
 		if showDir {
 			cells = append(cells, image.Dir)
 		}

@@ -22,8 +22,8 @@ import (
 
 // The operator's own defaults (docs/flags.md).
 var operatorDefaults = render.Mesh{
-	ModuleServerURL: "http://wasme-modules.wasme-system.svc.cluster.local",
-	ClusterID:       "Kubernetes",
+	ModuleServerURL: doctor.DefaultServerURL,
+	ClusterID:       doctor.DefaultClusterID,
 	RootNamespace:   "istio-system",
 }
 
@@ -104,8 +104,8 @@ func (m *meshFlags) noteDefaults(class string, err error) {
 	}
 }
 
-// findOperators returns the installations of the operator: in all namespaces, or in its usual
-// one for users who may not look into all. With an error, it returns those that were found.
+// findOperators returns the installations of the operator in all namespaces, or in its usual
+// one when the user has no right to list all. With an error, it returns those that it found.
 func findOperators(ctx context.Context, c client.Reader) ([]doctor.Operator, error) {
 	var deployments appsv1.DeploymentList
 	var statefulSets appsv1.StatefulSetList

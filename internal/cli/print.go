@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -66,6 +68,16 @@ func (o *output) print(a *app, value any, table func() *metav1.Table) error {
 // printObject prints an object in a format, or else as YAML.
 func (a *app) printObject(object *unstructured.Unstructured, format *output) error {
 	return (&output{format: cmp.Or(format.format, "yaml")}).print(a, object.Object, nil)
+}
+
+// terminalOf returns the file descriptor of a stream that is a terminal.
+func terminalOf(stream any) (fd int, is bool) {
+	file, is := stream.(*os.File)
+	if !is {
+		return 0, false
+	}
+	fd = int(file.Fd())
+	return fd, term.IsTerminal(fd)
 }
 
 // say prints a line for people, which scripts do not read.

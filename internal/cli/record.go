@@ -96,10 +96,20 @@ func (r *recordFlags) run(ctx context.Context, a *app, target string) error {
 }
 
 func findPod(ctx context.Context, c client.Client, namespace, target string) (*corev1.Pod, error) {
-	pod, err := tap.FindPod(ctx, c, namespace, target)
-	if errors.Is(err, tap.ErrNoTarget) {
-		return nil, misused("%q is no pod: %w", target, err)
+	kind, name, err := parseSubject(target)
+	if err != nil {
+		return nil, err
 	}
+	at := client.ObjectKey{Namespace: namespace, Name: name}
+	find := tap.FindPod
+	switch kind {
+	case podKind:
+	case "Deployment":
+		find = tap.FindPodOf
+	default:
+		return nil, misused("%q cannot be recorded: write deploy/NAME or pod/NAME", target)
+	}
+	pod, err := find(ctx, c, at)
 	return pod, explain(ctx, "looking for "+target+" in namespace "+namespace, err)
 }
 

@@ -135,15 +135,15 @@ func (r *registryFlags) transport() http.RoundTripper {
 
 // readPassword reads the password from where the flags say: a terminal is asked.
 func (r *registryFlags) readPassword(ctx context.Context) (err error) {
-	switch file, _ := r.app.In.(*os.File); {
+	switch fd, asks := terminalOf(r.app.In); {
 	case r.passwordStdin:
 		line, err := await(ctx, func() (string, error) { return bufio.NewReader(r.app.In).ReadString('\n') })
 		if r.password = strings.TrimRight(line, "\r\n"); r.password == "" {
 			return fmt.Errorf("reading the password from the standard input: there is none: %w", err)
 		}
 	case r.password != "":
-	case file != nil && term.IsTerminal(int(file.Fd())):
-		r.password, err = r.askPassword(ctx, int(file.Fd()))
+	case asks:
+		r.password, err = r.askPassword(ctx, fd)
 		return err
 	default:
 		return misused("there is no password: set --password-stdin")

@@ -81,7 +81,7 @@ as it arrived, or of --upstream. IMAGE is an image of the local store or of a re
 .wasm file. DIR is the folder of a project, which is built.
 
 Envoy is the one of --envoy, or envoy in the PATH, or the one of func-e in the PATH.`
-	c.Args = cobra.MatchAll(cobra.ExactArgs(1))
+	c.Args = cobra.ExactArgs(1)
 	c.RunE = func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) }
 	flags := c.Flags()
 	flags.StringVar(&r.envoy, "envoy", "", "path of the Envoy to run")
@@ -220,11 +220,11 @@ func moduleFile(arg string, m *image.Module) (string, error) {
 	if info, err := os.Stat(arg); err == nil && !info.IsDir() {
 		return filepath.Abs(arg)
 	}
-	home, err := os.UserHomeDir()
+	dir, err := ownFolder("modules")
 	if err != nil {
 		return "", fmt.Errorf("keeping the module for Envoy: %w", err)
 	}
-	path := filepath.Join(home, ".wasme", "modules", m.SHA256()+".wasm")
+	path := filepath.Join(dir, m.SHA256()+".wasm")
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("keeping the module for Envoy: %w", err)
 	}

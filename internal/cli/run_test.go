@@ -66,11 +66,11 @@ func TestRunExitsWithTheFiltersFailure(t *testing.T) {
 		code int
 		want string
 	}{
-		"a crash":               {[]string{crashing, "--request", "GET /"}, 3, "Error: the filter failed in 1 of 1 requests\n"},
-		"a refusal":             {[]string{write(t, "filter.wasm", moduletest.Refusing("not today"))}, 3, "Error: Envoy refuses the module: not today;"},
-		"a port that is taken":  {[]string{crashing, "--port", port}, 1, "Address already in use: choose another --port\n"},
-		"an unknown argument":   {[]string{crashing, "--envoy-run-args", "--concurrency 1", "--envoy-run-args", "--no-such"}, 1, "--no-such"},
-		"an Envoy that is none": {[]string{crashing, "--envoy", "/nowhere"}, 1, "--envoy"},
+		"a crash":                      {[]string{crashing, "--request", "GET /"}, 3, "Error: the filter failed in 1 of 1 requests\n"},
+		"a refusal":                    {[]string{write(t, "filter.wasm", moduletest.Refusing("not today"))}, 3, "Error: Envoy refuses the module: not today;"},
+		"a port that is taken":         {[]string{crashing, "--port", port}, 1, "Address already in use: choose another --port\n"},
+		"an unknown argument":          {[]string{crashing, "--envoy-run-args", "--concurrency 1", "--envoy-run-args", "--no-such"}, 1, "--no-such"},
+		"an Envoy that does not exist": {[]string{crashing, "--envoy", "/nowhere"}, 1, "--envoy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := wasme(t, append([]string{"run", "--envoy", envoy}, row.args...)...)

@@ -27,8 +27,8 @@ type screen struct {
 
 func screenOf(out io.Writer) *screen {
 	s := &screen{out: out}
-	if file, is := out.(*os.File); is && term.IsTerminal(int(file.Fd())) {
-		s.columns, s.lines, _ = term.GetSize(int(file.Fd())) // without a size, nothing is cut
+	if fd, is := terminalOf(out); is {
+		s.columns, s.lines, _ = term.GetSize(fd) // without a size, nothing is cut
 	}
 	return s
 }

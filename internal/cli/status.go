@@ -63,6 +63,7 @@ With --watch, a terminal shows the table live. Otherwise each change is a line.`
 	s.cluster = newCluster(c)
 	c.ValidArgsFunction = s.cluster.filterDeployments
 	s.format.AddFlags(c)
+	c.Flags().Lookup("template").Usage = "template, or the file with it, for -o go-template, jsonpath and the like"
 	c.Flags().Lookup("output").Usage = "print as json, yaml, wide, name, jsonpath, go-template, …"
 	c.Flags().BoolVarP(&s.everywhere, "all-namespaces", "A", false, "show the FilterDeployments of all namespaces")
 	c.Flags().BoolVarP(&s.watch, "watch", "w", false, "show changes until Ctrl-C")

@@ -166,6 +166,7 @@ func TestBadTestsNameTheFix(t *testing.T) {
 		"no such body":             {[]string{"--request", "GET /", "-d", "@/none"}, 1, "/none"},
 		"no such tests":            {[]string{"--tests", "/none"}, 1, "/none"},
 		"broken tests":             {[]string{"--tests", write(t, "tests.yaml", []byte("test: x"))}, 1, "cannot be read"},
+		"two configurations":       {[]string{"--config", "x", "--config-file", "y"}, 2, "leave one out"},
 		"traffic alone":            {[]string{"--traffic", "x"}, 2, "--traffic and --against go together"},
 		"traffic and a request":    {[]string{"--traffic", "x", "--against", wasm, "--request", "GET /"}, 2, "leave --tests and --request out"},
 		"traffic and tests":        {[]string{"--traffic", "x", "--against", wasm, "--tests", "y"}, 2, "leave --tests and --request out"},

@@ -2,11 +2,6 @@ package cli_test
 
 import (
 	"context"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
-	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -16,8 +11,6 @@ import (
 	extensions "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -35,29 +28,14 @@ import (
 // which answers port-forwards to pods: there is no kubelet that would.
 func throughStandIn(config *rest.Config, pods ...*mesh.Running) string {
 	GinkgoHelper()
-	address, err := url.Parse(config.Host)
-	Expect(err).NotTo(HaveOccurred())
-	proxy := httputil.NewSingleHostReverseProxy(address)
-	proxy.Transport, err = rest.TransportFor(config)
-	Expect(err).NotTo(HaveOccurred())
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer GinkgoRecover()
+	return portforward.Kubeconfig(GinkgoTB(), config, func(name, _ string) string {
 		for _, pod := range pods {
-			if strings.HasSuffix(r.URL.Path, "/pods/"+pod.Pod+"/portforward") {
-				Expect(portforward.Serve(w, r, func(string) string { return strings.TrimPrefix(pod.AdminURL, "http://") })).To(Succeed())
-				return
+			if pod.Pod == name {
+				return strings.TrimPrefix(pod.AdminURL, "http://")
 			}
 		}
-		proxy.ServeHTTP(w, r)
-	}))
-	DeferCleanup(server.Close)
-	path := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
-	Expect(clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"mesh": {Server: server.URL}},
-		Contexts:       map[string]*clientcmdapi.Context{"mesh": {Cluster: "mesh"}},
-		CurrentContext: "mesh",
-	}, path)).To(Succeed())
-	return path
+		return ""
+	})
 }
 
 var _ = Describe("wasme describe", func() {
@@ -98,8 +76,8 @@ var _ = Describe("wasme describe", func() {
 			Expect(got.Code).To(Equal(code))
 			Expect(got.ErrOut).To(Equal("Error: " + strings.ReplaceAll(want, "NAMESPACE", namespace) + "\n"))
 		},
-			Entry("what is no workload", "svc/details", 2, `"svc/details" is no workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME`),
-			Entry("a name without a kind", "details", 2, `"details" is no workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME`),
+			Entry("what is not a workload", "svc/details", 2, `"svc/details" is not a workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME`),
+			Entry("a name without a kind", "details", 2, `"details" is not a workload: write deploy/NAME, ds/NAME, sts/NAME or pod/NAME`),
 			Entry("an unknown name", "deployments/detail", 1, "namespace NAMESPACE has no Deployment detail: did you mean details?"),
 			Entry("an unknown pod", "po/other", 1, "namespace NAMESPACE has no Pod other: choose another namespace with -n"),
 			Entry("a workload of another kind", "ds/details", 1, "namespace NAMESPACE has no DaemonSet details: choose another namespace with -n"),

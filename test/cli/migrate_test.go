@@ -23,6 +23,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/cli"
 	"github.com/wasme-io/wasme-operator/internal/cli/migrate"
+	"github.com/wasme-io/wasme-operator/test/predecessor"
 )
 
 const cachedDigest = "165600e2e4d099b5d32b29fbfcc3a03b9215d70df2523fa9abcf4901408fbac1"
@@ -31,21 +32,8 @@ const cachedDigest = "165600e2e4d099b5d32b29fbfcc3a03b9215d70df2523fa9abcf490140
 func byWasme(namespace, workload string) *networking.EnvoyFilter {
 	GinkgoHelper()
 	object := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: workload + "-hello"}}
-	Expect(yaml.Unmarshal([]byte(`
-workloadSelector: {labels: {app: `+workload+`}}
-configPatches:
-- applyTo: HTTP_FILTER
-  match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {name: envoy.http_connection_manager, subFilter: {name: envoy.router}}}}}
-  patch:
-    operation: INSERT_BEFORE
-    value:
-      name: envoy.filters.http.wasm
-      typedConfig:
-        '@type': type.googleapis.com/udpa.type.v1.TypedStruct
-        typeUrl: type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-        value: {config: {name: hello, rootId: root, configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: world},
-          vmConfig: {vmId: hello, runtime: envoy.wasm.runtime.v8, code: {local: {filename: /var/local/lib/wasme-cache/`+cachedDigest+`}}}}}
-`), &object.Spec)).To(Succeed())
+	made := predecessor.Filter{ID: "hello", RootID: "root", Configuration: "world", App: workload, SHA256: cachedDigest}
+	Expect(yaml.Unmarshal([]byte(made.EnvoyFilter()), &object.Spec)).To(Succeed())
 	return object
 }
 

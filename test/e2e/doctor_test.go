@@ -5,10 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
-	"path/filepath"
 	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -19,9 +16,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -54,30 +48,7 @@ func (p ports) addSidecar(ctx context.Context, running *mesh.Running) {
 // which answers port-forwards: there is no kubelet that would.
 func (p ports) serve() string {
 	GinkgoHelper()
-	config := theMesh.Admin()
-	address, err := url.Parse(config.Host)
-	Expect(err).NotTo(HaveOccurred())
-	proxy := httputil.NewSingleHostReverseProxy(address)
-	proxy.Transport, err = rest.TransportFor(config)
-	Expect(err).NotTo(HaveOccurred())
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer GinkgoRecover()
-		for pod, of := range p {
-			if strings.HasSuffix(r.URL.Path, "/pods/"+pod+"/portforward") {
-				Expect(portforward.Serve(w, r, func(port string) string { return of[port] })).To(Succeed())
-				return
-			}
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	DeferCleanup(server.Close)
-	path := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
-	Expect(clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"mesh": {Server: server.URL}},
-		Contexts:       map[string]*clientcmdapi.Context{"mesh": {Cluster: "mesh"}},
-		CurrentContext: "mesh",
-	}, path)).To(Succeed())
-	return path
+	return portforward.Kubeconfig(GinkgoTB(), theMesh.Admin(), func(pod, port string) string { return p[pod][port] })
 }
 
 // reportReplicas makes the installation's objects say what a kubelet and the controllers would

@@ -21,6 +21,7 @@ import (
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
 	"github.com/wasme-io/wasme-operator/test/mesh/meshtest"
+	"github.com/wasme-io/wasme-operator/test/predecessor"
 )
 
 // migrateIn runs wasme migrate in a namespace and returns its exit code and what it said.
@@ -67,23 +68,6 @@ configPatches:
       config_discovery:
         config_source: {ads: {}, initial_fetch_timeout: 0s, resource_api_version: V3}
         type_urls: [type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm]
-`
-
-// wasmesOwn is the EnvoyFilter of wasme deploy istio --id greeting.
-const wasmesOwn = `
-workloadSelector: {labels: {app: %[1]s}}
-configPatches:
-- applyTo: HTTP_FILTER
-  match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {name: envoy.http_connection_manager, subFilter: {name: envoy.router}}}}}
-  patch:
-    operation: INSERT_BEFORE
-    value:
-      name: envoy.filters.http.wasm
-      typedConfig:
-        '@type': type.googleapis.com/udpa.type.v1.TypedStruct
-        typeUrl: type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-        value: {config: {name: greeting, rootId: %[2]s, configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: by wasme},
-          vmConfig: {vmId: greeting, runtime: envoy.wasm.runtime.v8, code: {local: {filename: /var/local/lib/wasme-cache/%[3]s}}}}}
 `
 
 // replacing matches a FilterDeployment that replaces an object, with an output.
@@ -152,7 +136,8 @@ var _ = Describe("wasme migrate", Serial, func() {
 		pod := run(ctx, workload(namespace, "greeted", map[string]string{"app": "greeted"}))
 		digest := filters.SHA256(meshtest.Build(ctx, filters.Hello))
 		left := &networking.EnvoyFilter{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "greeted-greeting"}}
-		handwritten(ctx, left, &left.Spec, wasmesOwn, "greeted", filters.RootID, digest)
+		made := predecessor.Filter{ID: "greeting", RootID: filters.RootID, Configuration: "by wasme", App: "greeted", SHA256: digest}
+		handwritten(ctx, left, &left.Spec, "%s", made.EnvoyFilter())
 		apply := func(filter string) (int, string) {
 			return migrateIn(ctx, namespace, "--apply", "--plain-http", "--image", "greeting="+push(ctx, filter))
 		}

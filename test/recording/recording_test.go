@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -28,9 +27,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -127,7 +123,7 @@ func deploy(ctx context.Context, namespace, filter, configuration string) {
 func recorder(ctx context.Context, pod *mesh.Running) *tap.Recorder {
 	GinkgoHelper()
 	c := user(ctx, pod.Workload.Namespace)
-	found, err := tap.FindPod(ctx, c, pod.Workload.Namespace, "pod/"+pod.Pod)
+	found, err := tap.FindPod(ctx, c, client.ObjectKey{Namespace: pod.Workload.Namespace, Name: pod.Pod})
 	Expect(err).NotTo(HaveOccurred())
 	return &tap.Recorder{Client: c, Forwarder: direct{pod}, Pod: found, FilterName: tap.NewFilterName(), For: meshtest.Patience, Max: 1000}
 }
@@ -229,27 +225,12 @@ func kubeconfig(ctx context.Context, pod *mesh.Running) string {
 	user(ctx, namespace)
 	config, err := theMesh.As(ctx, namespace, "recording")
 	Expect(err).NotTo(HaveOccurred())
-	address, err := url.Parse(config.Host)
-	Expect(err).NotTo(HaveOccurred())
-	proxy := httputil.NewSingleHostReverseProxy(address)
-	proxy.Transport, err = rest.TransportFor(config)
-	Expect(err).NotTo(HaveOccurred())
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer GinkgoRecover()
-		if r.URL.Path != "/api/v1/namespaces/"+namespace+"/pods/"+pod.Pod+"/portforward" {
-			proxy.ServeHTTP(w, r)
-			return
+	return portforward.Kubeconfig(GinkgoTB(), config, func(name, _ string) string {
+		if name != pod.Pod {
+			return ""
 		}
-		Expect(portforward.Serve(w, r, func(string) string { return strings.TrimPrefix(pod.AdminURL, "http://") })).To(Succeed())
-	}))
-	DeferCleanup(server.Close)
-	path := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
-	Expect(clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"mesh": {Server: server.URL}},
-		Contexts:       map[string]*clientcmdapi.Context{"mesh": {Cluster: "mesh"}},
-		CurrentContext: "mesh",
-	}, path)).To(Succeed())
-	return path
+		return strings.TrimPrefix(pod.AdminURL, "http://")
+	})
 }
 
 // replayed writes a recording to a file, reads it again, and replays it.
@@ -491,16 +472,15 @@ var _ = Describe("A recording, with the sidecar's admin port reached directly", 
 		namespace := meshtest.NewNamespace(ctx, admin)
 		pod := startPod(ctx, namespace, 0)
 		c := user(ctx, namespace)
-		found, err := tap.FindPod(ctx, c, namespace, "deploy/app")
+		app := client.ObjectKey{Namespace: namespace, Name: "app"}
+		found, err := tap.FindPodOf(ctx, c, app)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(found.Name).To(Equal(pod.Pod))
-		_, err = tap.FindPod(ctx, c, namespace, "app")
-		Expect(err).To(MatchError(tap.ErrNoTarget))
 
 		live := found.DeepCopy()
 		live.Status.Conditions = nil
 		Expect(admin.Status().Update(ctx, live)).To(Succeed())
-		_, err = tap.FindPod(ctx, c, namespace, "deployment/app")
+		_, err = tap.FindPodOf(ctx, c, app)
 		Expect(err).To(MatchError(fmt.Sprintf("Deployment app has no pod that can be recorded: pod %s is not ready: wait until it is, or choose another one with pod/NAME", pod.Pod)))
 	})
 })

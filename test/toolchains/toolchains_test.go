@@ -53,7 +53,7 @@ func TestAProjectBuildsAtOnceAndItsFilterWorks(t *testing.T) {
 func build(t *testing.T, language toolchain.Language) (dir string, wasm []byte) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "hello")
-	if _, err := scaffold.Write(dir, scaffold.Options{Language: language}); err != nil {
+	if _, err := scaffold.Write(dir, language); err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
@@ -97,7 +97,7 @@ func TestWithoutALockFileOneIsWritten(t *testing.T) {
 		t.Run(string(language), func(t *testing.T) {
 			toolchains.Use(t)
 			dir := t.TempDir()
-			if _, err := scaffold.Write(dir, scaffold.Options{Language: language}); err != nil {
+			if _, err := scaffold.Write(dir, language); err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(dir, lock)
@@ -130,7 +130,7 @@ func TestTheCompilersOwnErrorsAreShown(t *testing.T) {
 		t.Run(string(language), func(t *testing.T) {
 			toolchains.Use(t)
 			dir := t.TempDir()
-			if _, err := scaffold.Write(dir, scaffold.Options{Language: language}); err != nil {
+			if _, err := scaffold.Write(dir, language); err != nil {
 				t.Fatal(err)
 			}
 			breakSource(t, filepath.Join(dir, sources[language]))
@@ -163,7 +163,7 @@ func breakSource(t *testing.T, path string) {
 func TestTheTinyGoProjectCompiles(t *testing.T) {
 	toolchains.Use(t)
 	dir := t.TempDir()
-	if _, err := scaffold.Write(dir, scaffold.Options{Language: toolchain.TinyGo}); err != nil {
+	if _, err := scaffold.Write(dir, toolchain.TinyGo); err != nil {
 		t.Fatal(err)
 	}
 	vet := exec.CommandContext(t.Context(), "go", "vet", "-mod=readonly", ".")

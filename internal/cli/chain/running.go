@@ -105,7 +105,7 @@ func (c *filterChain) wasm(sent map[string]httpFilter) []Filter {
 	return filters
 }
 
-// running returns what an HTTP filter runs; nil when it is no Wasm filter, or a staging slot
+// running returns what an HTTP filter runs; nil when it is not a Wasm filter, or a staging slot
 // that is idle.
 func (f *httpFilter) running(sent map[string]httpFilter) *Filter {
 	if !f.isWasm() {

@@ -98,14 +98,3 @@ func some(names []string) string {
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 }
-
-// count returns a number with a noun, in the plural unless it is one.
-func count(number int, noun string) string {
-	switch {
-	case number == 1:
-		return "1 " + noun
-	case strings.HasSuffix(noun, "y"):
-		return fmt.Sprintf("%d %sies", number, strings.TrimSuffix(noun, "y"))
-	}
-	return fmt.Sprintf("%d %ss", number, noun)
-}

@@ -322,7 +322,7 @@ func TestKindsOfIstio(t *testing.T) {
 
 func TestServiceOfTheModuleServer(t *testing.T) {
 	for given, want := range map[string]ModuleServer{
-		"":                                    {URL: defaultServerURL, Service: nameIn("wasme-system", "wasme-modules"), Port: 80},
+		"":                                    {URL: DefaultServerURL, Service: nameIn("wasme-system", "wasme-modules"), Port: 80},
 		"http://m.n.svc.example.internal:81":  {URL: "http://m.n.svc.example.internal:81", Service: nameIn("n", "m"), Port: 81},
 		"https://m.n.svc":                     {URL: "https://m.n.svc", Service: nameIn("n", "m"), Port: 443},
 		"http://127.0.0.1:8082":               {URL: "http://127.0.0.1:8082", Port: 8082},

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 )
 
 const (
@@ -34,7 +35,7 @@ func FilterDeployments(items []wasmev1.FilterDeployment, now time.Time) []Findin
 		}
 	}
 	if len(findings) == 0 {
-		return []Finding{ok(FiltersCheck, "%s, none of which waits or fails", count(len(items), "FilterDeployment"))}
+		return []Finding{ok(FiltersCheck, "%s, none of which waits or fails", view.Count(len(items), "FilterDeployment"))}
 	}
 	slices.SortStableFunc(findings, func(a, b Finding) int {
 		return cmp.Or(strings.Compare(string(a.Status), string(b.Status)), strings.Compare(a.Check, b.Check)) // FAIL comes before warn

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -97,7 +98,7 @@ func Proxies(proxies []Proxy) Finding {
 	}
 	slices.Sort(counts)
 	slices.Sort(old)
-	seen := count(len(proxies), "sidecar") + " with filters: " + strings.Join(counts, ", ")
+	seen := view.Count(len(proxies), "sidecar") + " with filters: " + strings.Join(counts, ", ")
 	switch {
 	case len(proxies) == 0:
 		return Unknown(ProxiesCheck, "no pod with a sidecar is selected by a FilterDeployment")

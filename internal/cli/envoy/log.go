@@ -45,8 +45,10 @@ type Record struct {
 
 // Failed reports whether the record is an error of Envoy or of its Wasm runtime.
 func (r Record) Failed() bool {
-	return !r.Own && (r.Level == "error" || r.Level == "critical")
+	return !r.Own && r.isError()
 }
+
+func (r Record) isError() bool { return r.Level == "error" || r.Level == "critical" }
 
 // parseRecord reads what is between the marks.
 func parseRecord(text string, plugin Plugin) Record {
@@ -167,7 +169,7 @@ func (j *journal) since(position int) ([]Record, <-chan struct{}) {
 func reasons(records []Record) []string {
 	var all []string
 	for _, record := range records {
-		fatal := record.Level == "error" || record.Level == "critical"
+		fatal := record.isError()
 		text := strings.TrimSpace(record.Text)
 		if (fatal || record.Logger == "config") && text != "" && !slices.Contains(all, text) {
 			all = append(all, text)

@@ -128,7 +128,7 @@ type echoed struct {
 	Path   string `json:"path"`
 	// Headers has names in lower case, as Envoy has them.
 	Headers map[string][]string `json:"headers"`
-	// Body is text, and BodyBase64 a body that is none.
+	// Body is a body that is text, and BodyBase64 one that is not.
 	Body       string `json:"body,omitempty"`
 	BodyBase64 []byte `json:"bodyBase64,omitempty"`
 }

@@ -87,7 +87,7 @@ func (e *envoyFilter) readPatches() {
 		path := pathOf(i)
 		switch {
 		case !hasWasm(patch):
-			e.refuse(path, "it is no Wasm filter (%s), and deleting the EnvoyFilter would lose it: move it to an EnvoyFilter of its own first", patch.GetApplyTo())
+			e.refuse(path, "it is not a Wasm filter (%s), and deleting the EnvoyFilter would lose it: move it to an EnvoyFilter of its own first", patch.GetApplyTo())
 		case patch.GetApplyTo() == networking.EnvoyFilter_EXTENSION_CONFIG:
 			e.addExtension(path, patch)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/workload"
+	"github.com/wasme-io/wasme-operator/test/predecessor"
 )
 
 const (
@@ -330,21 +331,8 @@ filter:
 // byWasme is an EnvoyFilter of `wasme deploy istio` for a workload.
 func byWasme(t *testing.T, name, app, digest string) istio.Output {
 	t.Helper()
-	return objectFrom(t, wasmev1.OutputEnvoyFilter, name, `
-workloadSelector: {labels: {app: `+app+`}}
-configPatches:
-- applyTo: HTTP_FILTER
-  match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {name: envoy.http_connection_manager, subFilter: {name: envoy.router}}}}}
-  patch:
-    operation: INSERT_BEFORE
-    value:
-      name: envoy.filters.http.wasm
-      typedConfig:
-        '@type': type.googleapis.com/udpa.type.v1.TypedStruct
-        typeUrl: type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
-        value: {config: {name: hello.n, rootId: root, configuration: {'@type': type.googleapis.com/google.protobuf.StringValue, value: world},
-          vmConfig: {vmId: hello.n, runtime: envoy.wasm.runtime.v8, code: {local: {filename: /var/local/lib/wasme-cache/`+digest+`}}}}}
-`)
+	made := predecessor.Filter{ID: "hello.n", RootID: "root", Configuration: "world", App: app, SHA256: digest}
+	return objectFrom(t, wasmev1.OutputEnvoyFilter, name, made.EnvoyFilter())
 }
 
 func TestWhatReplacesWasmesOwn(t *testing.T) {
@@ -404,7 +392,7 @@ filter:
 		g.Expect(steps).To(HaveLen(2))
 		g.Expect(steps[1].Err).To(MatchError(ContainSubstring("the workload reviews-v1, which does not exist: delete it with kubectl delete envoyfilter reviews-v1-hello.n -n n")))
 	})
-	t.Run("goes on with what an interrupted migration made", func(t *testing.T) {
+	t.Run("resumes an interrupted migration", func(t *testing.T) {
 		g := NewWithT(t)
 		i := found()
 		steps, _ := Plan(i, Images{Of: map[string]string{"hello": "registry.test/hello:v1"}})

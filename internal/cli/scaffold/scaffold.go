@@ -32,36 +32,29 @@ const RootID = "add_header_root_id"
 // shared is the folder of the templates for all languages.
 const shared = "shared"
 
-// Options are what a project is to be.
-type Options struct {
-	// Name is what the filter is called; empty: as the folder. What a name cannot have,
-	// such as spaces, becomes a dash.
-	Name     string
-	Language toolchain.Language
-}
-
 // project is what the templates have.
 type project struct {
-	Options
+	Name     string
+	Language toolchain.Language
 	about
 	RootID, RootIDs string
 }
 
 // Write writes a project into a folder, which it makes, and returns the paths of the files
 // that it has written, relative to it. It refuses a folder that has something in it.
-func Write(dir string, o Options) ([]string, error) {
-	files, err := write(dir, o)
+func Write(dir string, language toolchain.Language) ([]string, error) {
+	files, err := write(dir, language)
 	if err != nil {
 		return nil, fmt.Errorf("writing a project to %s: %w", dir, err)
 	}
 	return files, nil
 }
 
-func write(dir string, o Options) ([]string, error) {
+func write(dir string, language toolchain.Language) ([]string, error) {
 	if err := checkEmpty(dir); err != nil {
 		return nil, err
 	}
-	files, err := render(dir, o)
+	files, err := render(dir, language)
 	if err != nil {
 		return nil, err
 	}
@@ -89,19 +82,18 @@ func checkEmpty(dir string) error {
 }
 
 // render returns the files of a project by their paths.
-func render(dir string, o Options) (map[string][]byte, error) {
-	if _, err := toolchain.Parse(string(o.Language)); err != nil {
+func render(dir string, language toolchain.Language) (map[string][]byte, error) {
+	if _, err := toolchain.Parse(string(language)); err != nil {
 		return nil, err
 	}
-	about := languages[o.Language]
-	name, err := nameOf(dir, o.Name)
+	about := languages[language]
+	name, err := nameOf(dir)
 	if err != nil {
 		return nil, err
 	}
-	o.Name = name
 	files := map[string][]byte{}
-	p := project{Options: o, about: about, RootID: RootID, RootIDs: about.rootIDs()}
-	for _, folder := range []string{shared, string(o.Language)} {
+	p := project{Name: name, Language: language, about: about, RootID: RootID, RootIDs: about.rootIDs()}
+	for _, folder := range []string{shared, string(language)} {
 		if err := renderFolder(path.Join("templates", folder), p, files); err != nil {
 			return nil, err
 		}
@@ -165,15 +157,12 @@ func create(path string, content []byte) error {
 
 // nameOf returns the name of a project in a folder: what package managers and references
 // of images take, such as my-filter.
-func nameOf(dir, name string) (string, error) {
-	if name == "" {
-		absolute, err := filepath.Abs(dir)
-		if err != nil {
-			return "", err
-		}
-		name = filepath.Base(absolute)
+func nameOf(dir string) (string, error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
 	}
-	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool {
+	words := strings.FieldsFunc(strings.ToLower(filepath.Base(absolute)), func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
 	})
 	if len(words) == 0 || words[0][0] <= '9' {

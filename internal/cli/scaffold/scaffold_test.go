@@ -27,7 +27,7 @@ func TestFilesOfProjects(t *testing.T) {
 	} {
 		t.Run(string(language), func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "my-filter")
-			got, err := scaffold.Write(dir, scaffold.Options{Language: language})
+			got, err := scaffold.Write(dir, language)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +68,7 @@ func TestProjectsSayWhatIsInThem(t *testing.T) {
 	for _, language := range toolchain.Languages {
 		t.Run(string(language), func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "greeter")
-			if _, err := scaffold.Write(dir, scaffold.Options{Language: language}); err != nil {
+			if _, err := scaffold.Write(dir, language); err != nil {
 				t.Fatal(err)
 			}
 			readme := read(t, filepath.Join(dir, "README.md"))
@@ -95,7 +95,7 @@ func TestProjectsSayWhatIsInThem(t *testing.T) {
 func TestTheSourcesOfSDKsWithRootIDsRegisterIt(t *testing.T) {
 	for language, source := range map[toolchain.Language]string{toolchain.AssemblyScript: "assembly/index.ts", toolchain.CPP: "filter.cc"} {
 		dir := t.TempDir()
-		if _, err := scaffold.Write(dir, scaffold.Options{Language: language}); err != nil {
+		if _, err := scaffold.Write(dir, language); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(read(t, filepath.Join(dir, source)), `"`+scaffold.RootID+`"`) {
@@ -106,16 +106,16 @@ func TestTheSourcesOfSDKsWithRootIDsRegisterIt(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	for given, want := range map[string]string{
-		"hello":          "hello",
-		"My Filter":      "my-filter",
-		"  a__b..c  ":    "a-b-c",
-		"2nd":            "filter-2nd",
-		"…":              "filter",
-		"Grüße":          "gr-e",
-		`"); drop(); //`: "drop",
+		"hello":        "hello",
+		"My Filter":    "my-filter",
+		"  a__b..c  ":  "a-b-c",
+		"2nd":          "filter-2nd",
+		"…":            "filter",
+		"Grüße":        "gr-e",
+		`"); drop(); `: "drop",
 	} {
-		dir := t.TempDir()
-		if _, err := scaffold.Write(dir, scaffold.Options{Language: toolchain.Go, Name: given}); err != nil {
+		dir := filepath.Join(t.TempDir(), given)
+		if _, err := scaffold.Write(dir, toolchain.Go); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, filepath.Join(dir, "go.mod")); !strings.HasPrefix(got, "module "+want+"\n") {
@@ -130,7 +130,7 @@ func TestTheFolderGivesTheName(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir("from-here")
-	if _, err := scaffold.Write(".", scaffold.Options{Language: toolchain.Go}); err != nil {
+	if _, err := scaffold.Write(".", toolchain.Go); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, "go.mod"); !strings.HasPrefix(got, "module from-here\n") {
@@ -143,7 +143,7 @@ func TestAFolderWithAnythingInItStaysAsItIs(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := scaffold.Write(dir, scaffold.Options{Language: toolchain.Go})
+	_, err := scaffold.Write(dir, toolchain.Go)
 	want := "writing a project to " + dir + ": the folder is not empty (it has .env): name a new one"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -171,7 +171,7 @@ func TestWhatCannotBeWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Chdir(t.TempDir())
-			_, err := scaffold.Write(tc.dir, scaffold.Options{Language: tc.language})
+			_, err := scaffold.Write(tc.dir, tc.language)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %s", err, tc.want)
 			}

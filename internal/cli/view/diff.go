@@ -19,7 +19,7 @@ func Changes(changes []cost.Change) *metav1.Table {
 	for _, c := range changes {
 		fetch, drains := "", ""
 		if c.Fetches {
-			fetch = size(c.Bytes)
+			fetch = Size(c.Bytes)
 		}
 		if c.Drains > 0 {
 			drains = strconv.Itoa(c.Drains)
@@ -60,7 +60,7 @@ func Total(changes []cost.Change) string {
 	}
 	var parts []string
 	if fetching > 0 {
-		parts = append(parts, fmt.Sprintf("%s fetch the module, %s in all", Count(fetching, "pod"), size(fetched)))
+		parts = append(parts, fmt.Sprintf("%s fetch the module, %s in all", Count(fetching, "pod"), Size(fetched)))
 	}
 	if draining > 0 {
 		parts = append(parts, fmt.Sprintf("connections of %s drain", Count(draining, "pod")))
@@ -71,16 +71,19 @@ func Total(changes []cost.Change) string {
 	return "Cost: " + strings.Join(parts, "; ") + "."
 }
 
-// Count returns a number of things, such as 1 pod or 2 pods.
+// Count returns a number of things, such as 1 pod, 2 pods or 3 policies.
 func Count(number int, of string) string {
-	if number == 1 {
+	switch stem, y := strings.CutSuffix(of, "y"); {
+	case number == 1:
 		return "1 " + of
+	case y:
+		return fmt.Sprintf("%d %sies", number, stem)
 	}
 	return fmt.Sprintf("%d %ss", number, of)
 }
 
-// size returns a number of bytes as people read it; 0 is one that is not known.
-func size(bytes int64) string {
+// Size returns a number of bytes as people read it; 0 is one that is not known.
+func Size(bytes int64) string {
 	switch {
 	case bytes == 0:
 		return "unknown size"

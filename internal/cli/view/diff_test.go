@@ -27,8 +27,8 @@ broken     not possible        -          -          0      -         -
 gone       filter is removed   aaaaaaaa   -          0      -         1`)))
 	g.Expect(Total(changes)).To(Equal("Cost: 4 pods fetch the module, 3.0 MiB in all; connections of 1 pod drain."))
 	g.Expect(Total(nil)).To(BeEmpty())
-	g.Expect(size(12)).To(Equal("12 B"))
-	g.Expect(size(0)).To(Equal("unknown size"))
+	g.Expect(Size(12)).To(Equal("12 B"))
+	g.Expect(Size(0)).To(Equal("unknown size"))
 }
 
 func TestSteps(t *testing.T) {

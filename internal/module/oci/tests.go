@@ -11,9 +11,9 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module"
 )
 
-// testFiles are the names of a file with tests for the module, at the root of a compat
+// TestFiles are the names of a file with tests for the module, at the root of a compat
 // image, or as the title of a layer of an artifact.
-var testFiles = []string{"preflight-tests.textpb", "preflight-tests.yaml"}
+var TestFiles = []string{"preflight-tests.textpb", "preflight-tests.yaml"}
 
 // maxTestBytes is the largest file with tests.
 const maxTestBytes = 256 << 10
@@ -25,7 +25,7 @@ const titleAnnotation = "org.opencontainers.image.title"
 // name; nil for none.
 func (m *Manifest) testLayer() (*v1.Descriptor, string) {
 	for i, layer := range m.Layers {
-		if title := layer.Annotations[titleAnnotation]; slices.Contains(testFiles, title) {
+		if title := layer.Annotations[titleAnnotation]; slices.Contains(TestFiles, title) {
 			return &m.Layers[i], title
 		}
 	}
@@ -36,7 +36,7 @@ func (m *Manifest) testLayer() (*v1.Descriptor, string) {
 // the entry is none.
 func testFile(entry string) string {
 	folder, name := path.Split(path.Clean("/" + entry))
-	if folder == "/" && slices.Contains(testFiles, name) {
+	if folder == "/" && slices.Contains(TestFiles, name) {
 		return name
 	}
 	return ""

@@ -38,7 +38,7 @@ func TestAPortForwardLeadsToThePod(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	forward := PortForward{Config: &rest.Config{Host: cluster.URL}}
-	address, err := forward.Forward(ctx, client.ObjectKey{Namespace: "ns", Name: "app"}, adminPort)
+	address, err := forward.Forward(ctx, client.ObjectKey{Namespace: "ns", Name: "app"}, AdminPort)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestAPortForwardLeadsToThePod(t *testing.T) {
 		}
 	}
 	stop()
-	if _, err := forward.Forward(t.Context(), client.ObjectKey{Namespace: "ns", Name: "other"}, adminPort); err == nil || !strings.Contains(err.Error(), "not that pod") {
+	if _, err := forward.Forward(t.Context(), client.ObjectKey{Namespace: "ns", Name: "other"}, AdminPort); err == nil || !strings.Contains(err.Error(), "not that pod") {
 		t.Errorf("another pod: %v", err)
 	}
 }

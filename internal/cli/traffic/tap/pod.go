@@ -2,9 +2,7 @@ package tap
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -14,26 +12,8 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
-// ErrNoTarget says that a text is neither deploy/NAME nor pod/NAME.
-var ErrNoTarget = errors.New("write deploy/NAME or pod/NAME")
-
-// FindPod returns the pod that is meant with deploy/NAME or pod/NAME: of a Deployment the
-// first by name of those that are ready and have a proxy.
-func FindPod(ctx context.Context, c client.Client, namespace, target string) (*corev1.Pod, error) {
-	kind, name, found := strings.Cut(target, "/")
-	if !found || name == "" {
-		return nil, ErrNoTarget
-	}
-	switch strings.ToLower(kind) {
-	case "pod", "pods", "po":
-		return findNamed(ctx, c, client.ObjectKey{Namespace: namespace, Name: name})
-	case "deploy", "deployment", "deployments", "deployments.apps", "deployment.apps":
-		return findOfDeployment(ctx, c, client.ObjectKey{Namespace: namespace, Name: name})
-	}
-	return nil, ErrNoTarget
-}
-
-func findNamed(ctx context.Context, c client.Client, key client.ObjectKey) (*corev1.Pod, error) {
+// FindPod returns a pod, if it can be recorded.
+func FindPod(ctx context.Context, c client.Client, key client.ObjectKey) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
 	if err := c.Get(ctx, key, pod); err != nil {
 		return nil, err
@@ -44,7 +24,8 @@ func findNamed(ctx context.Context, c client.Client, key client.ObjectKey) (*cor
 	return pod, nil
 }
 
-func findOfDeployment(ctx context.Context, c client.Client, key client.ObjectKey) (*corev1.Pod, error) {
+// FindPodOf returns the first pod of a Deployment, by name, of those that can be recorded.
+func FindPodOf(ctx context.Context, c client.Client, key client.ObjectKey) (*corev1.Pod, error) {
 	deployment := &appsv1.Deployment{}
 	if err := c.Get(ctx, key, deployment); err != nil {
 		return nil, err

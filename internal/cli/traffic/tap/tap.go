@@ -33,8 +33,8 @@ type Forwarder interface {
 	Forward(ctx context.Context, pod client.ObjectKey, port int) (string, error)
 }
 
-// adminPort is where Envoy's admin endpoint is in pods of Istio.
-const adminPort = 15000
+// AdminPort is where Envoy's admin endpoint is in pods of Istio.
+const AdminPort = 15000
 
 // Recorder records the requests of a pod.
 type Recorder struct {
@@ -99,9 +99,9 @@ func (r *Recorder) Record(ctx context.Context) (recording Recording, failed erro
 // stops it, too: after Ctrl-C, the last requests still come through it.
 func (r *Recorder) reach(ctx, forwarding context.Context, stop func()) (string, error) {
 	defer context.AfterFunc(ctx, stop)()
-	address, err := r.Forwarder.Forward(forwarding, client.ObjectKeyFromObject(r.Pod), adminPort)
+	address, err := r.Forwarder.Forward(forwarding, client.ObjectKeyFromObject(r.Pod), AdminPort)
 	if err != nil {
-		return "", fmt.Errorf("reaching port %d of pod %s: %w", adminPort, r.Pod.Name, err)
+		return "", fmt.Errorf("reaching port %d of pod %s: %w", AdminPort, r.Pod.Name, err)
 	}
 	return address, nil
 }
