@@ -368,6 +368,24 @@ func TestBadInputNamesTheFix(t *testing.T) {
 	}
 }
 
+func TestDamageHidesNoOtherImage(t *testing.T) {
+	atHome(t)
+	done(t, "build", "precompiled", write(t, "filter.wasm", quiet), "-t", "registry.example.com/good:v1")
+	digest := done(t, "build", "precompiled", write(t, "filter.wasm", hello), "-t", "registry.example.com/bad:v1")
+	home, err := os.UserHomeDir()
+	moduletest.Must(t, err)
+	manifest := filepath.Join(home, ".wasme", "store", "blobs", "sha256", strings.TrimSpace(strings.TrimPrefix(digest, "sha256:")))
+	moduletest.Must(t, os.Remove(manifest))
+	got := wasme(t, "list")
+	if got.code != 1 || !strings.Contains(got.out, "registry.example.com/good") || !strings.Contains(got.err, "damaged at registry.example.com/bad:v1") || !strings.Contains(got.err, "pull or build the image again") {
+		t.Errorf("%+v", got)
+	}
+	done(t, "build", "precompiled", write(t, "filter.wasm", hello), "-t", "registry.example.com/bad:v1")
+	if list := done(t, "list"); !strings.Contains(list, "registry.example.com/bad") {
+		t.Error(list)
+	}
+}
+
 func TestASaveThatFailsKeepsTheFormerArchive(t *testing.T) {
 	atHome(t)
 	former := write(t, "saved.tar", []byte("former"))

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -80,7 +81,7 @@ func newList(a *app) *cobra.Command {
 			format.format = "wide"
 		}
 		images, err := list(c.Context(), stores, registry, published, server, search)
-		if err != nil {
+		if len(images) == 0 && err != nil {
 			return err
 		}
 		for i := range images {
@@ -88,12 +89,13 @@ func newList(a *app) *cobra.Command {
 				images[i].Dir = ""
 			}
 		}
-		return format.print(a, images, func() *metav1.Table { return listTable(images, format.wide(), showDir) })
+		return errors.Join(format.print(a, images, func() *metav1.Table { return listTable(images, format.wide(), showDir) }), err)
 	}
 	return c
 }
 
-// list returns the images whose name contains a text.
+// list returns the images whose name contains a text. With an error, it returns those that
+// are not damaged.
 func list(ctx context.Context, stores *storeFlag, registry *registryFlags, published bool, server, search string) ([]listed, error) {
 	switch {
 	case published && server == "":
@@ -109,10 +111,7 @@ func listLocal(stores *storeFlag, search string) ([]listed, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := local.List()
-	if err != nil {
-		return nil, err
-	}
+	entries, damage := local.List()
 	images := make([]listed, 0, len(entries))
 	for _, entry := range entries {
 		ref, err := name.ParseReference(entry.Reference)
@@ -125,7 +124,7 @@ func listLocal(stores *storeFlag, search string) ([]listed, error) {
 		}
 		images = append(images, image)
 	}
-	return images, nil
+	return images, damage
 }
 
 // shortDigest is how many digits of a digest are shown.

@@ -101,13 +101,15 @@ func (s *Store) create(index *v1.IndexManifest) error {
 // Dir returns the folder.
 func (s *Store) Dir() string { return string(s.dir) }
 
-// List returns all images, in the order of their names.
+// List returns all images, in the order of their names. With an error, it returns those that
+// are not damaged.
 func (s *Store) List() ([]Entry, error) {
 	index, err := s.index()
 	if err != nil {
 		return nil, err
 	}
 	var entries []Entry
+	var broken []error
 	for _, d := range index.Manifests {
 		reference := d.Annotations[refAnnotation]
 		if reference == "" {
@@ -115,13 +117,14 @@ func (s *Store) List() ([]Entry, error) {
 		}
 		manifest, err := s.manifest(d.Digest)
 		if err != nil {
-			return nil, damaged(reference, err)
+			broken = append(broken, damaged(reference, err))
+			continue
 		}
 		updated, _ := time.Parse(time.RFC3339, d.Annotations[updatedAnnotation])
 		entries = append(entries, Entry{Reference: reference, Digest: d.Digest, SizeBytes: image.Size(manifest), Updated: updated})
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Reference, b.Reference) })
-	return entries, nil
+	return entries, errors.Join(broken...)
 }
 
 // manifest reads the manifest of an image.
