@@ -232,7 +232,7 @@ func (e *Envoy) awaitReady(ctx context.Context) error {
 	}
 	seen, err := e.admin.deliveries(ctx)
 	if err == nil && seen.version != strconv.Itoa(e.version) {
-		return &Refused{Reasons: e.reasons(0)}
+		return e.refusal(ctx, 0)
 	}
 	return err
 }
@@ -280,7 +280,7 @@ func (e *Envoy) awaitDelivery(ctx context.Context, before deliveries, position i
 		return refused || now.version == strconv.Itoa(e.version) && now.reloads > before.reloads, err
 	})
 	if err == nil && refused {
-		return &Refused{Reasons: e.reasons(position)}
+		return e.refusal(ctx, position)
 	}
 	return err
 }
@@ -307,18 +307,18 @@ func (e *Envoy) poll(ctx context.Context, what string, bound time.Duration, done
 	}
 }
 
+// refusal is the error of a resource that Envoy has refused since a position of its log.
+func (e *Envoy) refusal(ctx context.Context, position int) *Refused {
+	return &Refused{Reasons: reasons(e.journal.until(ctx, position, isRefusal))}
+}
+
 // lastWords is how many records before Envoy's end say why it ended.
 const lastWords = 20
 
 // Err returns why Envoy has ended by itself, after Done: an *Ended.
 func (e *Envoy) Err() error {
-	return &Ended{Early: e.address == "", Reasons: e.reasons(e.journal.position() - lastWords)}
-}
-
-// reasons are those in the records from a position.
-func (e *Envoy) reasons(position int) []string {
-	records, _ := e.journal.since(position)
-	return reasons(records)
+	records, _ := e.journal.since(e.journal.position() - lastWords)
+	return &Ended{Early: e.address == "", Reasons: reasons(records)}
 }
 
 // Close ends Envoy and the upstream, and removes their files.

@@ -14,12 +14,8 @@ import (
 	"time"
 )
 
-const (
-	// answerBound is how long a request waits for its answer.
-	answerBound = 30 * time.Second
-	// recordBound is how long Envoy may take to log that a request has ended.
-	recordBound = 2 * time.Second
-)
+// answerBound is how long a request waits for its answer.
+const answerBound = 30 * time.Second
 
 // failedStream begins Envoy's details of a response that it sent because a module had failed
 // (Context::failStream in source/extensions/common/wasm/context.cc).
@@ -130,23 +126,10 @@ func answer(request *http.Request) (answer Message, client string, err error) {
 // untilLogged returns Envoy's records from a position to the one that says that the request of
 // a client has ended, or those that there are after a while.
 func (e *Envoy) untilLogged(ctx context.Context, position int, client string) []Record {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordBound)
-	defer cancel()
-	for {
-		records, more := e.journal.since(position)
-		for i, record := range records {
-			if _, is := details(record, client); is {
-				return records[:i+1]
-			}
-		}
-		select {
-		case <-more:
-		case <-e.journal.ended:
-			return records
-		case <-ctx.Done():
-			return records
-		}
-	}
+	return e.journal.until(ctx, position, func(record Record) bool {
+		_, is := details(record, client)
+		return is
+	})
 }
 
 // details returns where the response to a client's request came from, out of the record about it.

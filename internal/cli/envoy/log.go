@@ -2,11 +2,13 @@ package envoy
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The marks around each record of Envoy's log. Messages may have several lines.
@@ -161,6 +163,36 @@ func (j *journal) since(position int) ([]Record, <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.records[max(0, position-j.dropped):]), j.added
+}
+
+// recordBound is how long Envoy may take to log what it has done.
+const recordBound = 2 * time.Second
+
+// until returns the records from a position to the one that is last, or those that there are
+// after a while: what Envoy's administration interface says may be ahead of its log.
+func (j *journal) until(ctx context.Context, position int, last func(Record) bool) []Record {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordBound)
+	defer cancel()
+	for {
+		records, more := j.since(position)
+		if i := slices.IndexFunc(records, last); i >= 0 {
+			return records[:i+1]
+		}
+		select {
+		case <-more:
+		case <-j.ended:
+			return records
+		case <-ctx.Done():
+			return records
+		}
+	}
+}
+
+// isRefusal reports whether a record is the last about a resource that Envoy did not take
+// (FilesystemSubscriptionImpl in source/extensions/config_subscription/filesystem).
+func isRefusal(record Record) bool {
+	return strings.HasPrefix(record.Text, "Filesystem config update rejected: ") ||
+		strings.HasPrefix(record.Text, "Filesystem config update failure: ")
 }
 
 // reasons returns why Envoy refused something, out of what it logged then: the module's own

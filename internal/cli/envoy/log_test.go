@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +62,26 @@ func TestJournalCutsLongRecords(t *testing.T) {
 	}
 	if got, _ := j.since(0); !slices.Equal(got, want) {
 		t.Errorf("the journal has %d records, not the cut ones", len(got))
+	}
+}
+
+func TestJournalWaitsForTheLastRecord(t *testing.T) {
+	const rejected = "Filesystem config update rejected: Unable to create Wasm plugin filter"
+	from, to := io.Pipe()
+	j := newJournal(plugin, nil)
+	go j.read(from)
+	go func() {
+		_, _ = io.WriteString(to, "\x1eerror wasm why\x1f\n")
+		_, _ = io.WriteString(to, "\x1ewarning config "+rejected+"\x1f\n\x1einfo wasm after\x1f\n")
+		_ = to.Close()
+	}()
+	want := []Record{{Level: "error", Logger: "wasm", Text: "why"}, {Level: "warning", Logger: "config", Text: rejected}}
+	if diff := cmp.Diff(want, j.until(t.Context(), 0, isRefusal)); diff != "" {
+		t.Errorf("the records differ (-want +got):\n%s", diff)
+	}
+	<-j.ended
+	if got := j.until(t.Context(), 3, isRefusal); len(got) != 0 {
+		t.Errorf("a log that has ended has %v", got)
 	}
 }
 
