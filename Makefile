@@ -2,10 +2,10 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-CRD := config/crd/bases/wasme.io_filterdeployments.yaml
-DOCS := docs/api.md docs/conditions.md docs/flags.md docs/host-functions.md docs/cli/*.md
+CRDS := $(addprefix config/crd/bases/wasme.io_,$(addsuffix .yaml,filterdeployments filterpolicies clusterfilterpolicies))
+DOCS := docs/api.md docs/api-*.md docs/conditions.md docs/flags.md docs/host-functions.md docs/cli/*.md
 PROTO := internal/preflight/suite/schema/suite.proto
-GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRD) config/rbac/role.yaml $(DOCS)
+GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRDS) config/rbac/role.yaml $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
@@ -41,13 +41,13 @@ generate: $(CONTROLLER_GEN) $(PROTOGO) ## Generate the API's deepcopy functions,
 
 .PHONY: manifests
 manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the markers in api/ and controllers/.
-	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=$(dir $(CRD))
-	go run ./hack/crdschema $(CRD)
+	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=config/crd/bases
+	go run ./hack/crdschema $(CRDS)
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
 
 .PHONY: docs
 docs: manifests ## Generate the references in docs/ from the CRD, the conditions, the flags, the host and wasme.
-	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs $(CRD) api/v1 docs
+	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs api/v1 docs $(CRDS)
 	CGO_ENABLED=0 go run -trimpath ./hack/clidocs markdown docs/cli
 
 .PHONY: man

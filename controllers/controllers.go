@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"time"
 
@@ -25,12 +26,14 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/signatures"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/trust/online"
 )
 
 // recheckInterval is the longest time between two looks at a FilterDeployment:
@@ -66,6 +69,10 @@ type Options struct {
 	// runs one (child.Runner).
 	Preflight wasmev1.Preflight
 	Run       func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)
+	// SigstoreURL is that of the TUF repository with the trusted root of policies that
+	// reference none, and SigstoreAnchor its root.json; empty for the public instance.
+	SigstoreURL    string
+	SigstoreAnchor []byte
 	// Workers is the number of FilterDeployments reconciled at once.
 	Workers int
 }
@@ -103,6 +110,7 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		Store:                opts.Store,
 		Preflights:           pool.New(pool.Options{Open: opts.Store.Open, Run: opts.Run, Wake: filterDeployments.Wake, Workers: preflightWorkers}),
 		PreflightDefault:     opts.Preflight,
+		Signatures:           signatures.New(puller, filterDeployments.Wake),
 		Peers:                replicas,
 		Written:              opts.Written,
 		Outputs:              outputkinds.New(kinds),
@@ -117,12 +125,10 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		RecheckInterval:      min(opts.PollInterval, recheckInterval),
 		Clock:                clock.RealClock{},
 	}
+	reconciler.Sigstore = newSigstore(ctx, opts, puller.Transport(), reconciler, filterDeployments)
 	if opts.VerifyPods {
-		reconciler.Prober = dataplane.New(func(name types.NamespacedName) {
-			filterDeployments.WakeAfter(name, reconciler.PodDelay(name))
-		})
-		if err := manager.Add(reconciler.Prober); err != nil {
-			return nil, fmt.Errorf("adding the prober: %w", err)
+		if err := addProber(manager, reconciler, filterDeployments); err != nil {
+			return nil, err
 		}
 	}
 	keeper := &modulekeeper.Reconciler{
@@ -135,8 +141,29 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 	return &Controllers{reconciler, keeper, revisions.Wake}, errors.Join(
 		manager.Add(reconciler.Finder.Modules),
 		manager.Add(reconciler.Preflights),
+		manager.Add(reconciler.Signatures),
+		manager.Add(reconciler.Sigstore),
 		manager.Add(keeper.Finder.Modules),
 		reconciler.SetupWithManager(manager, filterDeployments, opts.Workers),
 		keeper.SetupWithManager(manager, revisions),
 	)
+}
+
+// newSigstore returns the trusted root of policies that reference none.
+func newSigstore(ctx context.Context, opts Options, transport http.RoundTripper, reconciler *filterdeployment.Reconciler, wakes *waker.Waker) *online.Root {
+	wake := func() {
+		if err := reconciler.WakeAll(ctx, wakes.Wake); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "Waking all FilterDeployments for a new trusted root")
+		}
+	}
+	return online.New(online.Options{URL: opts.SigstoreURL, Anchor: opts.SigstoreAnchor, Transport: transport, Wake: wake, Clock: clock.RealClock{}})
+}
+
+// addProber has the pods of FilterDeployments asked what they run.
+func addProber(manager ctrl.Manager, reconciler *filterdeployment.Reconciler, wakes *waker.Waker) error {
+	reconciler.Prober = dataplane.New(func(name types.NamespacedName) { wakes.WakeAfter(name, reconciler.PodDelay(name)) })
+	if err := manager.Add(reconciler.Prober); err != nil {
+		return fmt.Errorf("adding the prober: %w", err)
+	}
+	return nil
 }

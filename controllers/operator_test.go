@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"sync"
@@ -33,6 +34,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/resolve"
+	"github.com/wasme-io/wasme-operator/internal/module/signatures"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/peers"
@@ -41,6 +43,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/trust/online"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -81,6 +84,8 @@ type operatorOptions struct {
 	class           string
 	// blindCache does not tell the reconciler what comes in, as one that is behind.
 	blindCache bool
+	// sigstore is the TUF repository of policies that reference no trusted root.
+	sigstore online.Options
 	// run preflights a module.
 	run func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)
 }
@@ -100,6 +105,13 @@ var runChild = (&child.Runner{Command: []string{"/proc/self/exe", child.Name}, L
 // running has modules preflighted by a function.
 func running(run func(context.Context, *os.File, int64, preflight.Filter) (preflight.Verdict, error)) operatorOption {
 	return func(options *operatorOptions) { options.run = run }
+}
+
+// trusting fetches the trusted root from a TUF repository.
+func trusting(repository string, anchor []byte) operatorOption {
+	return func(options *operatorOptions) {
+		options.sigstore = online.Options{URL: repository, Anchor: anchor, Transport: http.DefaultTransport}
+	}
 }
 
 func class(name string) operatorOption {
@@ -146,8 +158,21 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	Expect(err).NotTo(HaveOccurred())
 	preflights := pool.New(pool.Options{Open: modules.Open, Run: flags.run, Wake: func(name types.NamespacedName) { o.woken <- name }, Workers: 1})
 	resolvers.Go(func() { _ = preflights.Start(running) })
+	signed := signatures.New(puller, func(name types.NamespacedName) { o.woken <- name })
+	resolvers.Go(func() { _ = signed.Start(running) })
+	if flags.sigstore.URL == "" { // without one, nothing is to be fetched
+		flags.sigstore = online.Options{URL: "http://127.0.0.1:1", Anchor: []byte("{}"), Transport: http.DefaultTransport}
+	}
+	flags.sigstore.Clock = clock
+	flags.sigstore.Wake = func() {
+		_ = o.WakeAll(running, func(name types.NamespacedName) { o.woken <- name })
+	}
+	trusted := online.New(flags.sigstore)
+	resolvers.Go(func() { _ = trusted.Start(running) })
 	o.Reconciler = &filterdeployment.Reconciler{
 		Preflights: preflights,
+		Signatures: signed,
+		Sigstore:   trusted,
 		// The modules of most specs only look like modules.
 		PreflightDefault: wasmev1.PreflightOff,
 		Client:           cached,
@@ -186,7 +211,7 @@ func (o *operator) startCache(ctx, running context.Context, flags operatorOption
 	Expect(filterdeployment.IndexCache(ctx, o.cache)).To(Succeed())
 	go func() { _ = o.cache.Start(running) }()
 	for _, watched := range []client.Object{
-		&wasmev1.FilterDeployment{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{},
+		&wasmev1.FilterDeployment{}, &wasmev1.FilterPolicy{}, &wasmev1.ClusterFilterPolicy{}, &appsv1.Deployment{}, &appsv1.DaemonSet{}, &appsv1.StatefulSet{}, &appsv1.ControllerRevision{},
 		&corev1.Pod{}, workload.NewService(), workload.NewGateway(), &istio.EnvoyFilter{}, &istio.WasmPlugin{}, &istio.TrafficExtension{},
 	} {
 		_, err := o.cache.GetInformer(ctx, watched, cache.BlockUntilSynced(false))
@@ -271,6 +296,7 @@ func (o *operator) settle(ctx context.Context, fd *wasmev1.FilterDeployment) err
 		switch {
 		case result.RequeueAfter > 0 && result.RequeueAfter < time.Second: // waits for the cache
 		case reasonOf(fd, wasmev1.ConditionModuleResolved) == wasmev1.ReasonResolving,
+			reasonOf(fd, wasmev1.ConditionAdmitted) == wasmev1.ReasonVerifying,
 			reasonOf(fd, wasmev1.ConditionPreflighted) == wasmev1.ReasonPreflighting:
 			o.awaitAnswer(ctx, fd)
 		default:
@@ -321,7 +347,7 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, cl
 	g.Expect(err).NotTo(HaveOccurred())
 	found := map[string]string{}
 	list := func(list client.ObjectList, options ...client.ListOption) {
-		g.Expect(reader.List(ctx, list, append(options, client.InNamespace(namespace))...)).To(Succeed())
+		g.Expect(reader.List(ctx, list, append([]client.ListOption{client.InNamespace(namespace)}, options...)...)).To(Succeed())
 		g.Expect(apimeta.EachListItem(list, func(item runtime.Object) error {
 			object := item.(client.Object)
 			kind, err := apiutil.GVKForObject(item, operatorScheme)
@@ -330,6 +356,8 @@ func versions(ctx context.Context, g Gomega, reader client.Reader, namespace, cl
 		})).To(Succeed())
 	}
 	list(&wasmev1.FilterDeploymentList{}, client.MatchingLabelsSelector{Selector: ofClass})
+	list(&wasmev1.FilterPolicyList{})
+	list(&wasmev1.ClusterFilterPolicyList{}, client.InNamespace(""))
 	list(&corev1.PodList{})
 	list(&appsv1.DeploymentList{})
 	list(&appsv1.DaemonSetList{})

@@ -5,6 +5,9 @@ const (
 	// ConditionModuleResolved: the module was found, is well formed, and the operator
 	// has a copy.
 	ConditionModuleResolved = "ModuleResolved"
+	// ConditionAdmitted: the filter meets all policies that apply to it. Present while
+	// there is one.
+	ConditionAdmitted = "Admitted"
 	// ConditionPreflighted: the operator has run the module with its configuration, as a
 	// proxy would.
 	ConditionPreflighted = "Preflighted"
@@ -80,6 +83,29 @@ const (
 	ReasonConfigMapInvalid = "ConfigMapInvalid"
 	// ReasonRootIDMissing: neither spec.filter.rootID nor the image specifies a root id.
 	ReasonRootIDMissing = "RootIDMissing"
+
+	// ReasonAdmitted: the filter meets all policies (Admitted).
+	ReasonAdmitted = "Admitted"
+	// ReasonWarned: the filter breaks policies whose mode is Warn. The message says how.
+	ReasonWarned = "Warned"
+	// ReasonVerifying: the signatures of the image are being looked up.
+	ReasonVerifying = "Verifying"
+	// ReasonNotSigned: not all signers that a policy asks for have signed the image.
+	ReasonNotSigned = "NotSigned"
+	// ReasonSignaturesUnavailable: the signatures of the image, or the trusted root that
+	// they must come from, could not be read.
+	ReasonSignaturesUnavailable = "SignaturesUnavailable"
+	// ReasonImageDenied: a policy does not list the image.
+	ReasonImageDenied = "ImageDenied"
+	// ReasonSourceDenied: a policy does not allow modules from such a source.
+	ReasonSourceDenied = "SourceDenied"
+	// ReasonCapabilityDenied: the module imports what a policy denies.
+	ReasonCapabilityDenied = "CapabilityDenied"
+	// ReasonFailStrategyDenied: a policy does not allow the filter's failStrategy.
+	ReasonFailStrategyDenied = "FailStrategyDenied"
+	// ReasonPolicyInvalid: a policy has a key, a pattern or a trusted root that cannot be
+	// used. Nothing meets it until it is fixed.
+	ReasonPolicyInvalid = "PolicyInvalid"
 
 	// ReasonPreflighted: the module ran without a fault (Preflighted).
 	ReasonPreflighted = "Preflighted"

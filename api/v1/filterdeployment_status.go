@@ -69,6 +69,11 @@ type ModuleStatus struct {
 	// +kubebuilder:validation:MaxLength=71
 	ManifestDigest string `json:"manifestDigest,omitempty"`
 
+	// indexDigest is the digest that the reference has, if it is that of an index.
+	// +optional
+	// +kubebuilder:validation:MaxLength=71
+	IndexDigest string `json:"indexDigest,omitempty"`
+
 	// sha256 is the digest of the module's bytes, in hexadecimal digits.
 	// +required
 	// +kubebuilder:validation:MaxLength=64
@@ -93,9 +98,47 @@ type ModuleStatus struct {
 	// +kubebuilder:validation:items:MaxLength=256
 	RootIDs []string `json:"rootIDs,omitempty"`
 
+	// signature says who has signed the image, where a policy asks for it.
+	// +optional
+	Signature *ModuleSignature `json:"signature,omitempty"`
+
 	// cost is what the module cost in its preflight.
 	// +optional
 	Cost *ModuleCost `json:"cost,omitempty"`
+}
+
+// SignatureForm is how a signature is attached to an image.
+//
+// +kubebuilder:validation:Enum=Tag;Bundle;Attestation
+// +kubebuilder:validation:MaxLength=16
+type SignatureForm string
+
+// The forms of signatures.
+const (
+	// SignatureTag is cosign's tag sha256-<digest>.sig.
+	SignatureTag SignatureForm = "Tag"
+	// SignatureBundle is a Sigstore bundle that refers to the image.
+	SignatureBundle SignatureForm = "Bundle"
+	// SignatureAttestation is a Sigstore bundle with a provenance, as GitHub writes it.
+	SignatureAttestation SignatureForm = "Attestation"
+)
+
+// ModuleSignature is the signature of an image that policies have accepted.
+type ModuleSignature struct {
+	// by are the signers of the policies that have signed, by their names.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=63
+	By []string `json:"by"`
+
+	// form is how the first of the signatures is attached to the image.
+	// +required
+	Form SignatureForm `json:"form"`
+
+	// verifiedAt is when the operator first verified it for this revision.
+	// +required
+	VerifiedAt metav1.Time `json:"verifiedAt"`
 }
 
 // ModuleCost is what a module cost where the operator ran it. A proxy has a Wasm runtime

@@ -1,11 +1,12 @@
 // Package v1 is version v1 of the wasme.io API: the FilterDeployment, which says
-// which Wasm filter runs on which workloads of an Istio mesh.
+// which Wasm filter runs on which workloads of an Istio mesh, and the FilterPolicy and
+// ClusterFilterPolicy, which say which filters may.
 //
 // In reading order: filterdeployment_types.go is what a user writes, and
 // filterdeployment_status.go what the operator answers, with the conditions and
 // their reasons in conditions.go. config.go reads the forms that a filter's
 // configuration can have, and predecessor.go a status that wasme's own operator
-// wrote. The comments of the fields are what `kubectl explain` shows, and
+// wrote. filterpolicy_types.go is what administrators write. The comments of the fields are what `kubectl explain` shows, and
 // docs/api.md and docs/conditions.md are generated from them. What controller-gen's
 // markers cannot express is in hack/crdschema.
 //
@@ -36,7 +37,11 @@ var (
 )
 
 func addKnownTypes(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(GroupVersion, &FilterDeployment{}, &FilterDeploymentList{})
+	scheme.AddKnownTypes(GroupVersion,
+		&FilterDeployment{}, &FilterDeploymentList{},
+		&FilterPolicy{}, &FilterPolicyList{},
+		&ClusterFilterPolicy{}, &ClusterFilterPolicyList{},
+	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -52,6 +53,8 @@ type options struct {
 	allowedSources          stringList
 	legacyPullSecrets       bool
 	limits                  module.Limits
+	tufURL                  string
+	tufRoot                 string
 	preflight               preflightMode
 	preflightLimits         preflight.Limits
 	workers                 int
@@ -67,6 +70,7 @@ func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
 	bindMesh(flags, &opts)
 	bindModules(flags, &opts)
 	bindPreflight(flags, &opts)
+	bindTrust(flags, &opts)
 	opts.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return opts, err
@@ -115,6 +119,11 @@ func bindPreflight(flags *flag.FlagSet, opts *options) {
 	flags.Int64Var(&opts.preflightLimits.MemoryBytes, "preflight-memory-bytes", opts.preflightLimits.MemoryBytes, "memory that a module may have while the operator runs it; compiling takes up to 512 MiB besides")
 }
 
+func bindTrust(flags *flag.FlagSet, opts *options) {
+	flags.StringVar(&opts.tufURL, "tuf-url", "", "URL of the TUF repository with the trusted root of Sigstore, for policies that reference none; default: that of the public instance")
+	flags.StringVar(&opts.tufRoot, "tuf-root", "", "file with the root.json of --tuf-url, with which all that is fetched from there is verified")
+}
+
 // preflightMode is a flag whose value is a spec.filter.preflight.
 type preflightMode wasmev1.Preflight
 
@@ -130,10 +139,19 @@ func (m *preflightMode) Set(text string) error {
 }
 
 // controllers returns what the controllers are told of the flags.
-func (o options) controllers(modules *store.Store, written *filterdeployment.Written) controllers.Options {
+func (o options) controllers(modules *store.Store, written *filterdeployment.Written) (controllers.Options, error) {
+	var anchor []byte
+	if o.tufRoot != "" {
+		var err error
+		if anchor, err = os.ReadFile(o.tufRoot); err != nil {
+			return controllers.Options{}, fmt.Errorf("--tuf-root: %w", err)
+		}
+	}
 	return controllers.Options{
-		Store:   modules,
-		Written: written,
+		SigstoreURL:    o.tufURL,
+		SigstoreAnchor: anchor,
+		Store:          modules,
+		Written:        written,
 		Pull: pull.Options{
 			DeniedNetworks:    o.deniedNetworks,
 			AllowedRegistries: o.allowedRegistries,
@@ -152,7 +170,7 @@ func (o options) controllers(modules *store.Store, written *filterdeployment.Wri
 		Workers:              o.workers,
 		Preflight:            wasmev1.Preflight(o.preflight),
 		Run:                  o.runner().Run,
-	}
+	}, nil
 }
 
 // runner runs modules in children of this process.
@@ -177,6 +195,9 @@ func (o options) validate() error {
 	}
 	if _, err := source.ParseSources(o.allowedSources); err != nil {
 		return fmt.Errorf("--allowed-sources: %w", err)
+	}
+	if (o.tufURL == "") != (o.tufRoot == "") {
+		return errors.New("--tuf-url and --tuf-root go together: set both or neither")
 	}
 	if problems := validation.IsValidLabelValue(ownership.ManagedBy(o.class)); len(problems) > 0 {
 		return fmt.Errorf("--class %q cannot be part of a label: %s", o.class, strings.Join(problems, "; "))

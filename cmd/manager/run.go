@@ -78,7 +78,11 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	added, err := controllers.Add(ctx, manager, opts.controllers(modules, written))
+	controllerOptions, err := opts.controllers(modules, written)
+	if err != nil {
+		return err
+	}
+	added, err := controllers.Add(ctx, manager, controllerOptions)
 	if err != nil {
 		return err
 	}

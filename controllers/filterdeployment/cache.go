@@ -47,10 +47,12 @@ func CacheOptions(namespaces []string, class string, written *Written) cache.Opt
 			return istio.Trim(item)
 		},
 		ByObject: map[client.Object]cache.ByObject{
-			&wasmev1.FilterDeployment{}: {Label: classSelector(class), Transform: trimFilterDeployment},
-			&corev1.Pod{}:               {Label: labels.Everything(), Transform: workload.TrimPod},
-			&corev1.Service{}:           {Label: labels.Everything(), Transform: workload.TrimReference},
-			workload.NewGateway():       {Label: labels.Everything(), Transform: workload.TrimReference},
+			&wasmev1.FilterDeployment{}:    {Label: classSelector(class), Transform: trimFilterDeployment},
+			&wasmev1.FilterPolicy{}:        {Label: labels.Everything(), Transform: istio.Trim},
+			&wasmev1.ClusterFilterPolicy{}: {Label: labels.Everything(), Transform: istio.Trim},
+			&corev1.Pod{}:                  {Label: labels.Everything(), Transform: workload.TrimPod},
+			&corev1.Service{}:              {Label: labels.Everything(), Transform: workload.TrimReference},
+			workload.NewGateway():          {Label: labels.Everything(), Transform: workload.TrimReference},
 			&appsv1.ControllerRevision{}: {Transform: func(item any) (any, error) {
 				written.Seen(item)
 				return revision.Trim(item)
@@ -103,6 +105,7 @@ func NamespacedMapper(scheme *runtime.Scheme) func(*rest.Config, *http.Client) (
 			mapper.Add(kind, apimeta.RESTScopeNamespace)
 		}
 		mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), apimeta.RESTScopeRoot)
+		mapper.Add(wasmev1.GroupVersion.WithKind("ClusterFilterPolicy"), apimeta.RESTScopeRoot)
 		gateways := workload.GatewayKind.GroupVersion()
 		mapper.AddSpecific(workload.GatewayKind, gateways.WithResource("gateways"), gateways.WithResource("gateway"), apimeta.RESTScopeNamespace)
 		return mapper, nil

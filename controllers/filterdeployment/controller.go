@@ -2,7 +2,7 @@
 // FilterDeployments say.
 //
 // One pass (controller.go) reads, decides and writes. It reads the module
-// (module.go), what a run of it shows (preflight.go), the workloads with their pods (workloads.go, references.go), the revisions
+// (module.go), what the policies say (admission.go), what a run of it shows (preflight.go), the workloads with their pods (workloads.go, references.go), the revisions
 // (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
 // output is to hold. The pass writes that, and then the status and the events
 // (status.go, events.go). It waits for nothing but the API server: what takes
@@ -34,12 +34,14 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/signatures"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/peers"
 	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/trust/online"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -68,6 +70,10 @@ type Reconciler struct {
 	// where the spec does not.
 	Preflights       *pool.Pool
 	PreflightDefault wasmev1.Preflight
+	// Signatures reads the signatures of images, and Sigstore is the trusted root of
+	// policies that reference none.
+	Signatures *signatures.Pool
+	Sigstore   *online.Root
 	// Peers reports whether all replicas of the operator serve a module.
 	Peers *peers.Peers
 	// Prober asks pods what they run; nil when pods cannot be reached.
@@ -183,6 +189,7 @@ func (r *Reconciler) rest(name types.NamespacedName) {
 	r.wakeNext(r.Budget.Forget(name, r.Clock.Now()))
 	r.Finder.Modules.Forget(name)
 	r.Preflights.Forget(name)
+	r.Signatures.Forget(name)
 	r.statuses.forget(name)
 	r.reported.forget(name)
 	r.Written.forget(name)
@@ -236,6 +243,14 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 	state.Targets, p.Selection, err = r.readTargets(ctx, fd)
 	if err != nil {
 		return nil, err
+	}
+	if state.Asked != nil {
+		if p.Admission, err = r.admit(ctx, fd, state.Asked); err != nil {
+			return nil, err
+		}
+		if p.Admission.Holds {
+			state.Asked = nil
+		}
 	}
 	if state.Asked != nil {
 		p.Preflight = r.preflight(ctx, fd, state.Asked, tests).WithMemoryWarning(state.Targets)
@@ -374,7 +389,7 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 	}
 	interval := r.RecheckInterval
 	filter, options := fd.Spec.Filter, fd.Spec.Filter.ImagePullOptions
-	if filter.ConfigFrom != nil || filter.ConfigMap != nil || filter.PreflightTests != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
+	if p.Admission.Verdict.Reason != "" || filter.ConfigFrom != nil || filter.ConfigMap != nil || filter.PreflightTests != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)

@@ -130,6 +130,7 @@ func moduleStatus(m module.Module) wasmev1.ModuleStatus {
 	return wasmev1.ModuleStatus{
 		Reference:      m.Reference,
 		ManifestDigest: m.ManifestDigest,
+		IndexDigest:    m.IndexDigest,
 		SHA256:         m.SHA256,
 		SizeBytes:      &m.SizeBytes,
 		ABIVersions:    m.ABIVersions,

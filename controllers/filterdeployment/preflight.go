@@ -42,7 +42,7 @@ func (r *Reconciler) preflight(ctx context.Context, fd *wasmev1.FilterDeployment
 		return before
 	}
 	result := r.Preflights.Ask(owner, request)
-	return rollout.JudgePreflight(mode, &fd.Status, asked.Hash, result.Verdict, result.Err)
+	return rollout.JudgePreflight(mode, &fd.Status, asked.Hash, result.Result, result.Err)
 }
 
 // preflightFilter returns what a run of a revision depends on. How the filter is called,

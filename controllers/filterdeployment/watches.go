@@ -38,6 +38,9 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 		Watches(&corev1.Pod{}, r.podHandler(), builder.WithPredicates(podChanged())).
 		// The predecessor's operator is reported; it wakes nothing.
 		Watches(&appsv1.Deployment{}, legacy.NewHandler(r.Recorder)).
+		// A policy decides about all in its namespace, or in the cluster.
+		Watches(&wasmev1.FilterPolicy{}, handler.EnqueueRequestsFromMapFunc(r.forPolicy)).
+		Watches(&wasmev1.ClusterFilterPolicy{}, handler.EnqueueRequestsFromMapFunc(r.forPolicy)).
 		// A revision that is lost is kept again.
 		Owns(&appsv1.ControllerRevision{}, builder.WithPredicates(deletions())).
 		// A Service in targetRefs comes, goes, or gets another waypoint.
@@ -55,17 +58,20 @@ func (r *Reconciler) SetupWithManager(manager ctrl.Manager, wakes *waker.Waker, 
 	if err != nil {
 		return fmt.Errorf("setting up the FilterDeployment controller: %w", err)
 	}
-	wakeAll := func(ctx context.Context) error {
-		all, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
-		for _, request := range all {
-			wakes.Wake(request.NamespacedName)
-		}
-		return err
-	}
+	wakeAll := func(ctx context.Context) error { return r.WakeAll(ctx, wakes.Wake) }
 	return errors.Join(
 		r.Outputs.SetupWithManager(manager, built, wakeAll),
 		r.Gateways.SetupWithManager(manager, built, r.ForReference, wakeAll),
 	)
+}
+
+// WakeAll wakes all FilterDeployments.
+func (r *Reconciler) WakeAll(ctx context.Context, wake func(types.NamespacedName)) error {
+	all, err := r.matching(ctx, "", func(*wasmev1.FilterDeployment) bool { return true })
+	for _, request := range all {
+		wake(request.NamespacedName)
+	}
+	return err
 }
 
 // matching returns the FilterDeployments of a namespace, or of all when it is
@@ -90,6 +96,12 @@ func logged(ctx context.Context, requests []reconcile.Request, err error) []reco
 		log.FromContext(ctx).Error(err, "Looking for FilterDeployments to reconcile")
 	}
 	return requests
+}
+
+// forPolicy returns the FilterDeployments in the namespace of a policy; all for one of the cluster.
+func (r *Reconciler) forPolicy(ctx context.Context, object client.Object) []reconcile.Request {
+	requests, err := r.matching(ctx, object.GetNamespace(), func(*wasmev1.FilterDeployment) bool { return true })
+	return logged(ctx, requests, err)
 }
 
 // ForWorkload returns the FilterDeployments whose filter a workload's pods may

@@ -1,9 +1,9 @@
-// Command crdschema completes the generated CRD given as its argument with what
+// Command crdschema completes the generated CRDs given as its arguments with what
 // controller-gen's markers cannot express:
 //
 //   - the schema of spec.filter.config: a value that is a string or an object has
 //     no type of its own, and no rule can see it;
-//   - bounds inside spec.deployment.istio.selector, whose type is Kubernetes' own;
+//   - bounds inside label selectors, whose type is Kubernetes' own;
 //   - the rules that the renderer checks, too: their sentences come from
 //     internal/rules, which a marker cannot refer to.
 package main
@@ -18,13 +18,15 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: crdschema CRD.yaml")
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: crdschema CRD.yaml...")
 		os.Exit(2)
 	}
-	if err := complete(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "crdschema:", err)
-		os.Exit(1)
+	for _, path := range os.Args[1:] {
+		if err := complete(path); err != nil {
+			fmt.Fprintln(os.Stderr, "crdschema:", err)
+			os.Exit(1)
+		}
 	}
 }
 
@@ -37,7 +39,11 @@ func complete(path string) error {
 	if err := yaml.Unmarshal(text, &crd); err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	if err := completeVersions(crd); err != nil {
+	kind, _, err := unstructured.NestedString(crd, "spec", "names", "kind")
+	if err != nil {
+		return err
+	}
+	if err := completeVersions(crd, completions[kind]); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	text, err = yaml.Marshal(crd)
@@ -47,7 +53,16 @@ func complete(path string) error {
 	return os.WriteFile(path, append([]byte("---\n"), text...), 0o644)
 }
 
-func completeVersions(crd map[string]any) error {
+// completions complete the schema of spec, by kind.
+var completions = map[string]func(spec map[string]any) error{
+	"FilterDeployment":    completeFilterDeployment,
+	"ClusterFilterPolicy": completeClusterFilterPolicy,
+}
+
+func completeVersions(crd map[string]any, completeSpec func(map[string]any) error) error {
+	if completeSpec == nil {
+		return nil
+	}
 	versions, _, err := unstructured.NestedSlice(crd, "spec", "versions")
 	if err != nil {
 		return err
@@ -68,7 +83,7 @@ func completeVersions(crd map[string]any) error {
 	return unstructured.SetNestedSlice(crd, versions, "spec", "versions")
 }
 
-func completeSpec(spec map[string]any) error {
+func completeFilterDeployment(spec map[string]any) error {
 	filter, err := property(spec, "properties", "filter")
 	if err != nil {
 		return err
@@ -95,6 +110,14 @@ func completeSpec(spec map[string]any) error {
 		addRules(spec, specLevel), addRules(filter, filterLevel), addRules(id, idLevel), addRules(istio, istioLevel),
 		boundSelector(selector),
 	)
+}
+
+func completeClusterFilterPolicy(spec map[string]any) error {
+	selector, err := property(spec, "properties", "namespaceSelector")
+	if err != nil {
+		return err
+	}
+	return boundSelector(selector)
 }
 
 // property returns the schema at a path. What the caller writes into it becomes

@@ -1,6 +1,7 @@
 // Command docs writes the references in docs/ from their sources:
 //
-//	api.md         from the schema of the CRD
+//	api.md         from the schema of the FilterDeployment's CRD
+//	api-….md       from those of the others
 //	conditions.md  from the constants of api/v1 and their comments
 //	flags.md       from the manager's help, which it reads from its standard input
 //	host-functions.md  from the table of the preflight's host
@@ -28,20 +29,21 @@ const width = 110
 var templates embed.FS
 
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: manager --help 2>&1 | docs CRD.yaml API-PACKAGE OUTPUT-FOLDER")
+	if len(os.Args) < 4 {
+		fmt.Fprintln(os.Stderr, "usage: manager --help 2>&1 | docs API-PACKAGE OUTPUT-FOLDER CRD.yaml...")
 		os.Exit(2)
 	}
-	if err := write(os.Stdin, os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := write(os.Stdin, os.Args[1], os.Args[2], os.Args[3:]); err != nil {
 		fmt.Fprintln(os.Stderr, "docs:", err)
 		os.Exit(1)
 	}
 }
 
-func write(help io.Reader, crdPath, apiFolder, out string) error {
-	api, err := readResource(crdPath)
-	if err != nil {
-		return err
+func write(help io.Reader, apiFolder, out string, crdPaths []string) error {
+	for _, path := range crdPaths {
+		if err := writeAPI(path, out); err != nil {
+			return err
+		}
 	}
 	conditions, err := readConditions(apiFolder)
 	if err != nil {
@@ -55,7 +57,7 @@ func write(help io.Reader, crdPath, apiFolder, out string) error {
 	if err != nil {
 		return err
 	}
-	for page, content := range map[string]any{"api.md": api, "conditions.md": conditions, "flags.md": flags, "host-functions.md": readHostFunctions()} {
+	for page, content := range map[string]any{"conditions.md": conditions, "flags.md": flags, "host-functions.md": readHostFunctions()} {
 		text, err := fill(page, content)
 		if err != nil {
 			return err
@@ -65,6 +67,23 @@ func write(help io.Reader, crdPath, apiFolder, out string) error {
 		}
 	}
 	return nil
+}
+
+// writeAPI writes the reference of a kind. That of the FilterDeployment is api.md.
+func writeAPI(crdPath, out string) error {
+	api, err := readResource(crdPath)
+	if err != nil {
+		return err
+	}
+	text, err := fill("api.md", api)
+	if err != nil {
+		return err
+	}
+	page := "api.md"
+	if plural := api.CRD.Spec.Names.Plural; plural != "filterdeployments" {
+		page = "api-" + plural + ".md"
+	}
+	return os.WriteFile(filepath.Join(out, page), text, 0o644)
 }
 
 // fill returns the text of a page.

@@ -194,7 +194,7 @@ func (p page) messages() []quote {
 
 var (
 	// command begins with a program, or with the method of a request.
-	command = regexp.MustCompile(`^(bin/|\./|[A-Z]+=\S+ )?(docker|go|GET|git|helm|kubectl|make|manager|pilot-agent|wasme) `)
+	command = regexp.MustCompile(`^(bin/|\./|[A-Z]+=\S+ )?(cosign|docker|go|GET|git|helm|kubectl|make|manager|pilot-agent|wasme) `)
 	// setting is a field or a label with its value, or a comparison of a metric.
 	setting = regexp.MustCompile(`^[\w./-]+: \S+$|^[\w./-]+: ["[{].*$|^wasme_\S+ [=<>]+ \d+$`)
 )

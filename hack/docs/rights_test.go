@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	rolePath     = "config/rbac/role.yaml"
-	securityPage = "docs/security.md"
+	rolePath         = "config/rbac/role.yaml"
+	policiesRolePath = "config/rbac/policies_role.yaml"
+	securityPage     = "docs/security.md"
 )
 
 // rights maps a resource, with its API group and where it may be used, to its verbs.
@@ -85,7 +86,7 @@ func compareRights(granted, documented rights) []string {
 }
 
 func TestSecurityHasEveryRightOfTheOperator(t *testing.T) {
-	granted, err := grantedRights(read(t, filepath.Join(root, rolePath)))
+	granted, err := grantedRights(read(t, filepath.Join(root, rolePath)) + "\n---\n" + read(t, filepath.Join(root, policiesRolePath)))
 	if err != nil || len(granted) == 0 {
 		t.Fatal(granted, err)
 	}

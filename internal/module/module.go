@@ -30,6 +30,8 @@ type Module struct {
 	// sha256:<64 hex>: that of the child where the reference names an index.
 	// Only images have one.
 	ManifestDigest string `json:"manifestDigest,omitempty"`
+	// IndexDigest is the digest that the reference has, where that is an index's.
+	IndexDigest string `json:"indexDigest,omitempty"`
 	// SHA256 is the digest of the module's bytes, 64 hexadecimal digits.
 	SHA256 string `json:"sha256"`
 	// SizeBytes is the size of the module.

@@ -25,7 +25,7 @@ const (
 	exportSection = 7
 	exportedFunc  = 0
 	maxExports    = 100_000
-	maxExportName = 64 << 10
+	maxName       = 64 << 10
 )
 
 // abiPrefix begins the name of the function by which a module says which
@@ -136,15 +136,8 @@ func exportedFuncs(section *io.SectionReader) ([]string, error) {
 
 // readExport reads one export: its name, its kind, and its index, which is dropped.
 func readExport(r *bufio.Reader) (string, byte, error) {
-	length, _, err := readU32(r)
+	name, err := readName(r)
 	if err != nil {
-		return "", 0, err
-	}
-	if length > maxExportName {
-		return "", 0, errors.New("an export's name is too long")
-	}
-	name := make([]byte, length)
-	if _, err := io.ReadFull(r, name); err != nil {
 		return "", 0, err
 	}
 	kind, err := r.ReadByte()
@@ -152,7 +145,21 @@ func readExport(r *bufio.Reader) (string, byte, error) {
 		return "", 0, err
 	}
 	_, _, err = readU32(r)
-	return string(name), kind, err
+	return name, kind, err
+}
+
+// readName reads the name of an export or an import.
+func readName(r *bufio.Reader) (string, error) {
+	length, _, err := readU32(r)
+	if err != nil {
+		return "", err
+	}
+	if length > maxName {
+		return "", errors.New("a name is too long")
+	}
+	name := make([]byte, length)
+	_, err = io.ReadFull(r, name)
+	return string(name), err
 }
 
 // readU32 reads an unsigned LEB128 number of at most 32 bits and says how many

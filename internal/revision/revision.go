@@ -69,8 +69,8 @@ type Revision struct {
 // names the field of the spec that is wrong (render.NewFilter).
 func New(owner types.NamespacedName, content Content) (Revision, error) {
 	content.Filter.URL = module.URLWithoutQuery(content.Filter.URL)
-	// How a module is tried, and what it cost, make no other revision.
-	content.Filter.Preflight, content.Filter.PreflightTests, content.Module.Cost = "", nil, nil
+	// How a module is tried, what it cost and who has signed it make no other revision.
+	content.Filter.Preflight, content.Filter.PreflightTests, content.Module.Cost, content.Module.Signature = "", nil, nil, nil
 	filter, err := render.NewFilter(owner, content.Filter, content.Distribution, content.Module)
 	if err != nil {
 		return Revision{}, err

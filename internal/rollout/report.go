@@ -18,6 +18,8 @@ import (
 type Report struct {
 	// Module and Selection are the contents of ModuleResolved and WorkloadsSelected.
 	Module, Selection condition.Verdict
+	// Admission is what the policies say.
+	Admission Admission
 	// Preflight is what the operator's own run of the module says.
 	Preflight Preflight
 	// Plan has those of Programmed and Loaded, and the workloads.
@@ -58,7 +60,8 @@ func (r *Report) SetStatus(status *wasmev1.FilterDeploymentStatus, generation in
 	} {
 		condition.Set(&status.Conditions, c.kind, c.verdict, generation, now)
 	}
-	r.setPreflight(status, generation, now)
+	setOrRemove(status, wasmev1.ConditionAdmitted, r.Admission.Verdict, generation, now)
+	setOrRemove(status, wasmev1.ConditionPreflighted, r.Preflight.Verdict, generation, now)
 	for _, c := range []content{
 		{wasmev1.ConditionReconciling, condition.Reconciling(ready)},
 		{wasmev1.ConditionStalled, condition.Stalled(ready)},
@@ -83,6 +86,9 @@ func (r *Report) ready() condition.Verdict {
 	steps := []condition.Verdict{r.Module, r.Selection, r.Plan.Programmed, r.Plan.Loaded}
 	if r.Preflight.Holds {
 		steps = slices.Insert(steps, 1, r.Preflight.Verdict)
+	}
+	if r.Admission.Holds || r.Admission.Verdict.Status == metav1.ConditionFalse {
+		steps = slices.Insert(steps, 1, r.Admission.Verdict)
 	}
 	if r.Contested.Reason != "" {
 		steps = append(steps, r.Contested)
@@ -121,17 +127,17 @@ func SetSuspended(status *wasmev1.FilterDeploymentStatus, generation int64, now 
 	apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionReconciling)
 }
 
-// setPreflight writes Preflighted. There is none while there is no module.
-func (r *Report) setPreflight(status *wasmev1.FilterDeploymentStatus, generation int64, now time.Time) {
-	if r.Preflight.Verdict.Reason == "" {
-		apimeta.RemoveStatusCondition(&status.Conditions, wasmev1.ConditionPreflighted)
+// setOrRemove writes a condition that there is only with a module, and a policy.
+func setOrRemove(status *wasmev1.FilterDeploymentStatus, kind string, verdict condition.Verdict, generation int64, now time.Time) {
+	if verdict.Reason == "" {
+		apimeta.RemoveStatusCondition(&status.Conditions, kind)
 		return
 	}
-	condition.Set(&status.Conditions, wasmev1.ConditionPreflighted, r.Preflight.Verdict, generation, now)
+	condition.Set(&status.Conditions, kind, verdict, generation, now)
 }
 
-// setRevision writes the revision in force and its module, whose cost stays as it was
-// measured while the revision stays.
+// setRevision writes the revision in force and its module, whose cost and signature stay
+// as they were found while the revision stays.
 func (r *Report) setRevision(status *wasmev1.FilterDeploymentStatus) {
 	inForce := r.Plan.InForce
 	if inForce == nil {
@@ -145,6 +151,7 @@ func (r *Report) setRevision(status *wasmev1.FilterDeploymentStatus) {
 	case status.Module != nil && status.Revision == inForce.Hash:
 		module.Cost = status.Module.Cost
 	}
+	module.Signature = r.Admission.signatureFor(inForce.Hash, status)
 	status.Revision, status.Module = inForce.Hash, &module
 }
 

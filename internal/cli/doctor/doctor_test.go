@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,8 +101,12 @@ func operatorOf(t *testing.T) Operator {
 
 func TestRightsOfTheOperatorAreThoseThatItsRolesGrant(t *testing.T) {
 	g := NewWithT(t)
-	content, err := os.ReadFile(root + "config/rbac/role.yaml")
-	g.Expect(err).NotTo(HaveOccurred())
+	var content []byte
+	for _, file := range []string{"role.yaml", "policies_role.yaml"} {
+		text, err := os.ReadFile(root + "config/rbac/" + file)
+		g.Expect(err).NotTo(HaveOccurred())
+		content = slices.Concat(content, []byte("\n---\n"), text)
+	}
 	var granted []Right
 	for text := range strings.SplitSeq(string(content), "\n---\n") {
 		var role rbacv1.ClusterRole

@@ -92,31 +92,41 @@ func UserRights(namespace string, denied []Right) Finding {
 		"in namespace %s you may not %s", namespace, strings.Join(missing, ", "))
 }
 
-// operatorRules are those of config/rbac/role.yaml, one for each resource.
+// where is the place that an operator needs a right for.
+type where int
+
+const (
+	watchedNamespaces where = iota
+	ownNamespace
+	wholeCluster
+)
+
+// operatorRules are those of config/rbac, one for each resource.
 var operatorRules = []struct {
 	group, resource, verbs string
-	// own says that the operator needs it only in its own namespace.
-	own bool
+	where                  where
 }{
-	{"", "configmaps", "get", false},
-	{"", "namespaces", "get", false},
-	{"", "secrets", "get", false},
-	{"", "pods", "list watch", false},
-	{"", "services", "list watch", false},
-	{"apps", "controllerrevisions", "create delete get list update watch", false},
-	{"apps", "daemonsets", "list watch", false},
-	{"apps", "deployments", "list watch", false},
-	{"apps", "statefulsets", "list watch", false},
-	{"events.k8s.io", "events", "create patch", false},
-	{"extensions.istio.io", "trafficextensions", "create delete get list update watch", false},
-	{"extensions.istio.io", "wasmplugins", "create delete get list update watch", false},
-	{"gateway.networking.k8s.io", "gateways", "list watch", false},
-	{"networking.istio.io", "envoyfilters", "create delete get list update watch", false},
-	{"wasme.io", "filterdeployments", "get list watch", false},
-	{"wasme.io", "filterdeployments/finalizers", "update", false},
-	{"wasme.io", "filterdeployments/status", "patch", false},
-	{"", "events", "create", true},
-	{"coordination.k8s.io", "leases", "create get update", true},
+	{"", "configmaps", "get", watchedNamespaces},
+	{"", "namespaces", "get", watchedNamespaces},
+	{"", "secrets", "get", watchedNamespaces},
+	{"", "pods", "list watch", watchedNamespaces},
+	{"", "services", "list watch", watchedNamespaces},
+	{"apps", "controllerrevisions", "create delete get list update watch", watchedNamespaces},
+	{"apps", "daemonsets", "list watch", watchedNamespaces},
+	{"apps", "deployments", "list watch", watchedNamespaces},
+	{"apps", "statefulsets", "list watch", watchedNamespaces},
+	{"events.k8s.io", "events", "create patch", watchedNamespaces},
+	{"extensions.istio.io", "trafficextensions", "create delete get list update watch", watchedNamespaces},
+	{"extensions.istio.io", "wasmplugins", "create delete get list update watch", watchedNamespaces},
+	{"gateway.networking.k8s.io", "gateways", "list watch", watchedNamespaces},
+	{"networking.istio.io", "envoyfilters", "create delete get list update watch", watchedNamespaces},
+	{"wasme.io", "clusterfilterpolicies", "get list watch", wholeCluster},
+	{"wasme.io", "filterpolicies", "get list watch", watchedNamespaces},
+	{"wasme.io", "filterdeployments", "get list watch", watchedNamespaces},
+	{"wasme.io", "filterdeployments/finalizers", "update", watchedNamespaces},
+	{"wasme.io", "filterdeployments/status", "patch", watchedNamespaces},
+	{"", "events", "create", ownNamespace},
+	{"coordination.k8s.io", "leases", "create get update", ownNamespace},
 }
 
 // OperatorNeeds returns the rights that config/rbac grants to an operator in a namespace that
@@ -127,11 +137,8 @@ func OperatorNeeds(own string, watched []string) []Right {
 	}
 	var rights []Right
 	for _, rule := range operatorRules {
-		in := watched
-		if rule.own {
-			in = []string{own}
-		}
-		for _, namespace := range in {
+		in := map[where][]string{watchedNamespaces: watched, ownNamespace: {own}, wholeCluster: {""}}
+		for _, namespace := range in[rule.where] {
 			for verb := range strings.FieldsSeq(rule.verbs) {
 				rights = append(rights, Right{verb, rule.group, rule.resource, namespace})
 			}

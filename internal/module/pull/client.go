@@ -98,6 +98,9 @@ func (c *Client) trusting(certificates string) (http.RoundTripper, error) {
 	return transport, nil
 }
 
+// Transport returns one for other requests, which connects to no denied address either.
+func (c *Client) Transport() http.RoundTripper { return c.strict }
+
 // Limits returns the limits on what the client reads.
 func (c *Client) Limits() module.Limits { return c.options.Limits }
 

@@ -94,6 +94,9 @@ func (r *Resolver) checkImage(ctx context.Context, j *job) (found outcome) {
 		return outcome{image: image, err: asError(err)}
 	}
 	known.Reference = j.entry.req.Image
+	if top := digest.String(); top != known.ManifestDigest {
+		known.IndexDigest = top
+	}
 	return outcome{image: image, module: &known}
 }
 

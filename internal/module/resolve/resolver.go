@@ -212,6 +212,14 @@ func (r *Resolver) RecallContent(owner types.NamespacedName, reference, version 
 	return Result{Module: &m}, true
 }
 
+// RequestOf returns the request of an owner, if it has one.
+func (r *Resolver) RequestOf(owner types.NamespacedName) (pull.Request, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	req, has := r.requests[owner]
+	return req, has
+}
+
 // Forget drops the owner and its request, unless the request has other owners.
 func (r *Resolver) Forget(owner types.NamespacedName) {
 	r.mu.Lock()

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,28 +103,8 @@ func asking(rootID string) Request {
 	return Request{SHA256: "module", Filter: preflight.Filter{RootID: rootID}}
 }
 
-func TestOneRunServesAllOwners(t *testing.T) {
-	f := start(t, 4)
-	const owners = 1000
-	for i := range owners {
-		f.Ask(owner(fmt.Sprint(i)), asking("root"))
-	}
-	for i := range owners {
-		for result := f.Ask(owner(fmt.Sprint(i)), asking("root")); result.Verdict == nil; result = f.Ask(owner(fmt.Sprint(i)), asking("root")) {
-			f.wait()
-		}
-	}
-	if got := f.ran(); len(got) != 1 {
-		t.Errorf("%d runs", len(got))
-	}
-	if len(f.requests) != 0 || len(f.owners) != 0 {
-		t.Errorf("%d requests and %d owners are left", len(f.requests), len(f.owners))
-	}
-}
-
 func TestRequestsDifferByAllThatTheModuleSees(t *testing.T) {
-	base := asking("root")
-	keys := map[key]string{base.key(): "base"}
+	keys := map[string]string{textOf(t, asking("root")): "base"}
 	for name, change := range map[string]func(*Request){
 		"module":           func(r *Request) { r.SHA256 = "another" },
 		"root id":          func(r *Request) { r.Filter.RootID = "another" },
@@ -135,28 +116,34 @@ func TestRequestsDifferByAllThatTheModuleSees(t *testing.T) {
 	} {
 		changed := asking("root")
 		change(&changed)
-		if same, found := keys[changed.key()]; found {
+		text := textOf(t, changed)
+		if same, found := keys[text]; found {
 			t.Errorf("%s: the same as %s", name, same)
 		}
-		keys[changed.key()] = name
+		keys[text] = name
 	}
 }
 
-func TestARunThatFailsByItselfIsTriedAgain(t *testing.T) {
+func textOf(t *testing.T, r Request) string {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestAModuleIsRunOnceForAll(t *testing.T) {
 	f := start(t, 1)
-	broken := errors.New("no memory")
-	f.answer = func(context.Context, string) (preflight.Verdict, error) { return preflight.Verdict{}, broken }
 	f.Ask(owner("a"), asking("root"))
 	f.wait()
-	if got := f.Ask(owner("a"), asking("root")); got.Verdict != nil || !errors.Is(got.Err, broken) {
-		t.Errorf("%+v", got)
+	for _, name := range []string{"a", "b"} {
+		if got := f.Ask(owner(name), asking("root")); got.Result == nil || got.Result.Reason != wasmev1.ReasonPreflighted {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
-	f.mu.Lock()
-	f.answer = func(context.Context, string) (preflight.Verdict, error) { return passed, nil }
-	f.mu.Unlock()
-	f.wait()
-	if got := f.Ask(owner("a"), asking("root")); got.Verdict == nil || got.Verdict.Reason != wasmev1.ReasonPreflighted || got.Err != nil {
-		t.Errorf("%+v", got)
+	if got := f.ran(); !slices.Equal(got, []string{"root"}) {
+		t.Errorf("%v was run", got)
 	}
 }
 
@@ -167,90 +154,6 @@ func TestAModuleThatTheStoreLostIsAnError(t *testing.T) {
 	if got := f.Ask(owner("a"), Request{SHA256: "gone"}); got.Err == nil || !strings.Contains(got.Err.Error(), "pulled again") {
 		t.Errorf("%+v", got)
 	}
-}
-
-func TestRunsAreBounded(t *testing.T) {
-	f := start(t, 2)
-	entered, leave := make(chan struct{}), make(chan struct{})
-	f.answer = func(context.Context, string) (preflight.Verdict, error) {
-		entered <- struct{}{}
-		<-leave
-		return passed, nil
-	}
-	for i := range 5 {
-		f.Ask(owner(fmt.Sprint(i)), asking(fmt.Sprint(i)))
-	}
-	<-entered
-	<-entered
-	if got := len(f.ran()); got != 2 {
-		t.Errorf("%d runs are under way", got)
-	}
-	close(leave)
-	for range 3 {
-		<-entered
-	}
-	for range 5 {
-		f.wait()
-	}
-}
-
-func TestWhatNobodyNeedsIsNotRun(t *testing.T) {
-	f := start(t, 1)
-	entered, leave := make(chan struct{}), make(chan struct{})
-	f.answer = func(_ context.Context, rootID string) (preflight.Verdict, error) {
-		if rootID == "first" {
-			close(entered)
-			<-leave
-		}
-		return passed, nil
-	}
-	f.Ask(owner("a"), asking("first"))
-	<-entered
-	f.Ask(owner("b"), asking("forgotten"))
-	f.Ask(owner("c"), asking("replaced"))
-	f.Forget(owner("b"))
-	f.Ask(owner("c"), asking("last"))
-	close(leave)
-	f.wait()
-	f.wait()
-	if got := f.ran(); !slices.Equal(got, []string{"first", "last"}) {
-		t.Errorf("%v", got)
-	}
-}
-
-func TestARequestThatIsForgottenAndMadeAgainMeanwhile(t *testing.T) {
-	f := start(t, 1)
-	entered, leave := make(chan struct{}), make(chan struct{})
-	f.answer = func(context.Context, string) (preflight.Verdict, error) {
-		entered <- struct{}{}
-		<-leave
-		return passed, nil
-	}
-	f.Ask(owner("a"), asking("root"))
-	<-entered
-	f.Forget(owner("a"))
-	f.Ask(owner("a"), asking("root"))
-	close(leave)
-	if got := f.wait(); got != owner("a") {
-		t.Errorf("%v was woken", got)
-	}
-	if got := f.Ask(owner("a"), asking("root")); got.Verdict == nil {
-		t.Errorf("%+v", got)
-	}
-	f.Ask(owner("a"), asking("another"))
-	<-entered
-}
-
-func TestStoppingEndsRunsThatAreUnderWay(t *testing.T) {
-	f := start(t, 1)
-	entered := make(chan struct{})
-	f.answer = func(ctx context.Context, _ string) (preflight.Verdict, error) {
-		close(entered)
-		<-ctx.Done()
-		return preflight.Verdict{}, ctx.Err()
-	}
-	f.Ask(owner("a"), asking("root"))
-	<-entered
 }
 
 func TestRunsAreCountedByReason(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/host"
 )
@@ -67,38 +68,35 @@ func growing(sizes []uint64) bool {
 
 const readsBodies = "reads bodies"
 
-// capabilityOf says what a module can do with a host function.
-var capabilityOf = map[string]string{
-	"proxy_http_call":                "calls out over HTTP",
-	"proxy_grpc_call":                "calls out over gRPC",
-	"proxy_grpc_stream":              "calls out over gRPC",
-	"proxy_send_local_response":      "answers requests itself",
-	"proxy_set_shared_data":          "shares data",
-	"proxy_enqueue_shared_queue":     "shares queues",
-	"proxy_increment_metric":         "writes metrics",
-	"proxy_record_metric":            "writes metrics",
-	"proxy_call_foreign_function":    "calls functions of the proxy",
-	"proxy_set_property":             "sets properties",
-	"proxy_get_property":             "reads properties",
-	"proxy_add_header_map_value":     "changes headers",
-	"proxy_replace_header_map_value": "changes headers",
-	"proxy_remove_header_map_value":  "changes headers",
-	"proxy_set_header_map_pairs":     "changes headers",
+// sentences say what a module can do.
+var sentences = map[wasmev1.Capability]string{
+	wasmev1.CapabilityHTTPCalls:        "calls out over HTTP",
+	wasmev1.CapabilityGRPCCalls:        "calls out over gRPC",
+	wasmev1.CapabilityLocalResponses:   "answers requests itself",
+	wasmev1.CapabilitySharedData:       "shares data",
+	wasmev1.CapabilitySharedQueues:     "shares queues",
+	wasmev1.CapabilityMetrics:          "writes metrics",
+	wasmev1.CapabilityForeignFunctions: "calls functions of the proxy",
+	wasmev1.CapabilitySetProperties:    "sets properties",
+	wasmev1.CapabilityReadProperties:   "reads properties",
+	wasmev1.CapabilityChangeHeaders:    "changes headers",
 }
 
 // capabilities returns what a module can do by its imports, sorted, and whether it was seen
 // to read bodies.
 func capabilities(imports []string, bodies bool) []string {
-	var found []string
+	functions := make([]string, 0, len(imports))
 	for _, imported := range imports {
 		_, name, _ := strings.Cut(imported, ".")
-		if capability := capabilityOf[name]; capability != "" {
-			found = append(found, capability)
-		}
+		functions = append(functions, name)
+	}
+	var found []string
+	for _, capability := range module.CapabilitiesOf(functions) {
+		found = append(found, sentences[capability])
 	}
 	if bodies {
 		found = append(found, readsBodies)
 	}
 	slices.Sort(found)
-	return slices.Compact(found)
+	return found
 }

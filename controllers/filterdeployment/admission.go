@@ -1,0 +1,219 @@
+package filterdeployment
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/condition"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/signatures"
+	"github.com/wasme-io/wasme-operator/internal/policy"
+	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/trust"
+)
+
+// +kubebuilder:rbac:groups=wasme.io,resources=filterpolicies,verbs=get;list;watch
+// ClusterFilterPolicies are read with the ClusterRole of config/rbac/policies_role.yaml,
+// which an operator without cluster-wide rights has, too.
+
+// applied is a policy that applies to a FilterDeployment, and where it is.
+type applied struct {
+	policy.Policy
+	namespace string
+}
+
+// admit is the step between the module and its preflight: it asks the policies whether a
+// revision may reach proxies. The error is one of the cache.
+func (r *Reconciler) admit(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision) (rollout.Admission, error) {
+	owner := client.ObjectKeyFromObject(fd)
+	policies, err := r.policiesFor(ctx, fd.Namespace)
+	if err != nil {
+		return rollout.Admission{}, err
+	}
+	if len(policies) == 0 {
+		r.Signatures.Forget(owner)
+		return rollout.Admission{Revision: asked.Hash}, nil
+	}
+	subject, request, err := r.subjectOf(fd, asked, policies)
+	if err != nil {
+		return rollout.AdmissionAwaits(&fd.Status, asked.Hash, awaiting(err)), nil
+	}
+	judged := make([]rollout.Judged, 0, len(policies))
+	for _, one := range policies {
+		roots, err := r.rootsOf(ctx, one, subject)
+		if err != nil {
+			return rollout.AdmissionAwaits(&fd.Status, asked.Hash, awaiting(err)), nil
+		}
+		judged = append(judged, rollout.Judged{Mode: one.Mode, Judgement: one.Judge(subject, roots)})
+	}
+	found := rollout.JudgeAdmission(&fd.Status, asked.Hash, judged, r.Clock.Now())
+	if found.Unsigned {
+		r.Signatures.Renew(owner, request)
+	} else {
+		r.Signatures.Forget(owner)
+	}
+	return found, nil
+}
+
+// errVerifying says that signatures, or a trusted root, are being read.
+var errVerifying = errors.New("the operator is looking up the signatures of the image")
+
+// awaiting returns the verdict while it is not known whether a filter meets the policies.
+func awaiting(err error) condition.Verdict {
+	if errors.Is(err, errVerifying) {
+		return condition.Unknown(wasmev1.ReasonVerifying, "%v", err)
+	}
+	return condition.Unknown(wasmev1.ReasonSignaturesUnavailable, "%v", err)
+}
+
+// policiesFor returns the policies that apply in a namespace, ordered by name.
+func (r *Reconciler) policiesFor(ctx context.Context, namespace string) ([]applied, error) {
+	var cluster wasmev1.ClusterFilterPolicyList
+	if err := r.Client.List(ctx, &cluster); err != nil {
+		return nil, fmt.Errorf("listing ClusterFilterPolicies: %w", err)
+	}
+	var local wasmev1.FilterPolicyList
+	if err := r.Client.List(ctx, &local, client.InNamespace(namespace)); err != nil {
+		return nil, fmt.Errorf("listing FilterPolicies: %w", err)
+	}
+	var all []applied
+	for i := range cluster.Items {
+		one := &cluster.Items[i]
+		applies, err := r.selectsNamespace(ctx, one.Spec.NamespaceSelector, namespace)
+		if err != nil {
+			return nil, err
+		}
+		if applies {
+			spec := one.Spec.FilterPolicySpec
+			found := applied{Policy: policy.Read("ClusterFilterPolicy "+one.Name, spec)}
+			if spec.TrustedRoot != nil {
+				found.namespace = spec.TrustedRoot.ConfigMap.Namespace
+			}
+			all = append(all, found)
+		}
+	}
+	for i := range local.Items {
+		all = append(all, applied{policy.Read("FilterPolicy "+local.Items[i].Name, local.Items[i].Spec), namespace})
+	}
+	slices.SortFunc(all, func(a, b applied) int { return cmp.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// selectsNamespace reads the labels of a namespace only when they matter.
+func (r *Reconciler) selectsNamespace(ctx context.Context, by *metav1.LabelSelector, namespace string) (bool, error) {
+	if by == nil {
+		return true, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(by)
+	if err != nil {
+		return false, fmt.Errorf("reading spec.namespaceSelector of a ClusterFilterPolicy: %w", err)
+	}
+	var found corev1.Namespace
+	if err := r.Reader.Get(ctx, client.ObjectKey{Name: namespace}, &found); err != nil {
+		return false, fmt.Errorf("reading namespace %s: %w", namespace, err)
+	}
+	return selector.Matches(labels.Set(found.Labels)), nil
+}
+
+// subjectOf gathers what the policies need to know of a revision, and no more. It returns
+// the request for the image's signatures, too.
+func (r *Reconciler) subjectOf(fd *wasmev1.FilterDeployment, asked *revision.Revision, policies []applied) (policy.Subject, signatures.Request, error) {
+	subject := policy.Subject{Filter: asked.Filter}
+	var request signatures.Request
+	if asked.Filter.Image != "" {
+		reference, err := name.ParseReference(asked.Filter.Image)
+		if err != nil {
+			return subject, request, fmt.Errorf("reading spec.filter.image: %w", err)
+		}
+		subject.Repository = reference.Context().Name()
+		if subject.Image, err = v1.NewHash(cmp.Or(asked.Module.IndexDigest, asked.Module.ManifestDigest)); err != nil {
+			return subject, request, fmt.Errorf("reading the digest of the image: %w", err)
+		}
+	}
+	var needs policy.Needs
+	for _, one := range policies {
+		needs = needs.With(one.Needs(subject.Repository))
+	}
+	var err error
+	if needs.Capabilities {
+		if subject.Capabilities, err = r.capabilitiesOf(asked.Module.SHA256); err != nil {
+			return subject, request, err
+		}
+	}
+	if needs.Signatures {
+		request, err = r.readSignatures(fd, &subject)
+	}
+	return subject, request, err
+}
+
+func (r *Reconciler) readSignatures(fd *wasmev1.FilterDeployment, subject *policy.Subject) (signatures.Request, error) {
+	owner := client.ObjectKeyFromObject(fd)
+	image, has := r.Finder.Modules.RequestOf(owner)
+	if !has {
+		return signatures.Request{}, errVerifying
+	}
+	request := signatures.Request{Request: image, Digest: subject.Image}
+	answer := r.Signatures.Ask(owner, request)
+	switch {
+	case answer.Result != nil:
+		subject.Signatures, subject.Unreadable = answer.Result.Signatures, answer.Result.Unreadable
+		return request, nil
+	case answer.Err != nil:
+		return request, answer.Err
+	}
+	return request, errVerifying
+}
+
+// capabilitiesOf reads what a module imports.
+func (r *Reconciler) capabilitiesOf(sha256 string) ([]wasmev1.Capability, error) {
+	file, err := r.Store.Open(sha256)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New("the module is not in the store any more, and is pulled again")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	functions, err := module.ImportedFunctions(file, file.SizeBytes)
+	return module.CapabilitiesOf(functions), err
+}
+
+// rootsOf returns the trusted root of a policy, if it needs one.
+func (r *Reconciler) rootsOf(ctx context.Context, one applied, subject policy.Subject) (trust.Roots, error) {
+	if !one.Needs(subject.Repository).Roots {
+		return nil, nil
+	}
+	if one.TrustedRoot == nil {
+		roots, err := r.Sigstore.Roots()
+		if roots == nil && err == nil {
+			err = errVerifying
+		}
+		if roots != nil {
+			err = nil // it is renewed
+		}
+		return roots, err
+	}
+	from := one.TrustedRoot.ConfigMap
+	content, err := r.Finder.TrustedRoot(ctx, one.namespace, wasmev1.ConfigMapKey{Name: from.Name, Key: from.Key})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", one.Name, err)
+	}
+	roots, err := trust.ParseRoots(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: reading spec.trustedRoot.configMap: key %s of ConfigMap %s in namespace %s: %w", one.Name, from.Key, from.Name, one.namespace, err)
+	}
+	return roots, nil
+}

@@ -1,0 +1,194 @@
+package pull
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/trust"
+	"github.com/wasme-io/wasme-operator/test/moduletest"
+	"github.com/wasme-io/wasme-operator/test/registry"
+	"github.com/wasme-io/wasme-operator/test/signing"
+)
+
+// signed is an image in a registry, whose signatures a test attaches.
+type signed struct {
+	*registry.Registry
+	t          *testing.T
+	image      *Image
+	descriptor v1.Descriptor
+	signer     signing.Signer
+	key        string
+}
+
+func pushForSigning(t *testing.T, options ...registry.Option) *signed {
+	t.Helper()
+	s := &signed{Registry: moduletest.StartRegistry(t, options...), t: t}
+	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("signed"))
+	moduletest.Push(t, s.Registry, "filter:v1", image)
+	digest, err := v1.NewHash(moduletest.DigestOf(t, image))
+	moduletest.Must(t, err)
+	size, err := image.Size()
+	moduletest.Must(t, err)
+	s.descriptor = v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: digest, Size: size}
+	s.signer, s.key, err = signing.NewKey()
+	moduletest.Must(t, err)
+	s.image, err = NewClient(Options{Limits: module.DefaultLimits}).OpenImage(Request{Image: s.Host() + "/filter:v1", PlainHTTP: true})
+	moduletest.Must(t, err)
+	return s
+}
+
+func (s *signed) simple() signing.Layer {
+	s.t.Helper()
+	layer, err := s.signer.SimpleSigning(s.descriptor.Digest)
+	moduletest.Must(s.t, err)
+	return layer
+}
+
+func (s *signed) bundle() signing.Layer {
+	s.t.Helper()
+	layer, err := s.signer.Bundle(s.descriptor.Digest, signing.Signed)
+	moduletest.Must(s.t, err)
+	return layer
+}
+
+func (s *signed) refer(layer signing.Layer) v1.Descriptor {
+	s.t.Helper()
+	referrer, err := signing.PushReferrer(s.t.Context(), s.Registry, "filter", s.descriptor, layer)
+	moduletest.Must(s.t, err)
+	return referrer
+}
+
+// forms returns the forms of the signatures that count.
+func (s *signed) forms() string {
+	s.t.Helper()
+	found, err := s.image.Signatures(s.t.Context(), s.descriptor.Digest)
+	moduletest.Must(s.t, err)
+	key, err := trust.ParseKey(s.key)
+	moduletest.Must(s.t, err)
+	var forms []string
+	for _, one := range found.Signatures {
+		form, err := one.ByKey(s.descriptor.Digest, key)
+		moduletest.Must(s.t, err)
+		forms = append(forms, string(form))
+	}
+	for range found.Unreadable {
+		forms = append(forms, "unreadable")
+	}
+	return strings.Join(forms, " ")
+}
+
+// failing answers requests whose paths contain a text with a status.
+func failing(text string, status int) registry.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, text) {
+				w.WriteHeader(status)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
+}
+
+func TestSignaturesAreFoundWhereTheyAre(t *testing.T) {
+	for name, row := range map[string]struct {
+		attach func(*signed)
+		want   string
+	}{
+		"none": {func(*signed) {}, ""},
+		"a tag": {func(s *signed) {
+			moduletest.Must(t, signing.PushTag(t.Context(), s.Registry, "filter", s.descriptor.Digest, s.simple(), s.simple()))
+		}, strings.Repeat("Tag ", 2)},
+		"referrers": {func(s *signed) {
+			s.refer(s.bundle())
+			s.refer(s.simple())
+			s.refer(signing.Layer{MediaType: "application/spdx+json", Content: []byte("{}")})
+		}, "Bundle Tag"},
+		"the fallback tag": {func(s *signed) {
+			moduletest.Must(t, signing.PushFallback(t.Context(), s.Registry, "filter", s.descriptor.Digest, s.refer(s.bundle())))
+			s.Inject(signing.WithoutReferrers)
+		}, "Bundle"},
+		"the fallback tag without types": {func(s *signed) {
+			referrer := s.refer(s.bundle())
+			referrer.ArtifactType = ""
+			sbom := s.refer(signing.Layer{MediaType: "application/spdx+json", Content: []byte("{}")})
+			sbom.ArtifactType = ""
+			moduletest.Must(t, signing.PushFallback(t.Context(), s.Registry, "filter", s.descriptor.Digest, referrer, sbom))
+			s.Inject(signing.WithoutReferrers)
+		}, "Bundle"},
+		"both": {func(s *signed) {
+			s.refer(s.bundle())
+			moduletest.Must(t, signing.PushTag(t.Context(), s.Registry, "filter", s.descriptor.Digest, s.simple()))
+		}, "Tag Bundle"},
+		"what is no signature": {func(s *signed) {
+			s.refer(signing.Layer{MediaType: signing.BundleType, Content: []byte("<html>")})
+			s.refer(s.bundle())
+		}, "Bundle unreadable"},
+		"a referrer that is gone": {func(s *signed) {
+			gone := s.refer(s.simple())
+			moduletest.Must(t, signing.PushFallback(t.Context(), s.Registry, "filter", s.descriptor.Digest, gone, s.refer(s.bundle())))
+			s.Inject(func(next http.Handler) http.Handler {
+				return signing.WithoutReferrers(failing(gone.Digest.String(), http.StatusNotFound)(next))
+			})
+		}, "Bundle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := pushForSigning(t)
+			row.attach(s)
+			got := s.forms()
+			if name == "referrers" && got == "Tag Bundle" { // a registry lists them in any order
+				got = row.want
+			}
+			if got != strings.TrimSpace(row.want) {
+				t.Errorf("the signatures are %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestSignaturesAreBounded(t *testing.T) {
+	s := pushForSigning(t)
+	layers := make([]signing.Layer, maxSignatures+1)
+	for i := range layers {
+		layers[i] = s.simple()
+	}
+	moduletest.Must(t, signing.PushTag(t.Context(), s.Registry, "filter", s.descriptor.Digest, layers...))
+	if got := strings.Count(s.forms(), "Tag"); got != maxSignatures {
+		t.Errorf("%d signatures are read", got)
+	}
+	huge := s.bundle()
+	huge.Content = append(huge.Content, bytes.Repeat([]byte(" "), trust.MaxLayerBytes)...)
+	s = pushForSigning(t)
+	s.refer(huge)
+	_, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
+	moduletest.WantError(t, err, wasmev1.ReasonTooLarge, "remove it from the registry")
+}
+
+func TestSignaturesOfARegistryThatFails(t *testing.T) {
+	for path, status := range map[string]int{"/referrers/": http.StatusInternalServerError, "/manifests/": http.StatusBadGateway, "/blobs/": http.StatusServiceUnavailable} {
+		s := pushForSigning(t)
+		s.refer(s.bundle())
+		s.Inject(failing(path, status))
+		_, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
+		moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "signature")
+	}
+}
+
+func TestSignaturesNeedTheCredential(t *testing.T) {
+	s := pushForSigning(t, registry.WithBasicAuth(map[string]string{"anna": "secret"}))
+	s.refer(s.bundle())
+	_, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
+	moduletest.WantError(t, err, wasmev1.ReasonUnauthorized, "looking up the signatures of")
+	s.image, err = NewClient(Options{Limits: module.DefaultLimits}).OpenImage(Request{Image: s.Host() + "/filter:v1", PlainHTTP: true, Credential: Credential{Username: "anna", Password: "secret"}})
+	moduletest.Must(t, err)
+	if got := s.forms(); got != "Bundle" {
+		t.Errorf("the signatures are %q", got)
+	}
+}
