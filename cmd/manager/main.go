@@ -11,6 +11,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/wasme-io/wasme-operator/internal/preflight/child"
+	"github.com/wasme-io/wasme-operator/internal/version"
 )
 
 // gcPercent has the collector run when the heap has grown by two fifths. Most of it
@@ -27,7 +28,11 @@ func main() {
 		debug.SetGCPercent(gcPercent)
 	}
 	opts, err := parseOptions(flag.CommandLine, os.Args[1:])
-	if err == nil {
+	switch {
+	case err != nil:
+	case opts.version:
+		_, err = fmt.Println(version.Read())
+	default:
 		err = run(ctrl.SetupSignalHandler(), opts)
 	}
 	exit(err)

@@ -31,6 +31,7 @@ import (
 
 // options are the flags of the manager.
 type options struct {
+	version                 bool
 	leaderElect             bool
 	leaderElectionNamespace string
 	metricsAddress          string
@@ -66,6 +67,7 @@ func parseOptions(flags *flag.FlagSet, args []string) (options, error) {
 	if flags.Lookup(ctrlconfig.KubeconfigFlagName) == nil {
 		ctrlconfig.RegisterFlags(flags)
 	}
+	flags.BoolVar(&opts.version, "version", false, "show the version of the manager and exit")
 	bindServing(flags, &opts)
 	bindMesh(flags, &opts)
 	bindModules(flags, &opts)

@@ -32,6 +32,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/serve"
+	"github.com/wasme-io/wasme-operator/internal/version"
 )
 
 // copyTime is how long a replica may copy modules before it is ready without them.
@@ -58,6 +59,8 @@ func leaseOf(class string) string {
 // run runs the operator until the context ends.
 func run(ctx context.Context, opts options) error {
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&opts.log)))
+	build := version.Read()
+	ctrl.Log.Info("starting the operator", "version", build.Version, "revision", build.Revision, "go", build.Go)
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)

@@ -34,6 +34,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/wasme-io/wasme-operator/internal/version"
 )
 
 // The codes that wasme exits with.
@@ -120,7 +122,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "wasme",
 		Short:         "Build, test, publish and deploy Wasm filters for Envoy",
-		Version:       buildOf().Version,
+		Version:       version.Read().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

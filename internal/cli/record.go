@@ -13,6 +13,7 @@ import (
 
 	"github.com/wasme-io/wasme-operator/internal/cli/traffic"
 	"github.com/wasme-io/wasme-operator/internal/cli/traffic/tap"
+	"github.com/wasme-io/wasme-operator/internal/version"
 )
 
 // recordFlags are those of wasme record.
@@ -139,7 +140,7 @@ func (r *recordFlags) record(ctx context.Context, a *app, recorder *tap.Recorder
 			traffic.Redact(&recording.Exchanges[i])
 		}
 	}
-	if err := traffic.Write(file, buildOf().Version, recording.Exchanges); err != nil {
+	if err := traffic.Write(file, version.Read().Version, recording.Exchanges); err != nil {
 		return errors.Join(failed, err)
 	}
 	if err := file.commit(); err != nil {
