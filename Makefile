@@ -250,7 +250,7 @@ check-release: $(GORELEASER) ## Check how wasme is released (.goreleaser.yaml).
 	$(GORELEASER) check
 
 .PHONY: snapshot
-snapshot: $(GORELEASER) $(CYCLONEDX) $(KREW) ## Make what a release of wasme has in dist/wasme, and check its manifest for krew.
+snapshot: $(GORELEASER) $(CYCLONEDX) $(KREW) sbom chart install-yaml ## Make what a release of wasme has in dist/wasme, and check its manifest for krew.
 	PATH=$(CURDIR)/bin:$$PATH $(GORELEASER) release --snapshot --clean --skip=sign
 	$(KREW) -manifest $(DIST)/wasme/krew/wasme.yaml -skip-install
 
