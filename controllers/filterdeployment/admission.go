@@ -25,7 +25,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/trust"
 )
 
-// +kubebuilder:rbac:groups=wasme.io,resources=filterpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=wasme.io,resources=filterpolicies,verbs=list;watch
 // ClusterFilterPolicies are read with the ClusterRole of config/rbac/policies_role.yaml,
 // which an operator without cluster-wide rights has, too.
 
