@@ -24,6 +24,10 @@ func main() {
 		exit(child.Main(os.Stdin, os.Stdout))
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == checkName {
+		exit(check(os.Args[2]))
+		return
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

@@ -121,7 +121,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sha256, ok := module.ParsePath(r.URL.Path)
 	switch {
 	case !ok:
-		http.Error(patient, "modules are at "+module.Path("<64 lower case hexadecimal digits>"), http.StatusNotFound)
+		http.Error(patient, noModule, http.StatusNotFound)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(patient, "modules are read-only", http.StatusMethodNotAllowed)
