@@ -3,9 +3,10 @@ SHELL := /usr/bin/env bash -euo pipefail
 .DELETE_ON_ERROR:
 
 CRDS := $(addprefix config/crd/bases/wasme.io_,$(addsuffix .yaml,filterdeployments filterpolicies clusterfilterpolicies))
-DOCS := docs/api.md docs/api-*.md docs/conditions.md docs/flags.md docs/host-functions.md docs/cli/*.md
+DOCS := docs/api.md docs/api-*.md docs/conditions.md docs/flags.md docs/host-functions.md docs/values.md docs/cli/*.md
 PROTO := internal/preflight/suite/schema/suite.proto
-GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRDS) config/rbac/role.yaml $(DOCS)
+CHART := charts/wasme-operator
+GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRDS) config/rbac/role.yaml $(CHART)/files/*.yaml $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
@@ -19,6 +20,8 @@ KREW := bin/validate-krew-manifest
 CYCLONEDX := bin/cyclonedx-gomod
 COSIGN := bin/cosign
 ACTIONLINT := bin/actionlint
+HELM := bin/helm
+KUSTOMIZE := bin/kustomize
 
 # Licences of what the manager and wasme link: none of them asks anything of those who use or change the operator,
 # but to keep the notices.
@@ -45,14 +48,15 @@ generate: $(CONTROLLER_GEN) $(PROTOGO) ## Generate the API's deepcopy functions,
 	$(PROTOGO) $(PROTO)
 
 .PHONY: manifests
-manifests: $(CONTROLLER_GEN) ## Generate the CRD and the RBAC roles from the markers in api/ and controllers/.
+manifests: $(CONTROLLER_GEN) ## Generate the CRDs and the RBAC roles from the markers in api/ and controllers/, and copy them to the chart.
 	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=config/crd/bases
 	go run ./hack/crdschema $(CRDS)
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
+	cp $(CRDS) config/rbac/role.yaml config/rbac/policies_role.yaml config/policy/guard/guard.yaml config/prometheus/rules.yaml $(CHART)/files/
 
 .PHONY: docs
-docs: manifests ## Generate the references in docs/ from the CRD, the conditions, the flags, the host and wasme.
-	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs api/v1 docs $(CRDS)
+docs: manifests ## Generate the references in docs/ from the CRDs, the conditions, the flags, the values, the host and wasme.
+	CGO_ENABLED=0 go run -trimpath ./cmd/manager --help 2>&1 | go run ./hack/docs api/v1 $(CHART)/values.yaml docs $(CRDS)
 	CGO_ENABLED=0 go run -trimpath ./hack/clidocs markdown docs/cli
 
 .PHONY: man
@@ -122,10 +126,11 @@ AGREEMENT = $(MODULE)/test/agreement $(MODULE)/test/filters/foreign $(MODULE)/te
 UNITS = $(filter-out $(SUITES:%=$(MODULE)/%) $(AGREEMENT),$(shell go list ./...))
 
 .PHONY: test-unit
-test-unit: ## Unit and golden tests, Istio's own judgement of the goldens, and Prometheus' of the alerts.
+test-unit: $(HELM) $(KUSTOMIZE) ## Unit and golden tests, Istio's own judgement of the goldens, Prometheus' of the alerts, and the chart.
 	go test $(UNITS)
 	cd hack/build/istio && CGO_ENABLED=0 go test -trimpath ./...
 	cd hack/build/prometheus && CGO_ENABLED=0 go test -trimpath ./...
+	cd hack/build/chart && CGO_ENABLED=0 go test -trimpath ./...
 
 .PHONY: test-race
 test-race: ## The same unit tests under the race detector.
@@ -263,6 +268,19 @@ snapshot: $(GORELEASER) $(CYCLONEDX) $(KREW) sbom chart install-yaml ## Make wha
 release: $(GORELEASER) $(CYCLONEDX) $(COSIGN) # drafts the release of a tag with everything in dist/; the release workflow runs it
 	PATH=$(CURDIR)/bin:$$PATH $(GORELEASER) release --clean
 
+.PHONY: chart
+chart: $(HELM) ## Package the Helm chart into dist/, as VERSION=v1.2.3.
+	mkdir -p $(DIST)
+	$(HELM) package $(CHART) --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(DIST)
+
+.PHONY: install-yaml
+install-yaml: $(KUSTOMIZE) ## Write dist/install.yaml: config/default with IMAGE=..., by default that of VERSION=v1.2.3.
+	mkdir -p $(DIST)
+	overlay=$$(mktemp -d) && trap 'rm -r "$$overlay"' EXIT && cd "$$overlay" && \
+		$(CURDIR)/$(KUSTOMIZE) create --resources "$$(realpath --relative-to=. $(CURDIR)/config/default)" && \
+		$(CURDIR)/$(KUSTOMIZE) edit set image wasme-operator=$(IMAGE) && \
+		$(CURDIR)/$(KUSTOMIZE) build --output $(abspath $(DIST))/install.yaml
+
 ##@ Install
 
 .PHONY: deploy
@@ -313,6 +331,14 @@ $(COSIGN): hack/release/cosign/go.mod
 
 $(ACTIONLINT): hack/workflows/go.mod
 	cd hack/workflows && $(GO_BUILD) -o $(CURDIR)/bin/ github.com/rhysd/actionlint/cmd/actionlint
+	@touch $@
+
+$(HELM): hack/build/chart/go.mod
+	cd hack/build/chart && $(GO_BUILD) -o $(CURDIR)/bin/ helm.sh/helm/v4/cmd/helm
+	@touch $@
+
+$(KUSTOMIZE): hack/build/chart/go.mod
+	cd hack/build/chart && $(GO_BUILD) -o $(CURDIR)/bin/ sigs.k8s.io/kustomize/kustomize/v5
 	@touch $@
 
 $(SHELLCHECK): hack/tools/requirements.txt

@@ -5,6 +5,7 @@
 //	conditions.md  from the constants of api/v1 and their comments
 //	flags.md       from the manager's help, which it reads from its standard input
 //	host-functions.md  from the table of the preflight's host
+//	values.md      from the values of the Helm chart and their comments
 //
 // The prose around them is in the templates beside this file. The tests of this
 // package hold the pages that people write to the same sources: CONTRIBUTING.md
@@ -29,17 +30,17 @@ const width = 110
 var templates embed.FS
 
 func main() {
-	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: manager --help 2>&1 | docs API-PACKAGE OUTPUT-FOLDER CRD.yaml...")
+	if len(os.Args) < 5 {
+		fmt.Fprintln(os.Stderr, "usage: manager --help 2>&1 | docs API-PACKAGE VALUES.yaml OUTPUT-FOLDER CRD.yaml...")
 		os.Exit(2)
 	}
-	if err := write(os.Stdin, os.Args[1], os.Args[2], os.Args[3:]); err != nil {
+	if err := write(os.Stdin, os.Args[1], os.Args[2], os.Args[3], os.Args[4:]); err != nil {
 		fmt.Fprintln(os.Stderr, "docs:", err)
 		os.Exit(1)
 	}
 }
 
-func write(help io.Reader, apiFolder, out string, crdPaths []string) error {
+func write(help io.Reader, apiFolder, valuesPath, out string, crdPaths []string) error {
 	for _, path := range crdPaths {
 		if err := writeAPI(path, out); err != nil {
 			return err
@@ -57,7 +58,11 @@ func write(help io.Reader, apiFolder, out string, crdPaths []string) error {
 	if err != nil {
 		return err
 	}
-	for page, content := range map[string]any{"conditions.md": conditions, "flags.md": flags, "host-functions.md": readHostFunctions()} {
+	values, err := readValues(valuesPath)
+	if err != nil {
+		return err
+	}
+	for page, content := range map[string]any{"conditions.md": conditions, "flags.md": flags, "host-functions.md": readHostFunctions(), "values.md": values} {
 		text, err := fill(page, content)
 		if err != nil {
 			return err

@@ -21,6 +21,7 @@ const (
 	crdPath     = "config/crd/bases/wasme.io_filterdeployments.yaml"
 	metricsPage = "docs/metrics.md"
 	flagsPage   = "docs/flags.md"
+	valuesPath  = "charts/wasme-operator/values.yaml"
 )
 
 // names holds what the pages may name.
@@ -34,6 +35,8 @@ type names struct {
 	// words are the texts of the product's code, of the CRD and of the manifests that are one word.
 	words   map[string]bool
 	targets []string
+	// values are the paths of the chart's values.
+	values map[string]bool
 	// wasmeFlags are those of all commands of wasme.
 	wasmeFlags map[string]bool
 }
@@ -53,7 +56,7 @@ var foreignWords = strings.Fields(`
 
 func readNames(t *testing.T) names {
 	t.Helper()
-	known := names{flags: map[string]string{}, words: map[string]bool{}, wasmeFlags: map[string]bool{}}
+	known := names{flags: map[string]string{}, words: map[string]bool{}, values: map[string]bool{}, wasmeFlags: map[string]bool{}}
 	known.readFlags(cli.New(genericiooptions.NewTestIOStreamsDiscard()))
 	for section := range strings.SplitSeq(read(t, filepath.Join(root, flagsPage)), "\n## ") {
 		if flag := regexp.MustCompile("^`--(.+)`").FindStringSubmatch(section); flag != nil {
@@ -79,6 +82,13 @@ func readNames(t *testing.T) names {
 	for _, target := range regexp.MustCompile(`(?m)^([a-z-]+):`).FindAllStringSubmatch(read(t, filepath.Join(root, "Makefile")), -1) {
 		known.targets = append(known.targets, target[1])
 	}
+	values, err := readValues(filepath.Join(root, valuesPath))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range values {
+		known.values[value.Path] = true
+	}
 	known.readWords(t)
 	return known
 }
@@ -88,7 +98,7 @@ func (n names) readWords(t *testing.T) {
 	for _, l := range productLiterals(t) {
 		n.words[l.text] = true
 	}
-	for _, path := range filesUnder(t, "config", ".yaml", ".lua") {
+	for _, path := range slices.Concat(filesUnder(t, "config", ".yaml", ".lua"), []string{valuesPath}) {
 		for _, word := range regexp.MustCompile(`\w+`).FindAllString(read(t, filepath.Join(root, path)), -1) {
 			n.words[word] = true
 		}
@@ -104,13 +114,14 @@ var (
 	metricSpan = regexp.MustCompile(`wasme_\w+\w`)
 	fieldSpan  = regexp.MustCompile(`^(spec|status|filter|deployment|imagePullOptions|vm)(\.[\w<>\[\]]+)+`)
 	// wordSpan is a reason, a kind, a field: capitals show that it is a name.
-	wordSpan = regexp.MustCompile(`^[A-Z]?[a-z]+([A-Z][a-z]+)+$|^[A-Z][a-z]+$`)
-	fileSpan = regexp.MustCompile(`^(api|cmd|config|controllers|docs|hack|internal|test)/[\w./*-]+$`)
-	makeSpan = regexp.MustCompile(`^\$? ?(?:[A-Z]+=\S+ )?make ([a-z0-9 -]+)`)
+	wordSpan  = regexp.MustCompile(`^[A-Z]?[a-z]+([A-Z][a-z]+)+$|^[A-Z][a-z]+$`)
+	valueSpan = regexp.MustCompile(`^(?:--set )?((?:flags|crds|guard|rbac|image|moduleStore|serviceAccount|priorityClass|prometheus)\.\w{3,})(?:[=:]|$)`)
+	fileSpan  = regexp.MustCompile(`^(api|charts|cmd|config|controllers|docs|hack|internal|test)/[\w./*-]+$`)
+	makeSpan  = regexp.MustCompile(`^\$? ?(?:[A-Z]+=\S+ )?make ([a-z0-9 -]+)`)
 )
 
 // kubectlFlags are flags of other programs that appear without their command.
-var kubectlFlags = []string{"help", "from-file", "patch-file", "show-managed-fields", "force-conflicts", "server-side"}
+var kubectlFlags = []string{"help", "from-file", "patch-file", "show-managed-fields", "force-conflicts", "server-side", "take-ownership"}
 
 // unknown returns what is wrong with a name in code, or nothing.
 func (n names) unknown(span string) string {
@@ -127,6 +138,9 @@ func (n names) unknown(span string) string {
 	}
 	if found := fieldSpan.FindString(span); found != "" && !n.hasField(found) {
 		return "the CRD has no field " + found
+	}
+	if found := valueSpan.FindStringSubmatch(span); found != nil && !n.values[found[1]] {
+		return "the chart has no value " + found[1]
 	}
 	if wordSpan.MatchString(span) && !n.hasWord(span) {
 		return "no source has the name " + span
@@ -226,6 +240,7 @@ func TestUnknownNamesAreFound(t *testing.T) {
 		"--cluster-id", "--cluster-id=east", "--show-managed-fields", "manager --help", "wasme_output_writes_total",
 		"spec.filter.image", "status.workloads.<name>.state", "vm.env", "status.conditions", "FailOpen", "ModuleResolved",
 		"config/default", "internal/render/testdata/*.out.yaml", "make test-unit", "make generate manifests", "istio-proxy",
+		"flags.clusterId", "crds.install: false", "--set guard.enabled=false",
 	} {
 		if problem := known.unknown(right); problem != "" {
 			t.Errorf("%s: %s", right, problem)
@@ -234,6 +249,7 @@ func TestUnknownNamesAreFound(t *testing.T) {
 	for _, wrong := range []string{
 		"--cluster", "--clusterid=east", "wasme_output_write_total", "spec.filter.imag", "status.workloads.<name>.stat",
 		"FailOpened", "ModuleFound", "failedStrategy", "config/defaults", "internal/render/testdata/*.none", "make test-units",
+		"flags.clusterID", "crds.installed: false", "--set guard.enable=false",
 	} {
 		if known.unknown(wrong) == "" {
 			t.Errorf("%s is accepted", wrong)

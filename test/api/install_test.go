@@ -68,7 +68,7 @@ func admit(ctx context.Context, name string, template corev1.PodTemplateSpec) *c
 	return pod
 }
 
-// storageOverlay is an overlay of docs/getting-started.md.
+// storageOverlay is an overlay of docs/installing.md.
 const storageOverlay = `
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization

@@ -1,0 +1,169 @@
+package build
+
+import (
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// east is a second installation in a cluster, with a name and a class of its own.
+var east = release{"east", "mesh-east", "{flags: {class: east}, crds: {install: false}, prometheus: {enabled: true}}"}
+
+// TestASecondReleaseSharesNoObject looks at objects outside of namespaces.
+func TestASecondReleaseSharesNoObject(t *testing.T) {
+	first := standard("").install(t)
+	for key, object := range east.install(t) {
+		if first[key] != nil {
+			t.Errorf("both have %s", key)
+		}
+		if namespace := object.GetNamespace(); namespace != "" && namespace != "mesh-east" {
+			t.Errorf("%s is in another namespace", key)
+		}
+	}
+}
+
+func TestTheGuardIsForTheAccountOfTheRelease(t *testing.T) {
+	for want, r := range map[string]release{
+		"system:serviceaccount:mesh-east:east-wasme-operator": east,
+		"system:serviceaccount:wasme-system:mine":             standard("serviceAccount: {create: false, name: mine}"),
+	} {
+		installed := r.install(t)
+		name := "wasme-operator"
+		if r.name == "east" {
+			name = "east-wasme-operator"
+		}
+		conditions, _, err := unstructured.NestedSlice(installed.get(t, "ValidatingAdmissionPolicy "+name).Object, "spec", "matchConditions")
+		if err != nil || len(conditions) != 1 {
+			t.Fatal(conditions, err)
+		}
+		if got := conditions[0].(map[string]any)["expression"]; got != "request.userInfo.username == '"+want+"'" {
+			t.Errorf("%v, not %s", got, want)
+		}
+		bound, _, err := unstructured.NestedString(installed.get(t, "ValidatingAdmissionPolicyBinding "+name).Object, "spec", "policyName")
+		if err != nil || bound != name {
+			t.Errorf("the binding is of %q: %v", bound, err)
+		}
+	}
+}
+
+// TestAlertsAreAboutTheRelease: the lease's name has the class, and a command the namespace.
+func TestAlertsAreAboutTheRelease(t *testing.T) {
+	for want, r := range map[string]release{
+		`name="wasme-operator.east"`: east,
+		`name="wasme-operator"`:      standard("prometheus: {enabled: true}"),
+	} {
+		name := r.namespace + "/wasme-operator"
+		if r.name == "east" {
+			name = r.namespace + "/east-wasme-operator"
+		}
+		text := jsonOf(t, r.install(t).get(t, "PrometheusRule "+name))
+		if quoted := strings.ReplaceAll(want, `"`, `\"`); strings.Count(text, quoted) != 2 {
+			t.Errorf("%s is not in the alert of no leader", want)
+		}
+		if !strings.Contains(text, "kubectl get pods -n "+r.namespace) || !strings.Contains(text, "{{ $labels.namespace }}") {
+			t.Error(text)
+		}
+	}
+}
+
+func jsonOf(t *testing.T, object *unstructured.Unstructured) string {
+	t.Helper()
+	text, err := json.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestPrometheusSelectsByItsLabels(t *testing.T) {
+	installed := standard("prometheus: {enabled: true, labels: {release: prometheus}, namespaceLabels: {team: sre}}").install(t)
+	for _, kind := range []string{"PodMonitor", "PrometheusRule"} {
+		if got := installed.get(t, kind+" wasme-system/wasme-operator").GetLabels()["release"]; got != "prometheus" {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
+	policy := jsonOf(t, installed.get(t, "NetworkPolicy wasme-system/wasme-operator-metrics"))
+	if !strings.Contains(policy, `"namespaceSelector":{"matchLabels":{"metrics":"enabled","team":"sre"}}`) {
+		t.Error(policy)
+	}
+}
+
+func TestARoleInTheOwnNamespaceHasBoth(t *testing.T) {
+	role := jsonOf(t, standard("watchNamespaces: [wasme-system]").install(t).get(t, "Role wasme-system/wasme-operator-manager"))
+	if !strings.Contains(role, "envoyfilters") || !strings.Contains(role, "leases") {
+		t.Error(role)
+	}
+}
+
+func TestNotesSayWhatToDoNext(t *testing.T) {
+	const none = "WARNING"
+	for values, want := range map[string]string{
+		"":                                "kubectl rollout status -n wasme-system deployment/wasme-operator",
+		"moduleStore: {persistent: true}": "kubectl rollout status -n wasme-system statefulset/wasme-operator",
+		"flags: {class: east}":            "It needs the label wasme.io/class: east.",
+		"watchNamespaces: [a, b]":         "WARNING: the operator looks after FilterDeployments in a, b only.",
+		"crds: {install: false}":          "WARNING: the chart did not install the CRD.",
+		"replicas: 0":                     "WARNING: no replica runs.",
+		"replicas: 1":                     "WARNING: one replica runs.",
+		"flags: {verifyPods: false}":      "WARNING: with verifyPods: false",
+		"guard: {enabled: false}":         "WARNING: without the guard",
+	} {
+		t.Run(values, func(t *testing.T) {
+			notes := standard(values).files(t)[notesFile]
+			if !strings.Contains(notes, want) || !strings.Contains(notes, "helm test -n wasme-system wasme-operator") {
+				t.Error(notes)
+			}
+			// The capabilities of a rendering without a cluster have no Istio.
+			if warnings := strings.Count(notes, none); warnings != 1+strings.Count(want, none) {
+				t.Errorf("%d warnings:\n%s", warnings, notes)
+			}
+		})
+	}
+}
+
+func TestHelmTestAsksTheURLOfTheRelease(t *testing.T) {
+	for want, values := range map[string]string{
+		"http://wasme-modules.wasme-system.svc.cluster.local": "",
+		"https://modules.example.com":                         "flags: {moduleServerUrl: 'https://modules.example.com'}",
+	} {
+		found := objects{}
+		if err := found.add(standard(values).files(t)[testFile]); err != nil {
+			t.Fatal(err)
+		}
+		pod := found.get(t, "Pod wasme-system/wasme-operator-test")
+		containers, _, err := unstructured.NestedSlice(pod.Object, "spec", "containers")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := unstructured.NestedStringSlice(containers[0].(map[string]any), "args")
+		if err != nil || !slices.Equal(got, []string{"check", want}) {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
+// TestFilesAreThoseOfConfig: make manifests copies them.
+func TestFilesAreThoseOfConfig(t *testing.T) {
+	for file, source := range map[string]string{
+		"crd.yaml":   "crd/bases/wasme.io_filterdeployments.yaml",
+		"role.yaml":  "rbac/role.yaml",
+		"guard.yaml": "policy/guard/guard.yaml",
+		"rules.yaml": "prometheus/rules.yaml",
+	} {
+		copied, err := os.ReadFile(chartFolder + "/files/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		original, err := os.ReadFile(root + "/config/" + source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(copied) != string(original) {
+			t.Errorf("files/%s is not config/%s: run make manifests", file, source)
+		}
+	}
+}
