@@ -142,8 +142,8 @@ test-race: ## The same unit tests under the race detector.
 SUITE = $(GINKGO) --timeout=30m --procs=$(1) $(2)
 
 .PHONY: test-api
-test-api: $(GINKGO) ## The CRD's schema and rules against a real API server.
-	$(call SUITE,1,./test/api)
+test-api: $(GINKGO) ## The CRD's schema and rules, and the Helm chart, against a real API server.
+	$(call SUITE,1,./test/api ./test/installation)
 
 .PHONY: test-controllers
 test-controllers: $(GINKGO) ## The controllers against a real API server.

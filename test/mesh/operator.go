@@ -42,6 +42,22 @@ func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, err
 	return string(out), nil
 }
 
+// Helm runs helm with every right and returns what it prints.
+func (c *ControlPlane) Helm(ctx context.Context, args ...string) (string, error) {
+	helm, err := binaries.Helm.Path(ctx, c.log)
+	if err != nil {
+		return "", err
+	}
+	command := exec.CommandContext(ctx, helm, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
+	// Its settings and its cache are not the user's.
+	command.Env = append(os.Environ(), "HELM_CONFIG_HOME="+c.folder, "HELM_CACHE_HOME="+c.folder, "HELM_DATA_HOME="+c.folder)
+	out, err := command.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("helm %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
 // InstallOperator applies what an installation of the operator consists of
 // (config/default): the CRD, the roles, the service account. Nothing here runs
 // the Deployment; StartOperator does.

@@ -44,6 +44,12 @@ type Program struct {
 	installed installed
 }
 
+// Helm installs the chart in tests.
+var Helm = Program{
+	Name: "helm", Takes: time.Minute, folder: "chart", module: "helm.sh/helm/v4",
+	pkg: "helm.sh/helm/v4/cmd/helm", ldflags: stripped,
+}
+
 // The programs of the control plane and of the mesh.
 var (
 	Etcd = Program{
