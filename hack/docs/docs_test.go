@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +107,40 @@ func TestWrapKeepsLinesShort(t *testing.T) {
 	for i, line := range strings.Split(wrap(2, text), "\n") {
 		if len([]rune(line)) > width || i > 0 && !strings.HasPrefix(line, "  wörter") {
 			t.Errorf("%q", line)
+		}
+	}
+}
+
+func TestFieldsLinkToTheirFirstExample(t *testing.T) {
+	var read resource
+	read.Version.Schema = &apiextensionsv1.CustomResourceValidation{}
+	schema := `{properties: {spec: {properties: {
+		a: {type: array, items: {properties: {x: {}}}}, b: {additionalProperties: {properties: {z: {}}}}, c: {}}}}}`
+	if err := yaml.UnmarshalStrict([]byte(schema), &read.Version.Schema.OpenAPIV3Schema); err != nil {
+		t.Fatal(err)
+	}
+	read.Spec = fieldsOf("spec", read.Version.Schema.OpenAPIV3Schema.Properties["spec"])
+	block := func(manifests string) string { return "```yaml\n" + manifests + "```\n" }
+	page := "# Examples\n\n## One `a`!\n\n" + block("kind: FilterDeployment\nspec: {a: [{x: 1}]}\n---\nkind: ConfigMap\nspec: {c: 1}\n") +
+		"\n## Two\n\n" + block("kind: FilterDeployment\nspec: {a: [], b: {k: {z: 1}}}\n")
+	path := filepath.Join(t.TempDir(), "examples.md")
+
+	write := func(page string) error {
+		if err := os.WriteFile(path, []byte(page), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return read.linkExamples(path)
+	}
+	if err := write(page); err == nil || !strings.HasSuffix(err.Error(), "has no example of spec.c: add one") {
+		t.Error(err)
+	}
+	if err := write(page + "\n## Three\n\n" + block("kind: FilterDeployment\nspec: {c: 1}\n")); err != nil {
+		t.Error(err)
+	}
+	want := map[string]string{"spec.a": "one-a", "spec.a[].x": "one-a", "spec.b": "two", "spec.b.<key>.z": "two", "spec.c": "three"}
+	for _, f := range read.Spec {
+		if f.Example == nil || f.Example.Anchor() != want[f.Path] {
+			t.Errorf("%s: %+v", f.Path, f.Example)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // Command docs writes the references in docs/ from their sources:
 //
-//	api.md         from the schema of the FilterDeployment's CRD
+//	api.md         from the schema of the FilterDeployment's CRD, with links to the examples of examples.md
 //	api-….md       from those of the others
 //	conditions.md  from the constants of api/v1 and their comments
 //	flags.md       from the manager's help, which it reads from its standard input
@@ -80,13 +80,16 @@ func writeAPI(crdPath, out string) error {
 	if err != nil {
 		return err
 	}
+	page := "api-" + api.CRD.Spec.Names.Plural + ".md"
+	if api.CRD.Spec.Names.Kind == "FilterDeployment" {
+		page = "api.md"
+		if err := api.linkExamples(filepath.Join(out, "examples.md")); err != nil {
+			return err
+		}
+	}
 	text, err := fill("api.md", api)
 	if err != nil {
 		return err
-	}
-	page := "api.md"
-	if plural := api.CRD.Spec.Names.Plural; plural != "filterdeployments" {
-		page = "api-" + plural + ".md"
 	}
 	return os.WriteFile(filepath.Join(out, page), text, 0o644)
 }

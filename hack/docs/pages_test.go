@@ -55,7 +55,7 @@ func writtenPages(t *testing.T) []page {
 func allPages(t *testing.T) []page {
 	t.Helper()
 	var pages []page
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md", "charts/*/*.md"} {
+	for _, pattern := range []string{"*.md", "charts/*/*.md"} {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(paths) == 0 {
 			t.Fatal(pattern, paths, err)
@@ -67,6 +67,9 @@ func allPages(t *testing.T) []page {
 			}
 			pages = append(pages, parsePage(name, read(t, path)))
 		}
+	}
+	for _, name := range filesUnder(t, "docs", ".md") {
+		pages = append(pages, parsePage(name, read(t, filepath.Join(root, name))))
 	}
 	return pages
 }
@@ -174,15 +177,11 @@ func (p page) anchors() []string {
 	var found []string
 	p.walk(func(node ast.Node) {
 		if heading, ok := node.(*ast.Heading); ok {
-			words := strings.ToLower(notInAnchors.ReplaceAllString(p.textOf(heading), ""))
-			found = append(found, strings.ReplaceAll(words, " ", "-"))
+			found = append(found, anchorOf(p.textOf(heading)))
 		}
 	})
 	return found
 }
-
-// notInAnchors is what GitHub leaves out of a heading's anchor.
-var notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 
 // unresolved is what is left in the text of a link whose reference is defined nowhere.
 var unresolved = regexp.MustCompile(`\]\[[^\]]*\]`)
@@ -235,11 +234,93 @@ func (p page) followLink(target, anchor string) error {
 func TestPagesHaveShortLines(t *testing.T) {
 	for _, p := range allPages(t) {
 		for i, line := range strings.Split(string(p.source), "\n") {
-			// The defaults of some flags are lists without a space.
-			generated := strings.HasPrefix(line, "Default: `")
+			// The defaults of some flags are lists without a space, and cobra wraps no line.
+			generated := strings.HasPrefix(line, "Default: `") || strings.HasPrefix(p.path, "docs/cli/")
 			if len([]rune(line)) > longest && !generated {
 				t.Errorf("%s:%d: the line has more than %d characters", p.path, i+1, longest)
 			}
+		}
+	}
+}
+
+// index is the page that leads to all others, and the home of the site.
+const index = "docs/README.md"
+
+func TestIndexLeadsToEveryPage(t *testing.T) {
+	linked := map[string]page{}
+	for _, p := range allPages(t) {
+		linked[p.path] = p
+	}
+	reached := []string{index}
+	for i := 0; i < len(reached); i++ {
+		for _, target := range linked[reached[i]].links() {
+			if _, exists := linked[target]; exists && !slices.Contains(reached, target) {
+				reached = append(reached, target)
+			}
+		}
+	}
+	for path := range linked {
+		if strings.HasPrefix(path, "docs/") && !slices.Contains(reached, path) {
+			t.Errorf("no link leads from %s to %s: add it to a table there, or to a page of its folder", index, path)
+		}
+	}
+}
+
+// links returns the files that the page links to, as paths from the repository's root.
+func (p page) links() []string {
+	var targets []string
+	p.walk(func(node ast.Node) {
+		if link, ok := node.(*ast.Link); ok {
+			target, _, _ := strings.Cut(string(link.Destination), "#")
+			targets = append(targets, filepath.Join(filepath.Dir(p.path), target))
+		}
+	})
+	return targets
+}
+
+var (
+	fence = regexp.MustCompile("^ *```")
+	// shallow is a list or a block within a list, less than four spaces deep.
+	shallow = regexp.MustCompile("^ {1,3}([-*] |[0-9]+\\. |```)")
+	item    = regexp.MustCompile(`^([-*]|[0-9]+\.) `)
+	prose   = regexp.MustCompile(`^[^\s|>-]`)
+)
+
+// wrongLists returns a problem for each list that GitHub shows as one, and the Markdown of the site does not.
+func (p page) wrongLists() []string {
+	var problems []string
+	before, inBlock := "", false
+	for i, line := range strings.Split(string(p.source), "\n") {
+		at := quote{page: p.path, line: i + 1}
+		if !inBlock && shallow.MatchString(line) {
+			problems = append(problems, at.problem("indent what belongs to an item of a list by four spaces"))
+		}
+		if !inBlock && item.MatchString(line) && prose.MatchString(before) && !item.MatchString(before) {
+			problems = append(problems, at.problem("put an empty line before the list"))
+		}
+		if fence.MatchString(line) {
+			inBlock = !inBlock
+		}
+		before = line
+	}
+	return problems
+}
+
+func TestListsAreListsOnTheSiteToo(t *testing.T) {
+	for _, p := range allPages(t) {
+		if strings.HasPrefix(p.path, "docs/") {
+			report(t, p.wrongLists())
+		}
+	}
+	for source, want := range map[string]int{
+		"a:\n\n- b\n  c\n- d\n\n    - e\n\n    ```sh\n    f\n    ```": 0,
+		"```yaml\nlist:\n- a\n- b:\n  - c\n```":                       0,
+		"a:\n- b":                                                     1,
+		"- a\n\n  - b":                                                1,
+		"1. a\n\n   ```sh\n   b\n   ```\n":                            1,
+	} {
+		if problems := parsePage("X.md", source).wrongLists(); len(problems) != want {
+			t.Errorf("%q: %q", source, problems)
 		}
 	}
 }
