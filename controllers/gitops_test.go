@@ -37,9 +37,7 @@ const (
 // health is what Argo CD makes of an object.
 type health struct{ status, message string }
 
-// argoHealth runs the check as Argo CD runs one from argocd-cm (its util/lua):
-// in gopher-lua with the libraries package, base and table, with the object as
-// obj, for a second at most. Argo CD adds os.time and os.date.
+// argoHealth is the health of a FilterDeployment for Argo CD.
 func argoHealth(ctx context.Context, object *unstructured.Unstructured) health {
 	GinkgoHelper()
 	if object.GetDeletionTimestamp() != nil {
@@ -47,6 +45,14 @@ func argoHealth(ctx context.Context, object *unstructured.Unstructured) health {
 	}
 	script, err := os.ReadFile(argoCheck)
 	Expect(err).NotTo(HaveOccurred())
+	return runCheck(ctx, string(script), object)
+}
+
+// runCheck runs a check as Argo CD runs one from argocd-cm (its util/lua): in
+// gopher-lua with the libraries package, base and table, with the object as obj,
+// for a second at most. Argo CD adds os.time and os.date.
+func runCheck(ctx context.Context, script string, object *unstructured.Unstructured) health {
+	GinkgoHelper()
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
 	for name, open := range map[string]lua.LGFunction{lua.LoadLibName: lua.OpenPackage, lua.BaseLibName: lua.OpenBase, lua.TabLibName: lua.OpenTable} {
@@ -56,7 +62,7 @@ func argoHealth(ctx context.Context, object *unstructured.Unstructured) health {
 	defer cancel()
 	state.SetContext(ctx)
 	state.SetGlobal("obj", luaValue(state, object.Object))
-	Expect(state.DoString(string(script))).To(Succeed())
+	Expect(state.DoString(script)).To(Succeed())
 	result, ok := state.Get(-1).(*lua.LTable)
 	Expect(ok).To(BeTrue(), "the check returns a table")
 	return health{result.RawGetString("status").String(), result.RawGetString("message").String()}
@@ -329,6 +335,22 @@ var _ = It("config/argocd adds the health check to argocd-cm and leaves the rest
 	Expect(settings.Labels).To(Equal(labels))
 	Expect(settings.Data).To(Equal(map[string]string{"url": "https://argocd.example.com", argoCheckKey: string(check)}))
 })
+
+var _ = DescribeTable("The check of Applications in config/gitops passes on what the Application says:",
+	func(ctx context.Context, status string, want health) {
+		text, err := os.ReadFile("../config/gitops/argocd/settings.yaml")
+		Expect(err).NotTo(HaveOccurred())
+		var settings corev1.ConfigMap
+		Expect(yaml.UnmarshalStrict(text, &settings)).To(Succeed())
+		object := &unstructured.Unstructured{}
+		Expect(yaml.Unmarshal([]byte(status), &object.Object)).To(Succeed())
+		Expect(runCheck(ctx, settings.Data["resource.customizations.health.argoproj.io_Application"], object)).To(Equal(want))
+	},
+	Entry("not seen yet", "spec: {}", health{"Progressing", ""}),
+	Entry("no health yet", "status: {sync: {status: OutOfSync}}", health{"Progressing", ""}),
+	Entry("healthy", "status: {health: {status: Healthy}}", health{"Healthy", ""}),
+	Entry("degraded", "status: {health: {status: Degraded, message: m}}", health{"Degraded", "m"}),
+)
 
 // apply applies a manifest server-side, without force: a conflict is an error.
 func apply(ctx context.Context, manifest *unstructured.Unstructured, manager string, options ...client.ApplyOption) *unstructured.Unstructured {

@@ -51,7 +51,7 @@ func (n names) readFlags(c *cobra.Command) {
 
 // foreignWords are names of Kubernetes, Istio and other programs.
 var foreignWords = strings.Fields(`
-	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions
+	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions OCIRepository HelmRelease
 	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args`)
 
 func readNames(t *testing.T) names {

@@ -30,9 +30,7 @@ var _ = Describe("the docs", func() {
 		accepted := 0
 		for place, manifest := range manifestsInDocs() {
 			object := object(manifest)
-			if namespace := object.GetNamespace(); namespace != "" {
-				ensureNamespace(ctx, namespace)
-			}
+			ensureNamespaceOf(ctx, object)
 			Expect(strict.Create(ctx, object, client.DryRunAll)).To(Succeed(), place)
 			if object.GetKind() == "FilterDeployment" {
 				Expect(render.Check(typed(object).Spec)).To(Succeed(), place)
@@ -42,6 +40,13 @@ var _ = Describe("the docs", func() {
 		Expect(accepted).To(BeNumerically(">=", 30), "manifests in the docs")
 	})
 })
+
+func ensureNamespaceOf(ctx context.Context, object client.Object) {
+	GinkgoHelper()
+	if namespace := object.GetNamespace(); namespace != "" {
+		ensureNamespace(ctx, namespace)
+	}
+}
 
 // manifestsInDocs returns the manifests in the README and in docs/, by their place. Other YAML there is a part of one.
 func manifestsInDocs() map[string]string {

@@ -144,20 +144,32 @@ func pinnedEnvironment() []string {
 // IstioFile returns the path of a file in the source of the Istio that Istiod
 // and PilotAgent are built from.
 func IstioFile(ctx context.Context, path string) (string, error) {
-	folder, err := buildFolder("istio")
+	return sourceFile(ctx, "istio", "istio.io/istio", path)
+}
+
+// GitOpsFile returns the path of a file in the source of Argo CD or of one of
+// Flux's controllers, at the version in hack/build/gitops.
+func GitOpsFile(ctx context.Context, module, path string) (string, error) {
+	return sourceFile(ctx, "gitops", module, path)
+}
+
+// sourceFile downloads a module at the version in hack/build/<build>, if it is
+// not there yet, and returns the path of a file in it.
+func sourceFile(ctx context.Context, build, module, path string) (string, error) {
+	folder, err := buildFolder(build)
 	if err != nil {
 		return "", err
 	}
-	download := exec.CommandContext(ctx, "go", "mod", "download", "-json", "istio.io/istio")
+	download := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
 	download.Dir = folder
 	download.Env = append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
 	output, err := download.Output()
 	if err != nil {
-		return "", fmt.Errorf("downloading the source of Istio: %w", err)
+		return "", fmt.Errorf("downloading the source of %s: %w", module, err)
 	}
 	var source struct{ Dir string }
 	if err := json.Unmarshal(output, &source); err != nil {
-		return "", fmt.Errorf("locating the source of Istio: %w", err)
+		return "", fmt.Errorf("locating the source of %s: %w", module, err)
 	}
 	return filepath.Join(source.Dir, path), nil
 }
