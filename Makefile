@@ -231,6 +231,11 @@ mesh-down: ## End what mesh-up, or demo with KEEP=1, started.
 perf: ## Measure the operator against the least that the job can cost; ARGS=--rows=... chooses rows.
 	go run ./test/perf $(ARGS)
 
+.PHONY: soak
+soak: ## Run the operator under traffic with faults all around it; ARGS="--for=6h --seed=1" says how long and which.
+	@$(COMPILE) bin/soak ./test/soak
+	@bin/soak $(ARGS)
+
 ##@ Release
 
 # What a release is made of: its version, the operator's image, and the folder for its files.

@@ -350,6 +350,12 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 // connections until StartAPIServer.
 func (c *ControlPlane) StopAPIServer() error { return c.apiServer.Kill() }
 
+// PauseAPIServer has the API server answer nothing until ResumeAPIServer.
+func (c *ControlPlane) PauseAPIServer() error { return c.apiServer.Pause() }
+
+// ResumeAPIServer has it continue.
+func (c *ControlPlane) ResumeAPIServer() error { return c.apiServer.Resume() }
+
 func (c *ControlPlane) startControllerManager(ctx context.Context, k keys) error {
 	path, err := c.programs.Path(ctx, binaries.ControllerManager)
 	if err != nil {

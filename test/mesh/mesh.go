@@ -239,6 +239,12 @@ func (m *Mesh) StartIstiod(ctx context.Context) error {
 // StopIstiod ends istiod at once, like a crash. Sidecars keep what they have.
 func (m *Mesh) StopIstiod() error { return m.istiod.Kill() }
 
+// PauseIstiod has istiod do nothing until ResumeIstiod.
+func (m *Mesh) PauseIstiod() error { return m.istiod.Pause() }
+
+// ResumeIstiod has it continue.
+func (m *Mesh) ResumeIstiod() error { return m.istiod.Resume() }
+
 // bootstrapTemplate writes Istio's template for Envoy's bootstrap with one
 // change: Envoy's own listeners open at the workload's address instead of at
 // every address of the machine.

@@ -160,7 +160,7 @@ func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOpti
 		"--denied-networks=", // the registry of a mesh is on loopback
 	}, options.Args...)}
 	if options.ClockOffset != 0 {
-		command.Env = []string{fmt.Sprintf("%s=%d", binaries.ClockOffset, int64(options.ClockOffset.Seconds()))}
+		command.Env = clock(options.ClockOffset)
 	}
 	if options.DiskBytes > 0 {
 		command = onSmallDisk(command, options.Store, options.DiskBytes)
@@ -169,6 +169,10 @@ func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOpti
 		ModuleServerURL: "http://" + modules, MetricsURL: "http://" + metrics + "/metrics",
 		ReadyURL: "http://" + health + "/readyz", group: c.group, command: command, store: options.Store, small: options.DiskBytes > 0,
 	}, nil
+}
+
+func clock(offset time.Duration) []string {
+	return []string{fmt.Sprintf("%s=%d", binaries.ClockOffset, int64(offset.Seconds()))}
 }
 
 // operatorBinary builds the operator once for all replicas of a control plane.
@@ -204,6 +208,16 @@ func (o *Operator) Start() (err error) {
 func (o *Operator) WaitReady(ctx context.Context) error {
 	return o.process.WaitReady(ctx, operatorTimeout, answers(o.ReadyURL))
 }
+
+// SetClock says how wrong the wall clock is from the next Start on, of a replica that was
+// started with a ClockOffset.
+func (o *Operator) SetClock(offset time.Duration) { o.command.Env = clock(offset) }
+
+// Pause has the replica do nothing until Resume.
+func (o *Operator) Pause() error { return o.process.Pause() }
+
+// Resume has it continue.
+func (o *Operator) Resume() error { return o.process.Resume() }
 
 // Store is the folder of its modules, as this process sees it: a disk of the
 // replica's own is there for as long as the replica runs.

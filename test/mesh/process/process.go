@@ -221,6 +221,23 @@ func (p *Process) Kill() error {
 	return p.Stop()
 }
 
+// Pause has the process do nothing until Resume: its connections stay open, and it does not
+// answer. One that has ended is left alone.
+func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
+
+// Resume has a process continue that Pause stopped.
+func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
+
+func (p *Process) signal(signal syscall.Signal) error {
+	if !p.record.alive() {
+		return nil
+	}
+	if err := syscall.Kill(p.record.PID, signal); err != nil {
+		return fmt.Errorf("signalling %s: %w", p.record.Name, err)
+	}
+	return nil
+}
+
 // Ended reports whether the process has ended.
 func (p *Process) Ended() bool {
 	select {

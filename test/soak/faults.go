@@ -1,0 +1,389 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	k8s "sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+// errSkipped says that a fault has no target now.
+var errSkipped = errors.New("skipped")
+
+// hold waits until a fault is to end: after its time or, if it lasts, when the next round
+// begins. It reports whether the run continues.
+type hold func(ctx context.Context) error
+
+// inject lets a fault happen, from its begin to its end.
+func (w *world) inject(ctx context.Context, f fault, until hold) error {
+	switch f.Kind {
+	case registryDown, registrySlow, registryBusy, registryFails:
+		return w.failRegistry(ctx, f, until)
+	case replicaKilled, replicaStopped, replicaPaused, replicaHung, clockAhead:
+		return w.failReplica(ctx, f, until)
+	case apiServerKilled, apiServerAway:
+		return w.during(ctx, f, until, w.mesh.StopAPIServer, func() error { return w.mesh.StartAPIServer(ctx) })
+	case apiServerPaused, apiServerHung:
+		return w.during(ctx, f, until, w.mesh.PauseAPIServer, w.mesh.ResumeAPIServer)
+	case istiodKilled:
+		return w.during(ctx, f, until, w.mesh.StopIstiod, func() error { return w.mesh.StartIstiod(ctx) })
+	case istiodPaused:
+		return w.during(ctx, f, until, w.mesh.PauseIstiod, w.mesh.ResumeIstiod)
+	case sidecarKilled:
+		return w.killSidecar(ctx, f, until)
+	case podAdded:
+		return w.addPod(ctx, f, until, workloadOf(wide, "canary", 2), w.filtersOf("canary"))
+	case workloadAdded:
+		return w.addPod(ctx, f, until, workloadOf(extra, "staged", 0), w.filtersOf("staged"))
+	case outputEdited, outputUnlabeled, outputDeleted:
+		return w.tamper(ctx, f)
+	default:
+		return w.use(ctx, f, until)
+	}
+}
+
+// during records a cause from begin to end. The end happens also when the run is over.
+func (w *world) during(ctx context.Context, f fault, until hold, begin, end func() error) error {
+	over := w.ledger.begin(f.Kind, f.Target)
+	defer over()
+	if err := begin(); err != nil {
+		return err
+	}
+	waited := until(ctx)
+	return errors.Join(waited, end())
+}
+
+// slowness is how long each answer of a slow registry takes.
+const slowness = 2 * time.Second
+
+func slow(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		select {
+		case <-time.After(slowness):
+			next.ServeHTTP(rw, req)
+		case <-req.Context().Done():
+		}
+	})
+}
+
+func (w *world) failRegistry(ctx context.Context, f fault, until hold) error {
+	heal := func() error { w.registry.Heal(); return nil }
+	inject := func(with registry.Fault) func() error {
+		return func() error { w.registry.Inject(with); return nil }
+	}
+	switch f.Kind {
+	case registryDown:
+		return w.during(ctx, f, until, func() error { w.registry.Down(); return nil }, w.registry.Up)
+	case registrySlow:
+		return w.during(ctx, f, until, inject(slow), heal)
+	case registryBusy:
+		return w.during(ctx, f, until, inject(registry.Status(http.StatusTooManyRequests)), heal)
+	default:
+		return w.during(ctx, f, until, inject(registry.Status(http.StatusInternalServerError)), heal)
+	}
+}
+
+func (w *world) failReplica(ctx context.Context, f fault, until hold) error {
+	one := w.replicas.take(ctx, f.Target)
+	if one == nil {
+		return errSkipped
+	}
+	defer one.faulty.Unlock()
+	f.Target = fmt.Sprintf("replica-%d", one.index)
+	switch f.Kind {
+	case replicaKilled:
+		return w.during(ctx, f, until, func() error { return one.end(one.Kill) }, one.bringBack)
+	case replicaStopped:
+		return w.during(ctx, f, until, func() error { return one.end(one.Stop) }, one.bringBack)
+	case clockAhead:
+		return w.during(ctx, f, until, func() error { return one.restart(ahead) }, func() error { return one.restart(skew) })
+	default:
+		return w.during(ctx, f, until, one.Pause, one.Resume)
+	}
+}
+
+// restart has a replica run with another clock.
+func (r *replica) restart(offset time.Duration) error {
+	if err := r.end(r.Stop); err != nil {
+		return err
+	}
+	r.SetClock(offset)
+	return r.bringBack()
+}
+
+// agentPatience is how long an agent asks a module server that does not answer.
+const agentPatience = 20 * time.Second
+
+// replicaFaults are those during which a replica does not serve modules.
+var replicaFaults = []kind{replicaKilled, replicaStopped, replicaPaused, replicaHung, clockAhead, apiServerAway, apiServerHung}
+
+// unserved reports whether a replica did not serve modules at some time since then.
+func (w *world) unserved(since time.Time) bool {
+	return slices.ContainsFunc(w.ledger.known(), func(c cause) bool {
+		return slices.Contains(replicaFaults, c.Kind) && (c.End.IsZero() || c.End.Add(agentPatience).After(since))
+	})
+}
+
+// killSidecar kills a pod's sidecar and starts it again. The pod refuses connections until
+// the sidecar answers; it may deny requests until it has its module.
+func (w *world) killSidecar(ctx context.Context, f fault, until hold) error {
+	w.mu.Lock()
+	p := w.pods[f.Target]
+	w.mu.Unlock()
+	over := w.ledger.begin(sidecarKilled, p.Pod)
+	defer over()
+	if err := p.StopSidecar(); err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	// It fails when the sidecar does not answer within a minute. The checkpoint knows better how
+	// long that may take.
+	if err := p.StartSidecar(ctx); err != nil && ctx.Err() != nil {
+		return err
+	}
+	over()
+	if err := w.untilServed(ctx, p); err != nil {
+		return err
+	}
+	if w.unserved(began) {
+		w.ledger.add(cause{Kind: unservedStart, Of: []string{p.Pod}, Begin: began, End: time.Now()})
+	}
+	return nil
+}
+
+// untilServed waits until a pod answers as its filters ask for.
+func (w *world) untilServed(ctx context.Context, p *pod) error {
+	for {
+		asking, cancel := context.WithTimeout(ctx, answerTime)
+		answer := mesh.Ask(asking, p.URL)
+		cancel()
+		if s, _ := judge(answer.Status, answer.Hello, boundsOf(p.filters)); s == "" {
+			return nil
+		}
+		if err := pause(ctx, clientPause); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, length time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(length):
+		return nil
+	}
+}
+
+// addPod starts a pod, with its workload where that is missing, and removes it in the end.
+func (w *world) addPod(ctx context.Context, f fault, until hold, workload mesh.Workload, filters []*filter) error {
+	over := w.ledger.begin(f.Kind, f.Target)
+	defer over()
+	began := time.Now()
+	p := &pod{filters: filters}
+	var err error
+	if p.Running, err = w.mesh.StartWorkload(ctx, workload); err != nil {
+		if w.unserved(began) { // it gets no module: the kubelet would wait for longer
+			return errSkipped
+		}
+		return err
+	}
+	if err := w.untilServed(ctx, p); err != nil {
+		return err
+	}
+	p.client = startClient(ctx, p.Running, boundsOf(filters), w.ledger)
+	w.mu.Lock()
+	w.pods[p.Pod] = p
+	w.mu.Unlock()
+	waited := until(ctx)
+	p.client.stop()
+	w.mu.Lock()
+	delete(w.pods, p.Pod)
+	w.mu.Unlock()
+	return errors.Join(waited, w.removePod(ctx, p))
+}
+
+// removePod removes a pod, and the workload that was there for it only.
+func (w *world) removePod(ctx context.Context, p *pod) error {
+	if p.Workload.Name == extra {
+		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: extra}}
+		if err := w.admin.Delete(ctx, deployment, k8s.PropagationPolicy(metav1.DeletePropagationBackground)); k8s.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	return p.Stop(ctx)
+}
+
+// outputOf is the Istio object of a filter's first workload.
+func outputOf(f *filter) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"})
+	if f.output == wasmev1.OutputWasmPlugin {
+		object.SetGroupVersionKind(schema.GroupVersionKind{Group: "extensions.istio.io", Version: "v1alpha1", Kind: "WasmPlugin"})
+	}
+	object.SetNamespace(namespace)
+	object.SetName(fmt.Sprintf("%s-%s.%s", f.workloads[0], f.name, namespace))
+	return object
+}
+
+// ownerLabel is on each output.
+const ownerLabel = "wasme.io/filterdeployment"
+
+// tamper changes or deletes an output by hand, and waits until the operator has repaired it.
+func (w *world) tamper(ctx context.Context, f fault) error {
+	of := w.filter(f.Target)
+	over := w.ledger.begin(f.Kind, of.workloads[0])
+	defer over()
+	object := outputOf(of)
+	err := try(ctx, string(f.Kind), func(ctx context.Context) error {
+		switch f.Kind {
+		case outputDeleted:
+			return w.admin.Delete(ctx, object.DeepCopy())
+		case outputUnlabeled:
+			return w.admin.Patch(ctx, object.DeepCopy(), k8s.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":null}}`)))
+		default:
+			patch := `{"spec":{"configPatches":[]}}`
+			if of.output == wasmev1.OutputWasmPlugin {
+				patch = `{"spec":{"pluginConfig":{"value":"edited"}}}`
+			}
+			return w.admin.Patch(ctx, object.DeepCopy(), k8s.RawPatch("application/merge-patch+json", []byte(patch)))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		if w.repaired(ctx, object.DeepCopy()) {
+			return nil
+		}
+		if err := pause(ctx, userPause); err != nil {
+			return err
+		}
+	}
+}
+
+// repaired reports whether an output is what the operator makes.
+func (w *world) repaired(ctx context.Context, object *unstructured.Unstructured) bool {
+	ctx, cancel := context.WithTimeout(ctx, userTime)
+	defer cancel()
+	if err := w.admin.Get(ctx, k8s.ObjectKeyFromObject(object), object); err != nil {
+		return false
+	}
+	patches, _, _ := unstructured.NestedSlice(object.Object, "spec", "configPatches")
+	value, _, _ := unstructured.NestedString(object.Object, "spec", "pluginConfig", "value")
+	return object.GetLabels()[ownerLabel] != "" && (len(patches) > 0 || (value != "" && value != "edited"))
+}
+
+func (w *world) filter(name string) *filter { return w.filtersOf(name)[0] }
+
+// use is what users do to a FilterDeployment.
+func (w *world) use(ctx context.Context, f fault, until hold) error {
+	of := w.filter(f.Target)
+	over := w.ledger.begin(f.Kind, of.workloads...)
+	defer over()
+	switch f.Kind {
+	case configurationChanged:
+		return of.configure(ctx, of.tag)
+	case imageChanged:
+		return of.configure(ctx, of.next(of.variant))
+	case tagMoved:
+		return of.move(ctx)
+	case filterSuspended:
+		return w.suspend(ctx, of, until)
+	case filterRecreated:
+		return w.recreate(ctx, of, until)
+	case tagBroken:
+		return w.breakTag(ctx, of, until)
+	case configurationRefused:
+		return w.refuse(ctx, of, until)
+	default:
+		return fmt.Errorf("no fault %q", f.Kind)
+	}
+}
+
+// suspend suspends a FilterDeployment together with a new configuration, and resumes it.
+func (w *world) suspend(ctx context.Context, of *filter, until hold) error {
+	of.become(suspended)
+	if err := of.configure(ctx, of.tag, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = true }); err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	err := of.edit(ctx, func(fd *wasmev1.FilterDeployment) { fd.Spec.Suspend = false })
+	of.become(good)
+	return err
+}
+
+// recreate deletes a FilterDeployment and creates it again; it returns when the new one is
+// Ready.
+func (w *world) recreate(ctx context.Context, of *filter, until hold) error {
+	err := try(ctx, "deleting "+of.name, func(ctx context.Context) error {
+		return k8s.IgnoreNotFound(w.admin.Delete(ctx, of.object()))
+	})
+	if err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	if err := of.create(ctx); err != nil {
+		return err
+	}
+	for {
+		if says, _, err := of.read(ctx); err == nil && says.Ready == "True" {
+			return nil
+		}
+		if err := pause(ctx, userPause); err != nil {
+			return err
+		}
+	}
+}
+
+// breakTag moves the tag of the image to a module that no proxy can run, and back.
+func (w *world) breakTag(ctx context.Context, of *filter, until hold) error {
+	if err := of.configure(ctx, latest); err != nil {
+		return err
+	}
+	of.become(refused)
+	if err := of.push(ctx, latest, of.variants.broken); err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	of.become(good)
+	return of.move(ctx)
+}
+
+// refuse gives a FilterDeployment a configuration that its module refuses, and a good one.
+func (w *world) refuse(ctx context.Context, of *filter, until hold) error {
+	of.become(refused)
+	err := of.edit(ctx, func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: fmt.Appendf(nil, "%q", filters.RefusedConfiguration)}
+	})
+	if err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	of.become(good)
+	return of.configure(ctx, of.tag)
+}

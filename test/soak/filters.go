@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	k8s "sigs.k8s.io/controller-runtime/pkg/client"
+
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/test/filters"
+	"github.com/wasme-io/wasme-operator/test/registry"
+)
+
+// namespace has everything that the soak runs.
+const namespace = "soak"
+
+// latest is the tag that moves. The others are those of the variants.
+const latest = "latest"
+
+// variants are modules that do the same and have different digests.
+type variants struct {
+	names   []string
+	modules map[string][]byte
+	// broken is a module that imports a function that proxies do not offer.
+	broken []byte
+}
+
+func buildVariants(ctx context.Context) (*variants, error) {
+	hello, err := filters.Build(ctx, filters.Hello)
+	if err != nil {
+		return nil, err
+	}
+	v := &variants{modules: map[string][]byte{}}
+	if v.broken, err = filters.Build(ctx, filters.Import); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		section := append([]byte{byte(len("salt"))}, "salt"+name...)
+		custom := append([]byte{0, byte(len(section))}, section...)
+		v.names, v.modules[name] = append(v.names, name), append(slices.Clip(hello), custom...)
+	}
+	return v, nil
+}
+
+func (v *variants) sha256(name string) string {
+	sum := sha256.Sum256(v.modules[name])
+	return hex.EncodeToString(sum[:])
+}
+
+// filter is a FilterDeployment, and what its user has asked for.
+type filter struct {
+	name      string
+	workloads []string // the names of those that always run
+	output    wasmev1.Output
+	rollout   *wasmev1.RolloutSpec
+
+	admin    k8s.Client
+	registry *registry.Registry
+	variants *variants
+
+	mu      sync.Mutex
+	state   state
+	newest  int    // number of the newest good configuration
+	proved  int    // that of the last quiet point
+	tag     string // of its image
+	variant string // behind that tag
+	moved   string // variant behind latest
+	retries int
+}
+
+// bounds are the configurations that it may answer with now.
+func (f *filter) bounds() (proved, newest int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.proved, f.newest
+}
+
+func (f *filter) expect(workloads int) expectation {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return expectation{
+		Name: f.name, State: f.state, Newest: f.newest, Proved: f.proved, SHA256: f.variants.sha256(f.variant),
+		Workloads: workloads, Rows: f.output == wasmev1.OutputEnvoyFilter,
+	}
+}
+
+// prove notes that pods run the newest configuration.
+func (f *filter) prove() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state == good {
+		f.proved = f.newest
+	}
+}
+
+func (f *filter) key() k8s.ObjectKey { return k8s.ObjectKey{Namespace: namespace, Name: f.name} }
+
+func (f *filter) reference(tag string) string {
+	return fmt.Sprintf("%s/%s:%s", f.registry.Host(), f.name, tag)
+}
+
+// push stores a module under a tag of the filter's own repository.
+func (f *filter) push(ctx context.Context, tag string, module []byte) error {
+	image, err := registry.Image(registry.WasmeArtifact, registry.Module{Bytes: module, RootIDs: []string{filters.RootID}})
+	if err != nil {
+		return err
+	}
+	_, err = f.registry.Push(ctx, f.name+":"+tag, image)
+	return err
+}
+
+// publish stores all variants, and the first of them as latest.
+func (f *filter) publish(ctx context.Context) error {
+	for _, name := range f.variants.names {
+		if err := f.push(ctx, name, f.variants.modules[name]); err != nil {
+			return err
+		}
+	}
+	f.moved, f.tag, f.variant = f.variants.names[0], latest, f.variants.names[0]
+	return f.push(ctx, latest, f.variants.modules[f.moved])
+}
+
+// configuration is the one with a number: an object, as a WasmPlugin needs one.
+func (f *filter) configuration(value string) *wasmev1.Configuration {
+	return &wasmev1.Configuration{Raw: fmt.Appendf(nil, `{"value":%q}`, value)}
+}
+
+// object is the FilterDeployment of a good state.
+func (f *filter) object() *wasmev1.FilterDeployment {
+	return &wasmev1.FilterDeployment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: f.name},
+		Spec: wasmev1.FilterDeploymentSpec{
+			Deployment: wasmev1.DeploymentSpec{Istio: &wasmev1.IstioDeploymentSpec{
+				Labels: map[string]wasmev1.LabelValue{"filter": wasmev1.LabelValue(f.name)}, Output: f.output,
+			}},
+			Filter: wasmev1.FilterSpec{
+				Image: f.reference(f.tag), ImagePullOptions: &wasmev1.ImagePullOptions{PlainHTTP: true},
+				Config: f.configuration(configured(f.name, f.newest)),
+			},
+			Rollout: f.rollout,
+		},
+	}
+}
+
+const (
+	// userPatience is how long a user tries to reach an API server that is away.
+	userPatience = 2 * time.Minute
+	userPause    = 200 * time.Millisecond
+	userTime     = 5 * time.Second // for one request
+)
+
+// try does what a user does until the API server has taken it.
+func try(ctx context.Context, what string, do func(context.Context) error) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, userPause, userPatience, true, func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, userTime)
+		defer cancel()
+		last = do(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", what, err, last)
+	}
+	return nil
+}
+
+// create creates the FilterDeployment with a new configuration.
+func (f *filter) create(ctx context.Context) error {
+	f.mu.Lock()
+	f.newest++
+	f.state = good
+	object := f.object()
+	f.mu.Unlock()
+	return try(ctx, "creating "+f.name, func(ctx context.Context) error {
+		err := f.admin.Create(ctx, object.DeepCopy())
+		if apierrors.IsAlreadyExists(err) {
+			return nil // the answer to the try before was lost
+		}
+		return err
+	})
+}
+
+// edit changes the FilterDeployment.
+func (f *filter) edit(ctx context.Context, change func(*wasmev1.FilterDeployment)) error {
+	return try(ctx, "editing "+f.name, func(ctx context.Context) error {
+		var fd wasmev1.FilterDeployment
+		if err := f.admin.Get(ctx, f.key(), &fd); err != nil {
+			return err
+		}
+		change(&fd)
+		return f.admin.Update(ctx, &fd)
+	})
+}
+
+// configure gives it a new good configuration and the image with a tag, and changes more with it.
+func (f *filter) configure(ctx context.Context, tag string, more ...func(*wasmev1.FilterDeployment)) error {
+	f.mu.Lock()
+	f.newest++ // before the first pod can have it
+	f.tag, f.variant = tag, tag
+	if tag == latest {
+		f.variant = f.moved
+	}
+	value, image := configured(f.name, f.newest), f.reference(tag)
+	f.mu.Unlock()
+	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
+		fd.Spec.Filter.Config, fd.Spec.Filter.Image = f.configuration(value), image
+		for _, change := range more {
+			change(fd)
+		}
+	})
+}
+
+func (f *filter) become(s state) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state = s
+}
+
+// move has the tag latest be the next variant.
+func (f *filter) move(ctx context.Context) error {
+	f.mu.Lock()
+	f.moved = f.next(f.moved)
+	if f.tag == latest {
+		f.variant = f.moved
+	}
+	module := f.variants.modules[f.moved]
+	f.mu.Unlock()
+	return f.push(ctx, latest, module)
+}
+
+// next is the variant that follows another.
+func (f *filter) next(variant string) string {
+	for i, name := range f.variants.names {
+		if name == variant {
+			return f.variants.names[(i+1)%len(f.variants.names)]
+		}
+	}
+	return f.variants.names[0]
+}
+
+// retry tries a revision again that was rolled back, as the status says.
+func (f *filter) retry(ctx context.Context, revision string) error {
+	f.mu.Lock()
+	f.retries++
+	value := fmt.Sprintf("%s/%d", revision, f.retries)
+	f.mu.Unlock()
+	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
+		metav1.SetMetaDataAnnotation(&fd.ObjectMeta, wasmev1.RetryAnnotation, value)
+	})
+}
+
+// read returns what the status says of the newest spec, and the revision that was rolled back
+// if Ready says so.
+func (f *filter) read(ctx context.Context) (says reported, rejected string, err error) {
+	var fd wasmev1.FilterDeployment
+	ctx, cancel := context.WithTimeout(ctx, userTime)
+	defer cancel()
+	if err := f.admin.Get(ctx, f.key(), &fd); err != nil {
+		return reported{}, "", fmt.Errorf("reading %s: %w", f.name, err)
+	}
+	says = reported{Revision: fd.Status.Revision}
+	if fd.Status.Module != nil {
+		says.SHA256 = fd.Status.Module.SHA256
+	}
+	if s := fd.Status.Summary; s != nil {
+		says.Pods, says.Workloads = s.PodsReady, s.WorkloadsReady
+	}
+	ready := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionReady)
+	if ready == nil || ready.ObservedGeneration != fd.Generation {
+		return says, "", nil
+	}
+	says.Ready, says.Reason, says.Message = string(ready.Status), ready.Reason, ready.Message
+	if ready.Reason == wasmev1.ReasonRolledBack && fd.Status.Rollout != nil && fd.Status.Rollout.Rejected != nil {
+		rejected = fd.Status.Rollout.Rejected.Revision
+	}
+	return says, rejected, nil
+}
