@@ -76,6 +76,14 @@ site-serve: $(SITE) ## Show the site at http://127.0.0.1:8000 while you write.
 golden: ## Rewrite the golden files of internal/render and internal/module/oci.
 	go test ./internal/render ./internal/module/oci ./internal/rollout -update
 
+FORMER ?= $(shell cat test/upgrade/testdata/former.txt)
+
+.PHONY: former
+former: ## Have test-upgrade begin with the operator of another commit; FORMER=v1.2.0 names it.
+	git rev-parse --verify $(FORMER)^{commit} > test/upgrade/testdata/former.txt
+	git archive $(FORMER) go.mod go.sum api cmd/manager controllers internal config \
+		':(exclude,glob)**/*_test.go' ':(exclude,glob)**/testdata/**' | gzip -9n > test/upgrade/testdata/former.tar.gz
+
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go code.
 	$(GOLANGCI_LINT) fmt
@@ -92,7 +100,7 @@ clean: ## Remove what was built.
 
 .PHONY: test
 test: check-generated lint shellcheck check-workflows check-licences check-site test-unit test-race test-api ## Run everything; this is what CI runs.
-	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-cli test-harness test-dataplane test-outputs
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target test-controllers test-cli test-harness test-dataplane test-outputs test-upgrade
 	$(MAKE) --no-print-directory test-agreement test-e2e test-envoys
 
 .PHONY: check-generated
@@ -186,6 +194,10 @@ test-outputs: $(GINKGO) # internal/render against istiod and real sidecars
 .PHONY: test-e2e
 test-e2e: $(GINKGO) # the whole operator
 	$(call SUITE,4,./test/e2e)
+
+.PHONY: test-upgrade
+test-upgrade: $(GINKGO) ## A former version of the operator replaced by this one and back, under traffic; and uninstalling it.
+	$(call SUITE,1,./test/upgrade)
 
 .PHONY: test-envoys
 test-envoys: # what depends on the proxy, on the oldest and the newest Envoy

@@ -66,10 +66,16 @@ func (c *ControlPlane) InstallOperator(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.Kubectl(ctx, "apply", "-k", filepath.Join(root, "config", "default")); err != nil {
+	return c.InstallOperatorOf(ctx, root)
+}
+
+// InstallOperatorOf does the same with what the source in another folder has, such as that of
+// a former version.
+func (c *ControlPlane) InstallOperatorOf(ctx context.Context, source string) error {
+	if _, err := c.Kubectl(ctx, "apply", "-k", filepath.Join(source, "config", "default")); err != nil {
 		return err
 	}
-	_, err = c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/filterdeployments.wasme.io")
+	_, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd/filterdeployments.wasme.io")
 	return err
 }
 
@@ -89,6 +95,9 @@ type OperatorOptions struct {
 	// Preflight says what follows from its run of a module; empty: Off, because most tests are
 	// about what proxies do with a module, broken ones included.
 	Preflight wasmev1.Preflight
+	// Binary is a former version of the operator, which does not know Preflight; empty: it is
+	// built from this source.
+	Binary string
 	// Args are further flags.
 	Args []string
 }
@@ -156,9 +165,11 @@ func (c *ControlPlane) prepareOperator(ctx context.Context, options OperatorOpti
 		"--module-server-url=http://" + modules,
 		"--module-store=" + options.Store,
 		"--leader-election-namespace=" + operatorNamespace,
-		"--preflight=" + string(cmp.Or(options.Preflight, wasmev1.PreflightOff)),
 		"--denied-networks=", // the registry of a mesh is on loopback
 	}, options.Args...)}
+	if options.Binary == "" {
+		command.Args = append(command.Args, "--preflight="+string(cmp.Or(options.Preflight, wasmev1.PreflightOff)))
+	}
 	if options.ClockOffset != 0 {
 		command.Env = clock(options.ClockOffset)
 	}
@@ -177,6 +188,9 @@ func clock(offset time.Duration) []string {
 
 // operatorBinary builds the operator once for all replicas of a control plane.
 func (c *ControlPlane) operatorBinary(ctx context.Context, options OperatorOptions) (string, error) {
+	if options.Binary != "" {
+		return options.Binary, nil
+	}
 	path, build := filepath.Join(c.folder, "bin", "manager"), binaries.Own
 	if options.ClockOffset != 0 {
 		path, build = path+"-with-clock", binaries.OwnWithClock

@@ -182,7 +182,7 @@ var series = map[string]tolerance{
 	residentMemory:        {share: 0.2, number: 16},
 	"goroutines":          {share: 0.1, number: 30},
 	"open files":          {share: 0.1, number: 15},
-	"files in the store":  {number: 2},
+	"files in the store":  {number: 20},
 	"ControllerRevisions": {number: 4},
 	"objects in etcd":     {share: 0.02, number: 10},
 }
