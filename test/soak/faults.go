@@ -47,7 +47,7 @@ func (w *world) inject(ctx context.Context, f fault, until hold) error {
 	case podAdded:
 		return w.addPod(ctx, f, until, workloadOf(wide, "canary", 2), w.filtersOf("canary"))
 	case workloadAdded:
-		return w.addPod(ctx, f, until, workloadOf(extra, "staged", 0), w.filtersOf("staged"))
+		return w.addPod(ctx, f, until, workloadOf(extra, ofExtra, 0), w.filtersOf(ofExtra))
 	case outputEdited, outputUnlabeled, outputDeleted:
 		return w.tamper(ctx, f)
 	default:
@@ -295,7 +295,7 @@ func (w *world) filter(name string) *filter { return w.filtersOf(name)[0] }
 // use is what users do to a FilterDeployment.
 func (w *world) use(ctx context.Context, f fault, until hold) error {
 	of := w.filter(f.Target)
-	over := w.ledger.begin(f.Kind, of.workloads...)
+	over := w.ledger.begin(f.Kind, of.reaches...)
 	defer over()
 	switch f.Kind {
 	case configurationChanged:

@@ -60,6 +60,7 @@ func (v *variants) sha256(name string) string {
 type filter struct {
 	name      string
 	workloads []string // the names of those that always run
+	reaches   []string // those, and others that come and go
 	output    wasmev1.Output
 	rollout   *wasmev1.RolloutSpec
 

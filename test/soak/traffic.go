@@ -36,17 +36,17 @@ func newLedger() *ledger {
 	return &ledger{failed: map[symptom]int{}, faults: map[kind]int{}, explained: map[kind]int{}}
 }
 
-// begin records a cause; the caller calls end when it is over.
+// begin records a cause; the caller calls end when it is over. Only its first call counts.
 func (l *ledger) begin(k kind, of ...string) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := &cause{Kind: k, Of: of, Begin: time.Now()}
 	l.causes = append(l.causes, c)
-	return func() {
+	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		c.End = time.Now()
-	}
+	})
 }
 
 // add records a cause that is over.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,7 +51,10 @@ var workloads = []struct {
 	{"staged-0", 1, "staged"}, {"staged-1", 1, "staged"}, {wide, 2, "canary"}, {"direct", 1, "immediate"}, {"plugged", 1, "plugin"}, {"control", 1, ""},
 }
 
-// names of what faults can happen to.
+// ofExtra is the filter of the workload that comes and goes.
+const ofExtra = "staged"
+
+// targets are the names of what faults can happen to.
 func targets() (pods, filters, pulled []string) {
 	for _, w := range workloads {
 		for i := range w.pods {
@@ -148,6 +152,10 @@ func (w *world) createFilters(ctx context.Context) error {
 			if of.filter == f.name {
 				f.workloads = append(f.workloads, of.name)
 			}
+		}
+		f.reaches = f.workloads
+		if f.name == ofExtra {
+			f.reaches = append(slices.Clip(f.reaches), extra)
 		}
 		w.filters = append(w.filters, f)
 		if err := f.publish(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,43 @@ func TestAnotherProcessEndsWhatIsOnRecord(t *testing.T) {
 	must(t, process.Group{Folder: group.Folder}.StopAll())
 	wantRunning(t, group)
 	must(t, group.StopAll())
+}
+
+func TestPauseStopsAProcessUntilResume(t *testing.T) {
+	group := process.Group{Folder: t.TempDir()}
+	beats := filepath.Join(group.Folder, "beats")
+	p := start(t, group, process.Command{Name: "beating", Path: "/bin/sh", KillOnStop: true, Args: []string{
+		"-c", `while :; do echo >> "$0"; done`, beats,
+	}})
+	size := func() int64 {
+		info, err := os.Stat(beats)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	grows := func(than int64) error {
+		return p.WaitReady(context.Background(), time.Minute, func(context.Context) error {
+			if size() > than {
+				return nil
+			}
+			return errors.New("it does not grow")
+		})
+	}
+	must(t, grows(0))
+	must(t, p.Pause())
+	paused := func(context.Context) error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+		if err == nil && !strings.Contains(string(stat), ") T ") {
+			return errors.New("it runs")
+		}
+		return err
+	}
+	must(t, p.WaitReady(context.Background(), time.Minute, paused))
+	must(t, p.Resume())
+	must(t, grows(size()))
+	must(t, p.Stop())
+	must(t, p.Pause()) // of one that has ended
 }
 
 func TestAReusedPIDIsLeftAlone(t *testing.T) {
