@@ -3,6 +3,7 @@ package module
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Error says why there is no module, in words that fit a condition of a FilterDeployment.
@@ -14,6 +15,9 @@ type Error struct {
 	// Terminal says that trying again cannot help: the spec, the Secret or the
 	// image must change.
 	Terminal bool
+	// RetryAfter is how long the server wants to be left alone, because it limits
+	// requests; zero when it does not say so.
+	RetryAfter time.Duration
 }
 
 // Error returns the message.

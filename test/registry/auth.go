@@ -58,6 +58,13 @@ func (r *Registry) SetPassword(user, password string) {
 	r.auth.users[user] = password
 }
 
+// ExpireTokens makes the tokens handed out before invalid.
+func (r *Registry) ExpireTokens() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.auth.tokens)
+}
+
 // authenticate wraps the registry in the check that its options ask for.
 func (r *Registry) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

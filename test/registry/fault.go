@@ -33,6 +33,18 @@ func Status(code int) Fault {
 	}
 }
 
+// Limit answers every request with status 429 and this header Retry-After; empty for none.
+func Limit(retryAfter string) Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if retryAfter != "" {
+				w.Header().Set("Retry-After", retryAfter)
+			}
+			Status(http.StatusTooManyRequests)(next).ServeHTTP(w, req)
+		})
+	}
+}
+
 // SecretBody is what a failing registry says in its body: tests look for it
 // where no remote body may appear.
 const SecretBody = "remote-body-never-to-be-shown"

@@ -20,6 +20,9 @@ import (
 // decide, never bodies or headers: they are the remote's to write, and ggcr's
 // texts hold them. What was done when it failed goes into the message.
 func registryError(doing, registry string, err error) *module.Error {
+	if limit := (*limitError)(nil); errors.As(err, &limit) {
+		return limit.of(registry)
+	}
 	if status := (*transport.Error)(nil); errors.As(err, &status) {
 		return statusError(doing, registry, status.StatusCode)
 	}

@@ -4,7 +4,8 @@
 // A Request says where a module is and how it is reached (request.go); its
 // Credential comes from a pull Secret (credential.go). A Client opens requests:
 // OpenImage gives an Image (image.go), OpenURL gives a URL (url.go). Neither
-// connects to anything before it is asked to.
+// connects to anything before it is asked to. A server that limits requests says for
+// how long (limit.go); Clients do not retry.
 //
 // Whatever a registry sends is hostile until its digest is checked. No
 // connection reaches a denied network, whatever name or redirect leads there

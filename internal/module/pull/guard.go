@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"time"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
@@ -44,6 +45,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := g.inner.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if limit := limitOf(resp, time.Now()); limit != nil {
+		_ = resp.Body.Close()
+		return nil, limit
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		// The status says it all; what a remote adds to it is shown to nobody.

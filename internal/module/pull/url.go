@@ -92,6 +92,9 @@ func (u *URL) download(ctx context.Context, to io.Writer) error {
 
 // check judges an answer before its body is read.
 func (u *URL) check(resp *http.Response, bound module.Bound) error {
+	if limit := limitOf(resp, time.Now()); limit != nil {
+		return limit.of(u.host)
+	}
 	switch coding := resp.Header.Get("Content-Encoding"); {
 	case resp.StatusCode != http.StatusOK:
 		return u.statusError(resp.StatusCode)

@@ -7,8 +7,9 @@
 // slots.go). It looks where the request points (lookup.go): a HEAD with the
 // request's own credential proves the right to the image, and only an image that
 // the store does not know is pulled. A failure is tried again with backoff and
-// without end, as the image may be replaced. Owners are woken when a result
-// changes.
+// without end, as the image may be replaced. A registry that limits requests, or
+// failed several times in a row, is left alone for a while (circuit.go). Owners are
+// woken when a result changes.
 package resolve
 
 import (
@@ -85,8 +86,10 @@ type Resolver struct {
 	mu         sync.Mutex
 	entries    map[pull.Request]*entry
 	requests   map[types.NamespacedName]pull.Request
-	hosts      slots
-	namespaces slots
+	hosts      slots[string]
+	namespaces slots[string]
+	circuits   circuits
+	probes     slots[way]
 }
 
 // entry is what is known of a request, and who wants to know.
@@ -123,8 +126,10 @@ func New(modules *store.Store, client *pull.Client, opts Options) *Resolver {
 		backoff:    workqueue.NewTypedItemExponentialFailureRateLimiter[pull.Request](minRetry, maxRetry),
 		entries:    map[pull.Request]*entry{},
 		requests:   map[types.NamespacedName]pull.Request{},
-		hosts:      newSlots(slotsPerHost),
-		namespaces: newSlots(slotsPerNamespace),
+		hosts:      newSlots[string](slotsPerHost),
+		namespaces: newSlots[string](slotsPerNamespace),
+		circuits:   newCircuits(),
+		probes:     newSlots[way](1),
 	}
 }
 

@@ -8,23 +8,23 @@ import (
 
 // slots bounds how much work is under way for each key, such as a host. Work
 // that finds no slot waits here and not in a worker.
-type slots struct {
+type slots[K comparable] struct {
 	limit   int
-	used    map[string]int
-	waiting map[string]sets.Set[pull.Request]
+	used    map[K]int
+	waiting map[K]sets.Set[pull.Request]
 }
 
-func newSlots(limit int) slots {
-	return slots{limit: limit, used: map[string]int{}, waiting: map[string]sets.Set[pull.Request]{}}
+func newSlots[K comparable](limit int) slots[K] {
+	return slots[K]{limit: limit, used: map[K]int{}, waiting: map[K]sets.Set[pull.Request]{}}
 }
 
-func (s slots) free(key string) bool { return s.used[key] < s.limit }
+func (s slots[K]) free(key K) bool { return s.used[key] < s.limit }
 
-func (s slots) take(key string) { s.used[key]++ }
+func (s slots[K]) take(key K) { s.used[key]++ }
 
 // wait remembers a request until a slot of key is given back. That will happen,
 // as all slots of key are taken.
-func (s slots) wait(key string, req pull.Request) {
+func (s slots[K]) wait(key K, req pull.Request) {
 	if s.waiting[key] == nil {
 		s.waiting[key] = sets.New[pull.Request]()
 	}
@@ -32,7 +32,7 @@ func (s slots) wait(key string, req pull.Request) {
 }
 
 // release gives a slot back and returns the requests that waited for it.
-func (s slots) release(key string) sets.Set[pull.Request] {
+func (s slots[K]) release(key K) sets.Set[pull.Request] {
 	if s.used[key]--; s.used[key] == 0 {
 		delete(s.used, key)
 	}

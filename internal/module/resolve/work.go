@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"reflect"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -22,60 +23,109 @@ func (r *Resolver) work(ctx context.Context) bool {
 		return false
 	}
 	defer r.queue.Done(req)
-	if j := r.begin(req); j != nil {
-		r.end(ctx, j, counted(r.check(ctx, j)))
+	j, told := r.begin(req)
+	r.wake(told)
+	if j != nil {
+		r.wake(r.record(ctx, j, counted(r.check(ctx, j))))
 	}
 	return true
+}
+
+func (r *Resolver) wake(owners sets.Set[types.NamespacedName]) {
+	for owner := range owners {
+		r.options.Wake(owner)
+	}
 }
 
 // job is an entry that a worker works on, with the slots that it takes.
 type job struct {
 	entry           *entry
 	host, namespace string
-	source          *pull.Image
+	way             way
+	// probe says that the registry is asked once, to see whether it answers again.
+	probe  bool
+	source *pull.Image
 	// broken is the image that was found to be broken, and brokenErr says why.
 	broken    string
 	brokenErr *module.Error
 }
 
-// begin takes slots for a request. It returns nil when nobody wants the request
-// any more, or when the request waits: for its time, or for a slot of its
-// registry or of its owners' namespaces.
-func (r *Resolver) begin(req pull.Request) *job {
+// begin takes slots for a request. It returns no job when nobody wants the request
+// any more, or when the request waits: for its time, for its registry to be asked
+// again, or for a slot of its registry or of its owners' namespaces. Owners that were
+// not told yet why it waits are returned, to be woken.
+func (r *Resolver) begin(req pull.Request) (*job, sets.Set[types.NamespacedName]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entries[req]
 	if e == nil || !e.planned {
-		return nil
+		return nil, nil
 	}
-	if early := e.notBefore.Sub(r.options.Clock.Now()); early > 0 {
+	now := r.options.Clock.Now()
+	if early := e.notBefore.Sub(now); early > 0 {
 		// The queue keeps the earlier of two times, and an entry that was
 		// dropped leaves its own behind.
 		r.queue.AddAfter(req, early)
-		return nil
+		return nil, nil
 	}
-	host := req.Host()
-	if e.parked = !r.hosts.free(host); e.parked {
-		r.hosts.wait(host, req)
-		return nil
+	j := e.job()
+	open := r.circuits.open(j.way)
+	if open != nil && open.until.After(now) {
+		return nil, r.hold(e, open, now)
 	}
-	namespace, free := r.freeNamespace(e)
-	if e.parked = !free; e.parked {
-		return nil
+	j.probe = open != nil
+	if e.parked = !r.findSlots(j); e.parked {
+		return nil, nil
 	}
 	e.planned, e.running = false, true
-	r.hosts.take(host)
-	r.namespaces.take(namespace)
-	return e.job(host, namespace)
+	r.take(j)
+	return j, nil
 }
 
 // job returns what a worker needs to know, as the entry may change meanwhile.
-func (e *entry) job(host, namespace string) *job {
-	j := &job{entry: e, host: host, namespace: namespace, source: e.source}
+func (e *entry) job() *job {
+	host := e.req.Host()
+	j := &job{entry: e, host: host, way: wayOf(e.req, host), source: e.source}
 	if err := e.result.Err; err != nil && aboutContent(err) {
 		j.broken, j.brokenErr = e.image, err
 	}
 	return j
+}
+
+// hold plans an entry for when its registry is asked again, and returns the owners
+// that are to hear of it.
+func (r *Resolver) hold(e *entry, by *circuit, now time.Time) sets.Set[types.NamespacedName] {
+	e.notBefore = by.until
+	r.queue.AddAfter(e.req, by.until.Sub(now))
+	if e.result.Module != nil || e.result.Err != nil && !by.replaces(e.result.Err) {
+		return nil
+	}
+	e.result = Result{Err: by.err}
+	return e.owners.Clone()
+}
+
+// findSlots reports whether there is a slot for each thing that a job needs. When
+// there is not, its request waits for one.
+func (r *Resolver) findSlots(j *job) (free bool) {
+	req := j.entry.req
+	switch {
+	case j.probe && !r.probes.free(j.way):
+		r.probes.wait(j.way, req)
+		return false
+	case !r.hosts.free(j.host):
+		r.hosts.wait(j.host, req)
+		return false
+	}
+	j.namespace, free = r.freeNamespace(j.entry)
+	return free
+}
+
+func (r *Resolver) take(j *job) {
+	r.hosts.take(j.host)
+	r.namespaces.take(j.namespace)
+	if j.probe {
+		r.probes.take(j.way)
+	}
 }
 
 // freeNamespace returns an owner's namespace that has a slot. When there is none,
@@ -92,17 +142,12 @@ func (r *Resolver) freeNamespace(e *entry) (string, bool) {
 	return "", false
 }
 
-// end records what a worker found, plans the next try, and wakes the owners.
-func (r *Resolver) end(ctx context.Context, j *job, found outcome) {
-	for owner := range r.record(ctx, j, found) {
-		r.options.Wake(owner)
-	}
-}
-
-// record returns the owners to wake.
+// record records what a worker found, plans the next try, and returns the owners to
+// wake.
 func (r *Resolver) record(ctx context.Context, j *job, found outcome) sets.Set[types.NamespacedName] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	found.err = r.circuits.record(j, found, r.options.Clock.Now())
 	r.release(j)
 	e := j.entry
 	if r.entries[e.req] != e {
@@ -130,7 +175,11 @@ func (e *entry) keeps(err *module.Error) bool {
 
 // release gives a job's slots back and lets those run that waited for them.
 func (r *Resolver) release(j *job) {
-	for req := range r.hosts.release(j.host).Union(r.namespaces.release(j.namespace)) {
+	waiting := r.hosts.release(j.host).Union(r.namespaces.release(j.namespace))
+	if j.probe {
+		waiting = waiting.Union(r.probes.release(j.way))
+	}
+	for req := range waiting {
 		r.queue.Add(req)
 	}
 }
