@@ -92,3 +92,69 @@ var _ = Describe("A registry", func() {
 		Expect(w.written()).To(BeEmpty())
 	})
 })
+
+var _ = Describe("An image with the pull policy IfNotPresent", func() {
+	pinned := func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.ImagePullPolicy = wasmev1.PullIfNotPresent }
+
+	It("does not follow its tag, also not when the operator starts again with nothing, until the tag or the policy changes", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "first"), pinned, filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		first, revision := *fd.Status.Module, fd.Status.Revision
+		w.written()
+		w.push(ctx, "hello:v1", "moved")
+
+		By("polling nothing")
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.registry.ResetRequests()
+		for range 3 {
+			w.askAgain(ctx, fd)
+			Expect(w.settle(ctx, fd)).To(Succeed())
+		}
+		Expect(w.registry.Requests("", "")).To(BeZero())
+
+		By("pulling the digest that its revision has")
+		w.store = GinkgoT().TempDir()
+		w.restart(ctx)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.awaitAnswer(ctx, fd)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.Store.Has(first.SHA256)).To(BeTrue())
+		Expect(w.registry.Requests("", "/v2/hello/manifests/v1")).To(BeZero())
+		Expect(fd).To(beReady("1/1"))
+		Expect(*fd.Status.Module).To(Equal(first))
+		Expect(fd.Status.Revision).To(Equal(revision))
+		Expect(w.written()).To(BeEmpty())
+
+		By("keeping it across a change of the configuration")
+		edit(ctx, fd, config("other"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(*fd.Status.Module).To(Equal(first))
+
+		By("looking the tag up with the policy Always")
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.ImagePullPolicy = wasmev1.PullAlways })
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.awaitAnswer(ctx, fd)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		moved := fd.Status.Module.SHA256
+		Expect(moved).NotTo(Equal(first.SHA256))
+
+		By("keeping what it had last when the policy comes back")
+		edit(ctx, fd, pinned)
+		w.push(ctx, "hello:v1", "moved again")
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.awaitAnswer(ctx, fd)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd.Status.Module.SHA256).To(Equal(moved))
+
+		By("looking up another tag")
+		edit(ctx, fd, image(w.push(ctx, "hello:v2", "second")))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(fd.Status.Module.SHA256).NotTo(BeElementOf(first.SHA256, moved))
+	})
+})

@@ -144,6 +144,7 @@ type FilterDeploymentSpec struct {
 // exclude each other, since no rule can see config.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.image) || !has(self.imagePullOptions)",message="imagePullOptions apply to image only: leave them out",fieldPath=".imagePullOptions"
+// +kubebuilder:validation:XValidation:rule="has(self.image) || !has(self.imagePullPolicy)",message="imagePullPolicy applies to image only: leave it out",fieldPath=".imagePullPolicy"
 type FilterSpec struct {
 	// id identifies the filter on its workloads: its Istio objects are named
 	// `<workload>-<id>`. Default: `<name>.<namespace>` of the FilterDeployment.
@@ -253,6 +254,12 @@ type FilterSpec struct {
 	// Registry, proxies use pullSecret, too, and none of the other options.
 	// +optional
 	ImagePullOptions *ImagePullOptions `json:"imagePullOptions,omitempty"`
+
+	// imagePullPolicy says whether the operator follows a tag that moves. Always looks it
+	// up every --image-poll-interval. IfNotPresent looks it up once, and keeps the digest
+	// that the newest revision of this very image has. Default: Always.
+	// +optional
+	ImagePullPolicy ImagePullPolicy `json:"imagePullPolicy,omitempty"`
 }
 
 // ConfigMapKey references one key of a ConfigMap in the same namespace.

@@ -1,5 +1,19 @@
 package v1
 
+// ImagePullPolicy says whether the operator follows a tag that moves.
+//
+// +kubebuilder:validation:Enum=Always;IfNotPresent
+// +kubebuilder:validation:MaxLength=16
+type ImagePullPolicy string
+
+// Whether the operator follows a tag that moves.
+const (
+	// PullAlways looks a tag up again and again, and rolls out what it has then.
+	PullAlways ImagePullPolicy = "Always"
+	// PullIfNotPresent looks a tag up once, and keeps the image that it had.
+	PullIfNotPresent ImagePullPolicy = "IfNotPresent"
+)
+
 // ImagePullOptions says how the operator reaches an image.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.pullSecret) || size(self.pullSecret) == 0 || !has(self.pullSecrets) || size(self.pullSecrets) == 0",message="pullSecret and pullSecrets exclude each other: put the name into pullSecrets",fieldPath=".pullSecrets"

@@ -27,7 +27,7 @@ func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeploy
 	if err != nil {
 		return nil, nil, moduleVerdict(err)
 	}
-	result, err := r.Finder.Find(ctx, client.ObjectKeyFromObject(fd), fd.Spec.Filter)
+	result, err := r.Finder.Find(ctx, client.ObjectKeyFromObject(fd), fd.Spec.Filter, history)
 	if err != nil {
 		return nil, nil, moduleVerdict(err)
 	}

@@ -38,9 +38,10 @@ type Finder struct {
 	LegacyPullSecrets bool
 }
 
-// Find returns what is known of the module that a filter's source has now. The
-// error is that of a Secret or ConfigMap.
-func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec) (resolve.Result, error) {
+// Find returns what is known of the module that a filter's source has now, or had
+// according to the history if the filter's policy pins it. The error is that of a Secret
+// or ConfigMap.
+func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec, history []revision.Revision) (resolve.Result, error) {
 	if err := f.Allowed.check(filter); err != nil {
 		return resolve.Result{}, err
 	}
@@ -50,8 +51,19 @@ func (f *Finder) Find(ctx context.Context, owner types.NamespacedName, filter wa
 	case filter.URL != "":
 		return f.Modules.Resolve(owner, pull.Request{URL: filter.URL, SHA256: filter.SHA256}), nil
 	default:
-		return f.findImage(ctx, owner, filter, filter.Image)
+		found, err := f.findImage(ctx, owner, filter, revision.Pinned(history, filter))
+		return withReference(found, filter.Image), err
 	}
+}
+
+// withReference returns a result whose module has the reference that the spec has.
+func withReference(found resolve.Result, reference string) resolve.Result {
+	if found.Module != nil && found.Module.Reference != reference {
+		known := *found.Module
+		known.Reference = reference
+		found.Module = &known
+	}
+	return found
 }
 
 // FindRevision returns what is known of the very module that a revision was made
@@ -78,7 +90,7 @@ func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, k
 // findImage asks for an image with the credential of the filter's pull Secret,
 // where it names one.
 func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec, image string) (resolve.Result, error) {
-	request := pull.Request{Image: image}
+	request := pull.Request{Image: image, Once: filter.ImagePullPolicy == wasmev1.PullIfNotPresent}
 	if options := filter.ImagePullOptions; options != nil {
 		request.PlainHTTP, request.InsecureSkipVerify = options.PlainHTTP, options.InsecureSkipVerify
 		var err error

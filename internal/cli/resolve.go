@@ -20,7 +20,8 @@ import (
 // resolveHelp says where the module comes from, for the help of the commands that resolve one.
 const resolveHelp = `The module is the one that spec.filter has now: an image is looked up at its registry, with
 your own credentials (wasme login, or Docker's), not with those of imagePullOptions. While
-the registry does not answer, it is the one that the operator resolved from the same image.`
+the registry does not answer, it is the one that the operator resolved from the same image.
+With imagePullPolicy IfNotPresent it always is, if the operator has resolved one.`
 
 // resolveRevision returns the revision that a FilterDeployment asks for. The history has
 // what the operator resolved before, the newest first.
@@ -37,7 +38,7 @@ func (a *app) resolveRevision(ctx context.Context, c client.Reader, fd *wasmev1.
 		filter = render.WithConfiguration(filter, content)
 	}
 	istio := workload.IstioSpec(fd)
-	resolved, err := a.resolveModule(ctx, c, fd)
+	resolved, err := a.resolveModule(ctx, c, fd, revision.Pinned(history, fd.Spec.Filter))
 	if err != nil {
 		known := revision.ResolvedBefore(history, fd.Spec.Filter, istio.Distribution, func(wasmev1.ModuleStatus) bool { return true })
 		if known == nil {
@@ -51,8 +52,8 @@ func (a *app) resolveRevision(ctx context.Context, c client.Reader, fd *wasmev1.
 	return &asked, err
 }
 
-// resolveModule returns the module that a source has now.
-func (a *app) resolveModule(ctx context.Context, c client.Reader, fd *wasmev1.FilterDeployment) (wasmev1.ModuleStatus, error) {
+// resolveModule returns the module that a source has now; an image is the one at pinned.
+func (a *app) resolveModule(ctx context.Context, c client.Reader, fd *wasmev1.FilterDeployment, pinned string) (wasmev1.ModuleStatus, error) {
 	filter := fd.Spec.Filter
 	switch {
 	case filter.URL != "": // its digest is in the spec, and it has no runtime configuration
@@ -65,10 +66,10 @@ func (a *app) resolveModule(ctx context.Context, c client.Reader, fd *wasmev1.Fi
 		sum := sha256.Sum256(content)
 		return wasmev1.ModuleStatus{Reference: revision.Source(filter), SHA256: hex.EncodeToString(sum[:]), SizeBytes: new(int64(len(content)))}, nil
 	}
-	return a.resolveImage(ctx, filter)
+	return a.resolveImage(ctx, filter, pinned)
 }
 
-func (a *app) resolveImage(ctx context.Context, filter wasmev1.FilterSpec) (wasmev1.ModuleStatus, error) {
+func (a *app) resolveImage(ctx context.Context, filter wasmev1.FilterSpec, pinned string) (wasmev1.ModuleStatus, error) {
 	registry := &registryFlags{app: a, fixes: fixes{
 		plainHTTP: "spec.filter.imagePullOptions.plainHttp", insecure: "spec.filter.imagePullOptions.insecureSkipVerify",
 	}}
@@ -79,7 +80,7 @@ func (a *app) resolveImage(ctx context.Context, filter wasmev1.FilterSpec) (wasm
 	if registry.plainHTTP {
 		parsing = append(parsing, name.Insecure)
 	}
-	reference, err := name.ParseReference(filter.Image, parsing...) // as the operator does: without a tag it is latest
+	reference, err := name.ParseReference(pinned, parsing...) // as the operator does: without a tag it is latest
 	if err != nil {
 		return wasmev1.ModuleStatus{}, fmt.Errorf("reading spec.filter.image: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,8 +70,10 @@ type Revision struct {
 // names the field of the spec that is wrong (render.NewFilter).
 func New(owner types.NamespacedName, content Content) (Revision, error) {
 	content.Filter.URL = module.URLWithoutQuery(content.Filter.URL)
-	// How a module is tried, what it cost and who has signed it make no other revision.
+	// How a module is tried, what it cost, who has signed it and whether its tag is looked up
+	// again make no other revision.
 	content.Filter.Preflight, content.Filter.PreflightTests, content.Module.Cost, content.Module.Signature = "", nil, nil, nil
+	content.Filter.ImagePullPolicy = ""
 	filter, err := render.NewFilter(owner, content.Filter, content.Distribution, content.Module)
 	if err != nil {
 		return Revision{}, err
@@ -181,6 +184,25 @@ func Source(filter wasmev1.FilterSpec) string {
 		return "configmap/" + filter.ConfigMap.Name + "/" + filter.ConfigMap.Key
 	}
 	return cmp.Or(filter.Image, module.URLWithoutQuery(filter.URL))
+}
+
+// Pinned returns the reference that a filter's image is looked up by. With the policy
+// IfNotPresent it has the digest of the newest revision of the very same image, if a
+// history, the newest first, has one.
+func Pinned(history []Revision, filter wasmev1.FilterSpec) string {
+	if filter.ImagePullPolicy != wasmev1.PullIfNotPresent {
+		return filter.Image
+	}
+	reference, err := name.ParseReference(filter.Image)
+	if err != nil {
+		return filter.Image // which is refused where it is looked up
+	}
+	for _, known := range history {
+		if known.Filter.Image == filter.Image && known.Module.ManifestDigest != "" {
+			return reference.Context().Digest(known.Module.ManifestDigest).String()
+		}
+	}
+	return filter.Image
 }
 
 // ResolvedBefore returns the newest revision of a history that has the filter's

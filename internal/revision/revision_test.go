@@ -281,6 +281,51 @@ func TestSource(t *testing.T) {
 	}
 }
 
+func TestPinned(t *testing.T) {
+	filter := func(image string, policy wasmev1.ImagePullPolicy) wasmev1.FilterSpec {
+		return wasmev1.FilterSpec{Image: image, ImagePullPolicy: policy, ImagePullOptions: &wasmev1.ImagePullOptions{PullSecret: "new"}}
+	}
+	content := func(image, digit string) revision.Content {
+		content := contentOf(digit)
+		content.Filter.Image = image
+		return content
+	}
+	url := content("", "3")
+	url.Filter.URL, url.Filter.SHA256, url.Module.ManifestDigest = "https://web/f.wasm", strings.Repeat("3", 64), ""
+	const latest = "example.com/f:latest"
+	for _, row := range []struct {
+		name     string
+		contents []revision.Content
+		asked    wasmev1.FilterSpec
+		// want is the digit of the digest; empty when the tag is looked up.
+		want string
+	}{
+		{"nothing without a history", nil, filter(latest, wasmev1.PullIfNotPresent), ""},
+		{"the newest of the image", []revision.Content{content(latest, "1"), content(latest, "2"), contentOf("4"), url}, filter(latest, wasmev1.PullIfNotPresent), "2"},
+		{"nothing of another tag", []revision.Content{content("example.com/f:v1", "1")}, filter(latest, wasmev1.PullIfNotPresent), ""},
+		{"nothing with Always", []revision.Content{content(latest, "1")}, filter(latest, wasmev1.PullAlways), ""},
+		{"nothing by default", []revision.Content{content(latest, "1")}, filter(latest, ""), ""},
+		{"nothing of what is no reference", nil, filter("No Image", wasmev1.PullIfNotPresent), ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			want := row.asked.Image
+			if row.want != "" {
+				want = "example.com/f@sha256:" + strings.Repeat(row.want, 64)
+			}
+			if got := revision.Pinned(historyOf(t, row.contents...), row.asked); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestAPolicyMakesNoOtherRevision(t *testing.T) {
+	g := NewWithT(t)
+	pinned := contentOf("1")
+	pinned.Filter.ImagePullPolicy = wasmev1.PullIfNotPresent
+	g.Expect(revisionOf(t, pinned)).To(Equal(revisionOf(t, contentOf("1"))))
+}
+
 func TestResolvedBefore(t *testing.T) {
 	image := func(digit string, change func(*revision.Content)) revision.Content {
 		content := contentOf(digit)

@@ -261,7 +261,7 @@ func TestWhatReplacesAWasmPlugin(t *testing.T) {
 filter:
 `
 	for _, row := range []struct{ name, spec, want string }{
-		{"with everything", `{selector: {matchLabels: {app: details}}, url: 'oci://registry.test/hello:v1', sha256: ` + cachedDigest + `, imagePullSecret: registry,
+		{"with everything", `{selector: {matchLabels: {app: details}}, url: 'oci://registry.test/hello:v1', sha256: ` + cachedDigest + `, imagePullSecret: registry, imagePullPolicy: IfNotPresent,
   pluginName: root, pluginConfig: {a: {b: [1]}}, phase: AUTHZ, priority: 10, failStrategy: FAIL_OPEN, type: HTTP,
   vmConfig: {env: [{name: A, value: a}, {name: HOME, valueFrom: HOST}]}, match: [{mode: SERVER, ports: [{number: 9080}, {number: 80}]}]}`, everything + `  config:
     a:
@@ -271,6 +271,7 @@ filter:
   image: registry.test/hello@sha256:` + cachedDigest + `
   imagePullOptions:
     pullSecret: registry
+  imagePullPolicy: IfNotPresent
   patchContext: inbound
   ports:
   - 80
@@ -288,7 +289,7 @@ filter:
         host: {}
 `},
 		{"with little", `{selector: {matchLabels: {app: details}}, url: registry.test/hello:v1, pluginConfig: {}}`, everything + "  failStrategy: FailClosed\n  image: registry.test/hello:v1\n  patchContext: any\n"},
-		{"with a URL", `{selector: {matchLabels: {app: details}}, url: 'https://modules/hello.wasm', sha256: ` + cachedDigest + `, pluginName: root, match: [{mode: CLIENT}]}`,
+		{"with a URL", `{selector: {matchLabels: {app: details}}, url: 'https://modules/hello.wasm', imagePullPolicy: IfNotPresent, sha256: ` + cachedDigest + `, pluginName: root, match: [{mode: CLIENT}]}`,
 			everything + "  failStrategy: FailClosed\n  patchContext: outbound\n  rootID: root\n  sha256: " + cachedDigest + "\n  url: https://modules/hello.wasm\n"},
 		{"with selectors of all traffic", `{selector: {matchLabels: {app: details}}, url: registry.test/hello:v1, match: [{mode: CLIENT}, {mode: SERVER}]}`,
 			everything + "  failStrategy: FailClosed\n  image: registry.test/hello:v1\n  patchContext: any\n"},

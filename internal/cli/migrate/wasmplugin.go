@@ -52,6 +52,9 @@ func readWasmPlugin(object istio.Output) *reading {
 	if secret := spec.GetImagePullSecret(); secret != "" {
 		f.spec.ImagePullOptions = &wasmev1.ImagePullOptions{PullSecret: secret}
 	}
+	if f.spec.Image != "" && spec.GetImagePullPolicy() == extensions.PullPolicy_IfNotPresent {
+		f.spec.ImagePullPolicy = wasmev1.PullIfNotPresent
+	}
 	for _, variable := range spec.GetVmConfig().GetEnv() {
 		f.addVariable(&r.document, "spec.vmConfig.env", variableOf(variable))
 	}

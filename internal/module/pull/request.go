@@ -29,6 +29,9 @@ type Request struct {
 	CACertificates string
 	// Credential is shown to the registry; the zero value is anonymous.
 	Credential Credential
+	// Once says that the first image that the registry names is the answer: nobody asks
+	// whether its tag has moved.
+	Once bool
 }
 
 // Host returns the registry of the image, or the host of the URL, with its port

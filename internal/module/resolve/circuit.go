@@ -26,7 +26,7 @@ const (
 type way pull.Request
 
 func wayOf(req pull.Request, host string) way {
-	req.Image, req.URL, req.SHA256 = host, "", ""
+	req.Image, req.URL, req.SHA256, req.Once = host, "", "", false
 	return way(req)
 }
 

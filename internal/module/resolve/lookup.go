@@ -97,7 +97,7 @@ func (r *Resolver) checkImage(ctx context.Context, j *job) (found outcome) {
 	if top := digest.String(); top != known.ManifestDigest {
 		known.IndexDigest = top
 	}
-	return outcome{image: image, module: &known}
+	return outcome{image: image, module: &known, final: j.entry.req.Once}
 }
 
 // survive is deferred around a look: an image that makes ggcr or a decoder panic

@@ -82,6 +82,27 @@ func TestAMovedTagWakesAllOwners(t *testing.T) {
 	}
 }
 
+func TestATagThatIsLookedUpOnceIsNotPolled(t *testing.T) {
+	r := moduletest.StartRegistry(t)
+	req := pull.Request{Image: r.Host() + "/filter:v1", PlainHTTP: true, Once: true}
+	f := startResolver(t, 4)
+	if e := f.failed(holder("a"), req); e.Reason != wasmev1.ReasonImageNotFound {
+		t.Fatalf("%s: %s", e.Reason, e.Message)
+	}
+	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("first")))
+	f.stepUntilWoken(time.Second, holder("a"))
+	first := f.resolved(holder("a"), req)
+
+	moduletest.Push(t, r, "filter:v1", moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("moved")))
+	r.ResetRequests()
+	f.clock.Step(100 * pollInterval)
+	if got := f.resolved(holder("b"), req); got != first {
+		t.Errorf("%v, not %v", got, first)
+	}
+	f.settled(req)
+	moduletest.WantRequests(t, r, "", "", 0)
+}
+
 func TestRecoversFromFailuresByItself(t *testing.T) {
 	for name, c := range map[string]struct {
 		breakIt, fixIt func(t *testing.T, r *registry.Registry)
