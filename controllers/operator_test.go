@@ -80,6 +80,7 @@ type operator struct {
 // operatorOptions are what flags set.
 type operatorOptions struct {
 	deniedNetworks  []netip.Prefix
+	preloaded       *pull.Preloaded
 	watchNamespaces []string
 	class           string
 	// blindCache does not tell the reconciler what comes in, as one that is behind.
@@ -95,6 +96,15 @@ type operatorOption func(*operatorOptions)
 
 func deniedNetworks(networks ...netip.Prefix) operatorOption {
 	return func(options *operatorOptions) { options.deniedNetworks = networks }
+}
+
+// preloadedImages has the operator read images from a folder.
+func preloadedImages(folder string) operatorOption {
+	return func(options *operatorOptions) {
+		var err error
+		options.preloaded, err = pull.OpenPreloaded(folder)
+		Expect(err).NotTo(HaveOccurred())
+	}
 }
 
 func blindCache(options *operatorOptions) { options.blindCache = true }
@@ -130,7 +140,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	for _, option := range options {
 		option(&flags)
 	}
-	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Limits: module.DefaultLimits})
+	puller := pull.NewClient(pull.Options{DeniedNetworks: flags.deniedNetworks, Preloaded: flags.preloaded, Limits: module.DefaultLimits})
 
 	o := &operator{class: flags.class, woken: make(chan types.NamespacedName, 1000), keeperWoken: make(chan types.NamespacedName, 1000), turns: make(chan types.NamespacedName, 1000)}
 	reader, err := client.New(operatorConfig, client.Options{Scheme: operatorScheme})

@@ -3,13 +3,19 @@ package controllers
 import (
 	"context"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/cli"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
@@ -158,3 +164,48 @@ var _ = Describe("An image with the pull policy IfNotPresent", func() {
 		Expect(fd.Status.Module.SHA256).NotTo(BeElementOf(first.SHA256, moved))
 	})
 })
+
+var _ = Describe("A preloaded image", func() {
+	It("that wasme saved is resolved without a registry, in every namespace, also when another one has failed", func(ctx context.Context) {
+		w := newWorld(ctx, registry.WithBasicAuth(map[string]string{"ann": "right"}))
+		w.deployments(ctx, "a")
+		reference := w.push(ctx, "hello:v1", "hello")
+		folder, local := GinkgoT().TempDir(), GinkgoT().TempDir()
+		archive := filepath.Join(local, "hello.tar")
+		wasme("pull", reference, "--plain-http", "-u", "ann", "-p", "right", "--store", local)
+		wasme("save", reference, "--store", local, "-o", archive)
+		Expect(exec.CommandContext(ctx, "tar", "-xf", archive, "-C", folder).Run()).To(Succeed())
+
+		w.registry.Down()
+		w.stop()
+		w.store = GinkgoT().TempDir()
+		w.operator = startOperator(ctx, w.clock, w.store, preloadedImages(folder))
+		missing := w.filterDeployment(ctx, "missing", w.registry.Host()+"/other:v1", filterID("missing"))
+		for range 6 {
+			Expect(w.settle(ctx, missing)).To(Succeed())
+			w.clock.Step(10 * time.Minute)
+		}
+		Expect(missing).To(notReady(wasmev1.ReasonRegistryUnavailable, "the connection was refused; --preloaded-images does not have it either"))
+
+		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(fd.Status.Module.Reference).To(Equal(reference))
+		Expect(fd.Status.Module.RootIDs).To(ConsistOf(rootID))
+
+		By("keeping it when the folder is damaged")
+		Expect(os.WriteFile(filepath.Join(folder, "index.json"), []byte("damaged"), 0o600)).To(Succeed())
+		w.written()
+		w.askAgain(ctx, fd)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(beReady("1/1"))
+		Expect(w.written()).To(BeEmpty())
+	})
+})
+
+// wasme runs a command of wasme.
+func wasme(arguments ...string) {
+	GinkgoHelper()
+	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+	Expect(cli.Run(context.Background(), arguments, streams)).To(BeZero(), errOut.String)
+}

@@ -53,6 +53,7 @@ type options struct {
 	allowedRegistries       stringList
 	allowedSources          stringList
 	legacyPullSecrets       bool
+	preloadedImages         string
 	limits                  module.Limits
 	tufURL                  string
 	tufRoot                 string
@@ -109,6 +110,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
 	flags.Var(&opts.allowedSources, "allowed-sources", "comma-separated sources that modules may come from (image, url, configMap); default: all")
 	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
+	flags.StringVar(&opts.preloadedImages, "preloaded-images", "", "directory with images that are read without their registries, for every namespace: an OCI image layout, or several in its subdirectories; default: none")
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
 	flags.Int64Var(&opts.limits.ModuleBytes, "max-module-bytes", opts.limits.ModuleBytes, "largest module")
@@ -141,14 +143,7 @@ func (m *preflightMode) Set(text string) error {
 }
 
 // controllers returns what the controllers are told of the flags.
-func (o options) controllers(modules *store.Store, written *filterdeployment.Written) (controllers.Options, error) {
-	var anchor []byte
-	if o.tufRoot != "" {
-		var err error
-		if anchor, err = os.ReadFile(o.tufRoot); err != nil {
-			return controllers.Options{}, fmt.Errorf("--tuf-root: %w", err)
-		}
-	}
+func (o options) controllers(modules *store.Store, preloaded *pull.Preloaded, anchor []byte, written *filterdeployment.Written) controllers.Options {
 	return controllers.Options{
 		SigstoreURL:    o.tufURL,
 		SigstoreAnchor: anchor,
@@ -158,6 +153,7 @@ func (o options) controllers(modules *store.Store, written *filterdeployment.Wri
 			DeniedNetworks:    o.deniedNetworks,
 			AllowedRegistries: o.allowedRegistries,
 			Proxy:             http.ProxyFromEnvironment,
+			Preloaded:         preloaded,
 			Limits:            o.limits,
 		},
 		PollInterval:         o.pollInterval,
@@ -172,7 +168,31 @@ func (o options) controllers(modules *store.Store, written *filterdeployment.Wri
 		Workers:              o.workers,
 		Preflight:            wasmev1.Preflight(o.preflight),
 		Run:                  o.runner().Run,
-	}, nil
+	}
+}
+
+// anchor reads the file of --tuf-root; nil for none.
+func (o options) anchor() ([]byte, error) {
+	if o.tufRoot == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(o.tufRoot)
+	if err != nil {
+		return nil, fmt.Errorf("--tuf-root: %w", err)
+	}
+	return content, nil
+}
+
+// preloaded opens the images of --preloaded-images; nil for none.
+func (o options) preloaded() (*pull.Preloaded, error) {
+	if o.preloadedImages == "" {
+		return nil, nil
+	}
+	opened, err := pull.OpenPreloaded(o.preloadedImages)
+	if err != nil {
+		return nil, fmt.Errorf("--preloaded-images: %w", err)
+	}
+	return opened, nil
 }
 
 // runner runs modules in children of this process.

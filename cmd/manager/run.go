@@ -73,6 +73,14 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
+	preloaded, err := opts.preloaded()
+	if err != nil {
+		return err
+	}
+	anchor, err := opts.anchor()
+	if err != nil {
+		return err
+	}
 	written := &filterdeployment.Written{}
 	manager, err := newManager(config, opts, written)
 	if err != nil {
@@ -81,11 +89,7 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	controllerOptions, err := opts.controllers(modules, written)
-	if err != nil {
-		return err
-	}
-	added, err := controllers.Add(ctx, manager, controllerOptions)
+	added, err := controllers.Add(ctx, manager, opts.controllers(modules, preloaded, anchor, written))
 	if err != nil {
 		return err
 	}

@@ -199,7 +199,7 @@ func Pinned(history []Revision, filter wasmev1.FilterSpec) string {
 	}
 	for _, known := range history {
 		if known.Filter.Image == filter.Image && known.Module.ManifestDigest != "" {
-			return reference.Context().Digest(known.Module.ManifestDigest).String()
+			return reference.Context().Digest(cmp.Or(known.Module.IndexDigest, known.Module.ManifestDigest)).String()
 		}
 	}
 	return filter.Image

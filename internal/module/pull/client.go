@@ -25,6 +25,8 @@ type Options struct {
 	// AllowedRegistries are the hosts (with port, where it is not the scheme's)
 	// that images and URLs may name; empty means all (--allowed-registries).
 	AllowedRegistries []string
+	// Preloaded are images that are read without their registries; nil for none.
+	Preloaded *Preloaded
 	// Limits bound what is read.
 	Limits module.Limits
 	// Proxy returns the proxy for a request; nil for none. It is asked only for

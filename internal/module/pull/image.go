@@ -23,13 +23,15 @@ import (
 // maxIndexDepth is the number of indexes that may lead to an image.
 const maxIndexDepth = 3
 
-// Image is an image at its registry, reached with one request's credential.
-// It keeps the registry's token between calls.
+// Image is an image at its registry, reached with one request's credential, or among the
+// preloaded ones. It keeps the registry's token between calls.
 type Image struct {
 	client *Client
 	req    Request
 	ref    name.Reference
 	remote *remote.Puller
+	// preloaded is the image in the folder of preloaded images; nil if it is not there.
+	preloaded *preloadedImage
 }
 
 // OpenImage checks a request for an image and prepares to reach its registry; it
@@ -87,9 +89,50 @@ func (i *Image) Key(digest string) string {
 	return key
 }
 
-// Digest asks the registry for the digest of the image's manifest. An answer
-// proves that the credential may read the image. The error is a *module.Error.
+// Digest returns the digest of the image's manifest: of the preloaded image, which is for
+// everyone, or the registry's answer, which proves that the credential may read the image.
+// The error is a *module.Error.
 func (i *Image) Digest(ctx context.Context) (v1.Hash, error) {
+	if i.client.options.Preloaded == nil {
+		return i.registryDigest(ctx)
+	}
+	found, unreadable := i.client.options.Preloaded.find(i.ref, i.client.options.Limits)
+	if i.preloaded = found; found != nil {
+		return checkAlgorithm(found.digest)
+	}
+	digest, err := i.registryDigest(ctx)
+	return digest, notPreloaded(err, unreadable)
+}
+
+// notPreloaded adds to a registry's error that the image is not preloaded either.
+func notPreloaded(err, unreadable error) error {
+	failure := module.AsError(err)
+	if failure == nil {
+		return err
+	}
+	also := *failure
+	also.Message += "; --preloaded-images does not have it either"
+	if unreadable != nil {
+		also.Message += fmt.Sprintf(", as far as it can be read: %v", unreadable)
+	}
+	return &also
+}
+
+// Preloaded reports whether an image is among the preloaded ones, so that no registry is
+// asked.
+func (c *Client) Preloaded(req Request) bool {
+	if c.options.Preloaded == nil || req.Image == "" {
+		return false
+	}
+	ref, err := parseReference(req.Image, req.PlainHTTP)
+	if err != nil {
+		return false
+	}
+	found, _ := c.options.Preloaded.find(ref, c.options.Limits)
+	return found != nil
+}
+
+func (i *Image) registryDigest(ctx context.Context) (v1.Hash, error) {
 	desc, err := i.remote.Head(ctx, i.ref)
 	if err == nil {
 		return checkAlgorithm(desc.Digest)
@@ -157,11 +200,11 @@ func (i *Image) Pull(ctx context.Context, top v1.Hash, into *store.Store) (modul
 // resolveIndex follows indexes down to the manifest of one image.
 func (i *Image) resolveIndex(ctx context.Context, digest v1.Hash) (v1.Hash, *oci.Manifest, error) {
 	for range maxIndexDepth {
-		desc, err := i.remote.Get(ctx, i.ref.Context().Digest(digest.String()))
+		manifest, err := i.manifest(ctx, digest)
 		if err != nil {
 			return v1.Hash{}, nil, i.failed("pulling the manifest of", err)
 		}
-		m, err := oci.ParseManifest(desc.Manifest)
+		m, err := oci.ParseManifest(manifest)
 		if err != nil {
 			return v1.Hash{}, nil, err
 		}
@@ -177,6 +220,17 @@ func (i *Image) resolveIndex(ctx context.Context, digest v1.Hash) (v1.Hash, *oci
 		}
 	}
 	return v1.Hash{}, nil, module.Terminal(wasmev1.ReasonInvalidImage, "the image's indexes are nested more than %d deep: reference the image itself", maxIndexDepth)
+}
+
+func (i *Image) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) {
+	if i.preloaded != nil {
+		return i.preloaded.manifest(digest)
+	}
+	desc, err := i.remote.Get(ctx, i.ref.Context().Digest(digest.String()))
+	if err != nil {
+		return nil, err
+	}
+	return desc.Manifest, nil
 }
 
 // fetcher returns a function that brings a blob onto disk and checks its
@@ -219,6 +273,9 @@ func (i *Image) contentError(ctx context.Context, err error) error {
 }
 
 func (i *Image) openBlob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
+	if i.preloaded != nil {
+		return i.preloaded.blob(desc)
+	}
 	layer, err := i.remote.Layer(ctx, i.ref.Context().Digest(desc.Digest.String()))
 	if err != nil {
 		return nil, err

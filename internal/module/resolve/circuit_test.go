@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
@@ -132,6 +135,32 @@ func TestManyImagesDoNotHammerARegistry(t *testing.T) {
 	})
 	if asked := r.Requests(http.MethodHead, ""); asked > images+images/4 {
 		t.Errorf("%d images: %d HEADs at the recovery", images, asked)
+	}
+}
+
+func TestAPreloadedImageWaitsForNoRegistry(t *testing.T) {
+	const host = "127.0.0.1:1" // refuses connections
+	dir := t.TempDir()
+	images, err := layout.Write(dir, empty.Index)
+	moduletest.Must(t, err)
+	image := moduletest.FormOf(t, registry.CompatOCI, moduletest.Wasm("preloaded"))
+	moduletest.Must(t, images.AppendImage(image, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": host + "/preloaded:v1"})))
+	preloaded, err := pull.OpenPreloaded(dir)
+	moduletest.Must(t, err)
+	f := startResolverWith(t, t.TempDir(), 4, pull.Options{Preloaded: preloaded, Limits: module.DefaultLimits})
+	missing := pull.Request{Image: host + "/missing:v1"}
+	_ = f.failed(holder("missing"), missing)
+	open := func() *circuit {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.circuits.open(wayOf(missing, host))
+	}
+	f.until("the registry failing again and again", func() bool { f.clock.Step(time.Second); return open() != nil })
+
+	before := open()
+	f.resolved(holder("preloaded"), pull.Request{Image: host + "/preloaded:v1"})
+	if open() != before {
+		t.Error("a preloaded image counts as an answer of the registry, or as a failure")
 	}
 }
 

@@ -23,7 +23,7 @@ func (r *Resolver) work(ctx context.Context) bool {
 		return false
 	}
 	defer r.queue.Done(req)
-	j, told := r.begin(req)
+	j, told := r.begin(req, r.client.Preloaded(req))
 	r.wake(told)
 	if j != nil {
 		r.wake(r.record(ctx, j, counted(r.check(ctx, j))))
@@ -43,8 +43,10 @@ type job struct {
 	host, namespace string
 	way             way
 	// probe says that the registry is asked once, to see whether it answers again.
-	probe  bool
-	source *pull.Image
+	probe bool
+	// preloaded says that no registry is asked.
+	preloaded bool
+	source    *pull.Image
 	// broken is the image that was found to be broken, and brokenErr says why.
 	broken    string
 	brokenErr *module.Error
@@ -54,7 +56,7 @@ type job struct {
 // any more, or when the request waits: for its time, for its registry to be asked
 // again, or for a slot of its registry or of its owners' namespaces. Owners that were
 // not told yet why it waits are returned, to be woken.
-func (r *Resolver) begin(req pull.Request) (*job, sets.Set[types.NamespacedName]) {
+func (r *Resolver) begin(req pull.Request, preloaded bool) (*job, sets.Set[types.NamespacedName]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.entries[req]
@@ -69,7 +71,8 @@ func (r *Resolver) begin(req pull.Request) (*job, sets.Set[types.NamespacedName]
 		return nil, nil
 	}
 	j := e.job()
-	open := r.circuits.open(j.way)
+	j.preloaded = preloaded
+	open := r.openCircuit(j)
 	if open != nil && open.until.After(now) {
 		return nil, r.hold(e, open, now)
 	}
@@ -90,6 +93,14 @@ func (e *entry) job() *job {
 		j.broken, j.brokenErr = e.image, err
 	}
 	return j
+}
+
+// openCircuit returns the circuit that is open on a job's way to a registry; nil for none.
+func (r *Resolver) openCircuit(j *job) *circuit {
+	if j.preloaded {
+		return nil
+	}
+	return r.circuits.open(j.way)
 }
 
 // hold plans an entry for when its registry is asked again, and returns the owners
@@ -147,7 +158,9 @@ func (r *Resolver) freeNamespace(e *entry) (string, bool) {
 func (r *Resolver) record(ctx context.Context, j *job, found outcome) sets.Set[types.NamespacedName] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	found.err = r.circuits.record(j, found, r.options.Clock.Now())
+	if !j.preloaded {
+		found.err = r.circuits.record(j, found, r.options.Clock.Now())
+	}
 	r.release(j)
 	e := j.entry
 	if r.entries[e.req] != e {
