@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/clock"
 	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/filterdeployment"
 	"github.com/wasme-io/wasme-operator/controllers/source"
 	"github.com/wasme-io/wasme-operator/internal/module"
+	"github.com/wasme-io/wasme-operator/internal/module/cloud"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
@@ -53,6 +55,7 @@ type options struct {
 	allowedRegistries       stringList
 	allowedSources          stringList
 	legacyPullSecrets       bool
+	cloudCredentials        stringList
 	preloadedImages         string
 	limits                  module.Limits
 	tufURL                  string
@@ -110,6 +113,7 @@ func bindModules(flags *flag.FlagSet, opts *options) {
 	flags.Var(&opts.allowedRegistries, "allowed-registries", "comma-separated hosts of the registries that images may come from; default: all")
 	flags.Var(&opts.allowedSources, "allowed-sources", "comma-separated sources that modules may come from (image, url, configMap); default: all")
 	flags.BoolVar(&opts.legacyPullSecrets, "legacy-pull-secrets", false, "let pull Secrets with username and password go without the annotation "+pull.RegistryAnnotation)
+	flags.Var(&opts.cloudCredentials, "cloud-credentials", "comma-separated clouds (ecr, gcr, acr) whose registries are asked with the identity of the operator's pod, for images of every namespace without a pull Secret; default: none")
 	flags.StringVar(&opts.preloadedImages, "preloaded-images", "", "directory with images that are read without their registries, for every namespace: an OCI image layout, or several in its subdirectories; default: none")
 	flags.Int64Var(&opts.limits.ManifestBytes, "max-manifest-bytes", opts.limits.ManifestBytes, "largest manifest of an image")
 	flags.Int64Var(&opts.limits.LayerBytes, "max-layer-bytes", opts.limits.LayerBytes, "largest sum of an image's layers, as sent and unpacked")
@@ -143,19 +147,13 @@ func (m *preflightMode) Set(text string) error {
 }
 
 // controllers returns what the controllers are told of the flags.
-func (o options) controllers(modules *store.Store, preloaded *pull.Preloaded, anchor []byte, written *filterdeployment.Written) controllers.Options {
+func (o options) controllers(modules *store.Store, from pull.Options, anchor []byte, written *filterdeployment.Written) controllers.Options {
 	return controllers.Options{
-		SigstoreURL:    o.tufURL,
-		SigstoreAnchor: anchor,
-		Store:          modules,
-		Written:        written,
-		Pull: pull.Options{
-			DeniedNetworks:    o.deniedNetworks,
-			AllowedRegistries: o.allowedRegistries,
-			Proxy:             http.ProxyFromEnvironment,
-			Preloaded:         preloaded,
-			Limits:            o.limits,
-		},
+		SigstoreURL:          o.tufURL,
+		SigstoreAnchor:       anchor,
+		Store:                modules,
+		Written:              written,
+		Pull:                 from,
 		PollInterval:         o.pollInterval,
 		Peers:                o.peers,
 		AllowedSources:       source.Sources(o.allowedSources),
@@ -183,16 +181,26 @@ func (o options) anchor() ([]byte, error) {
 	return content, nil
 }
 
-// preloaded opens the images of --preloaded-images; nil for none.
-func (o options) preloaded() (*pull.Preloaded, error) {
-	if o.preloadedImages == "" {
-		return nil, nil
+// pull returns where images come from.
+func (o options) pull() (pull.Options, error) {
+	from := pull.Options{
+		DeniedNetworks:    o.deniedNetworks,
+		AllowedRegistries: o.allowedRegistries,
+		Proxy:             http.ProxyFromEnvironment,
+		Limits:            o.limits,
 	}
-	opened, err := pull.OpenPreloaded(o.preloadedImages)
-	if err != nil {
-		return nil, fmt.Errorf("--preloaded-images: %w", err)
+	var err error
+	if o.preloadedImages != "" {
+		if from.Preloaded, err = pull.OpenPreloaded(o.preloadedImages); err != nil {
+			return from, fmt.Errorf("--preloaded-images: %w", err)
+		}
 	}
-	return opened, nil
+	if len(o.cloudCredentials) > 0 {
+		if from.Cloud, err = cloud.New(o.cloudCredentials, clock.RealClock{}); err != nil {
+			return from, fmt.Errorf("--cloud-credentials: %w", err)
+		}
+	}
+	return from, nil
 }
 
 // runner runs modules in children of this process.

@@ -36,6 +36,34 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 	}
 }
 
+func TestWhereImagesComeFrom(t *testing.T) {
+	opts, err := parse("--cloud-credentials=ecr", "--preloaded-images="+t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := opts.pull()
+	if err != nil || from.Preloaded == nil || !from.Cloud.Covers("123456789012.dkr.ecr.eu-west-1.amazonaws.com") || from.Cloud.Covers("gcr.io") {
+		t.Errorf("%+v, %v", from, err)
+	}
+	if opts, err = parse(); err != nil {
+		t.Fatal(err)
+	}
+	if from, err = opts.pull(); err != nil || from.Preloaded != nil || from.Cloud != nil {
+		t.Errorf("by default: %+v, %v", from, err)
+	}
+	for argument, want := range map[string]string{
+		"--cloud-credentials=quay":                    `--cloud-credentials: "quay" is not a known cloud: use acr, ecr, gcr`,
+		"--preloaded-images=" + t.TempDir() + "/none": "--preloaded-images: opening the preloaded images: ",
+	} {
+		if opts, err = parse(argument); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := opts.pull(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
 func TestOptionsReadLists(t *testing.T) {
 	opts, err := parse("--denied-networks=10.0.0.0/8, fc00::/7", "--watch-namespaces=a,b", "--allowed-registries=ghcr.io", "--unverified-namespaces=c, d")
 	if err != nil {

@@ -73,7 +73,7 @@ func run(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	preloaded, err := opts.preloaded()
+	from, err := opts.pull()
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func run(ctx context.Context, opts options) error {
 	// The server runs beside the manager and not in it: there it would wait for
 	// the caches, and sidecars for it while the API server is away.
 	group, ctx := errgroup.WithContext(ctx)
-	added, err := controllers.Add(ctx, manager, opts.controllers(modules, preloaded, anchor, written))
+	added, err := controllers.Add(ctx, manager, opts.controllers(modules, from, anchor, written))
 	if err != nil {
 		return err
 	}

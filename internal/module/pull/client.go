@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"context"
 	"crypto/x509"
 	"net/http"
 	"net/netip"
@@ -25,6 +26,8 @@ type Options struct {
 	// AllowedRegistries are the hosts (with port, where it is not the scheme's)
 	// that images and URLs may name; empty means all (--allowed-registries).
 	AllowedRegistries []string
+	// Cloud has credentials for the registries of the operator's cloud; nil for none.
+	Cloud Cloud
 	// Preloaded are images that are read without their registries; nil for none.
 	Preloaded *Preloaded
 	// Limits bound what is read.
@@ -32,6 +35,17 @@ type Options struct {
 	// Proxy returns the proxy for a request; nil for none. It is asked only for
 	// addresses that are not denied.
 	Proxy func(*http.Request) (*url.URL, error)
+}
+
+// Cloud has credentials for the registries of a cloud: those of the operator's own
+// identity there. They are for every image without a credential of its own.
+type Cloud interface {
+	// Covers reports whether a host is a registry of the cloud.
+	Covers(host string) bool
+	// Credential returns a credential that holds now. The error is a *module.Error.
+	Credential(ctx context.Context, host string) (Credential, error)
+	// Forget says that the registry did not take the credential.
+	Forget(host string)
 }
 
 // DefaultDeniedNetworks is the default of --denied-networks: loopback and link-local

@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -46,12 +47,38 @@ func (c Credential) authenticator() authn.Authenticator {
 	if c == (Credential{}) {
 		return authn.Anonymous
 	}
-	return authn.FromConfig(authn.AuthConfig{
+	return authn.FromConfig(c.config())
+}
+
+func (c Credential) config() authn.AuthConfig {
+	return authn.AuthConfig{
 		Username:      c.Username,
 		Password:      c.Password,
 		IdentityToken: c.IdentityToken,
 		RegistryToken: c.RegistryToken,
-	})
+	}
+}
+
+// cloudAuthenticator asks the cloud each time that a credential is needed: those of clouds
+// end within hours.
+type cloudAuthenticator struct {
+	cloud Cloud
+	host  string
+}
+
+// Authorization implements authn.Authenticator.
+func (a cloudAuthenticator) Authorization() (*authn.AuthConfig, error) {
+	return a.AuthorizationContext(context.Background())
+}
+
+// AuthorizationContext implements authn.ContextAuthenticator.
+func (a cloudAuthenticator) AuthorizationContext(ctx context.Context) (*authn.AuthConfig, error) {
+	c, err := a.cloud.Credential(ctx, a.host)
+	if err != nil {
+		return nil, err
+	}
+	config := c.config()
+	return &config, nil
 }
 
 // CredentialFor reads the credential for image's registry out of a pull Secret.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -50,7 +51,7 @@ func (c *Client) OpenImage(req Request) (*Image, error) {
 	}
 	puller, err := remote.NewPuller(
 		remote.WithTransport(&guard{inner: inner, plainHTTP: req.PlainHTTP, limits: c.options.Limits}),
-		remote.WithAuth(req.Credential.authenticator()),
+		remote.WithAuth(c.authenticator(req, ref.Context().RegistryStr())),
 		remote.WithUserAgent(userAgent),
 		// The resolver tries again, later and for longer.
 		remote.WithRetryPredicate(func(error) bool { return false }),
@@ -60,6 +61,21 @@ func (c *Client) OpenImage(req Request) (*Image, error) {
 		return nil, module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.image %s: %v", req.Image, err)
 	}
 	return &Image{client: c, req: req, ref: ref, remote: puller}, nil
+}
+
+// authenticator returns who the registry is asked as. The cloud's credential goes only
+// over connections that the usual authorities vouch for, as a FilterDeployment can say
+// otherwise.
+func (c *Client) authenticator(req Request, host string) authn.Authenticator {
+	if c.usesCloud(req, host) {
+		return cloudAuthenticator{c.options.Cloud, host}
+	}
+	return req.Credential.authenticator()
+}
+
+func (c *Client) usesCloud(req Request, host string) bool {
+	verified := !req.PlainHTTP && !req.InsecureSkipVerify && req.CACertificates == ""
+	return req.Credential == Credential{} && verified && c.options.Cloud != nil && c.options.Cloud.Covers(host)
 }
 
 func (c *Client) transport(req Request) (http.RoundTripper, error) {
@@ -165,9 +181,18 @@ func checkAlgorithm(digest v1.Hash) (v1.Hash, error) {
 	return digest, nil
 }
 
+// denied reports whether the registry did not take the credential.
+func denied(err error) bool {
+	status := (*transport.Error)(nil)
+	return errors.As(err, &status) && status.StatusCode == http.StatusUnauthorized
+}
+
 func (i *Image) failed(doing string, err error) error {
 	if errors.Is(err, http.ErrSchemeMismatch) && !i.req.PlainHTTP {
 		return plainHTTPRefused(i.ref.Context().RegistryStr())
+	}
+	if host := i.ref.Context().RegistryStr(); denied(err) && i.client.usesCloud(i.req, host) {
+		i.client.options.Cloud.Forget(host)
 	}
 	return registryError(doing+" "+i.req.Image, i.ref.Context().RegistryStr(), err)
 }
