@@ -28,6 +28,7 @@ import (
 	"github.com/wasme-io/wasme-operator/controllers/outputkinds"
 	"github.com/wasme-io/wasme-operator/internal/istio"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/test/moduletest"
 )
 
 const ownPrefix = "wasme_"
@@ -128,6 +129,23 @@ func TestMetricsAreThoseOfTheirPage(t *testing.T) {
 	}
 }
 
+func TestStalledAndContestedAreThoseOfTheConditions(t *testing.T) {
+	for _, row := range []struct{ condition, metric string }{
+		{wasmev1.ConditionStalled, "wasme_filterdeployment_stalled"},
+		{wasmev1.ConditionContested, "wasme_filterdeployment_contested"},
+	} {
+		fd := filled("bookinfo", "hello")
+		fd.Status.Conditions = append(fd.Status.Conditions, metav1.Condition{Type: row.condition, Status: metav1.ConditionTrue})
+		reader := &inMemory{list: wasmev1.FilterDeploymentList{Items: []wasmev1.FilterDeployment{fd}}}
+		values := moduletest.Gather(t, filterdeployment.NewStatusCollector(reader, servedOutputs(), isElected()))
+		for _, metric := range []string{"wasme_filterdeployment_stalled", "wasme_filterdeployment_contested"} {
+			if got, want := values[metric+" hello bookinfo"] == 1, metric == row.metric; got != want {
+				t.Errorf("with the condition %s, %s is %v", row.condition, metric, values)
+			}
+		}
+	}
+}
+
 // labelCell is how the page names labels.
 func labelCell(names string) string {
 	if names == "" {
@@ -188,7 +206,7 @@ func BenchmarkStatusOf1000FilterDeployments(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		families, err := registry.Gather()
-		if err != nil || len(families) != 7 || len(families[0].GetMetric()) != 1000 {
+		if err != nil || len(families) != 9 || len(families[0].GetMetric()) != 1000 {
 			b.Fatal(len(families), err)
 		}
 	}
@@ -236,13 +254,14 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 		w.catchUp(ctx, w.namespace)
 		Expect(series(status, w.namespace)).To(Equal(map[string]float64{
 			"filterdeployment_ready f True": 0, "filterdeployment_ready f False": 0, "filterdeployment_ready f Unknown": 1,
-			"filterdeployment_suspended f": 0,
+			"filterdeployment_suspended f": 0, "filterdeployment_stalled f": 0, "filterdeployment_contested f": 0,
 		}))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		w.catchUp(ctx, w.namespace)
 		all := map[string]float64{
 			"filterdeployment_ready f True": 1, "filterdeployment_ready f False": 0, "filterdeployment_ready f Unknown": 0,
-			"filterdeployment_suspended f": 0, "filterdeployment_workloads f": 2, "filterdeployment_workloads_programmed f": 2,
+			"filterdeployment_suspended f": 0, "filterdeployment_stalled f": 0, "filterdeployment_contested f": 0,
+			"filterdeployment_workloads f": 2, "filterdeployment_workloads_programmed f": 2,
 			"filterdeployment_pods f": 0, "filterdeployment_pods_loaded f": 0,
 		}
 		var outputs istio.EnvoyFilterList
@@ -258,6 +277,7 @@ var _ = Describe("The metrics of FilterDeployments", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		w.catchUp(ctx, w.namespace)
 		all["filterdeployment_ready f True"], all["filterdeployment_ready f False"], all["filterdeployment_suspended f"] = 0, 1, 1
+		all["filterdeployment_stalled f"] = 1 // nothing but another image helps
 		all["filterdeployment_workloads_programmed f"] = 0
 		Expect(series(status, w.namespace)).To(Equal(all))
 		Expect(series(filterdeployment.NewStatusCollector(w.Client, w.Outputs, make(chan struct{})), "")).To(BeEmpty(), "of a replica that does not lead")

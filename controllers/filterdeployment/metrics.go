@@ -92,6 +92,8 @@ var (
 	statusLabels  = []string{"namespace", "name"}
 	fdReady       = prometheus.NewDesc("wasme_filterdeployment_ready", "1 for the status that Ready has (True, False or Unknown), 0 for the two others.", append(statusLabels, "status"), nil)
 	fdSuspended   = prometheus.NewDesc("wasme_filterdeployment_suspended", "1 when spec.suspend is set, else 0; the others stay as they were then.", statusLabels, nil)
+	fdStalled     = prometheus.NewDesc("wasme_filterdeployment_stalled", "1 while the condition Stalled is True: something must change before the operator can go on; else 0.", statusLabels, nil)
+	fdContested   = prometheus.NewDesc("wasme_filterdeployment_contested", "1 while the condition Contested is True: something else changes the status or the outputs; else 0.", statusLabels, nil)
 	fdRollout     = prometheus.NewDesc("wasme_filterdeployment_rollout_phase", "1 for the phase of status.rollout; there is none without a staged rollout.", append(statusLabels, "phase"), nil)
 	fdWorkloads   = prometheus.NewDesc("wasme_filterdeployment_workloads", "Workloads that are selected.", statusLabels, nil)
 	fdProgrammed  = prometheus.NewDesc("wasme_filterdeployment_workloads_programmed", "Workloads whose output is as the spec asks.", statusLabels, nil)
@@ -121,7 +123,7 @@ func NewStatusCollector(reader client.Reader, outputs outputkinds.Kinds, elected
 
 // Describe implements prometheus.Collector.
 func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdRollout, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded, outputBytes} {
+	for _, desc := range []*prometheus.Desc{fdReady, fdSuspended, fdStalled, fdContested, fdRollout, fdWorkloads, fdProgrammed, fdPods, fdPodsLoaded, outputBytes} {
 		ch <- desc
 	}
 }
@@ -177,6 +179,8 @@ func collectStatus(ch chan<- prometheus.Metric, fd *wasmev1.FilterDeployment) {
 		gauge(fdReady, oneIf(ready == status), string(status))
 	}
 	gauge(fdSuspended, oneIf(fd.Spec.Suspend))
+	gauge(fdStalled, oneIf(apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionStalled)))
+	gauge(fdContested, oneIf(apimeta.IsStatusConditionTrue(fd.Status.Conditions, wasmev1.ConditionContested)))
 	if rollout := fd.Status.Rollout; rollout != nil {
 		gauge(fdRollout, 1, string(rollout.Phase))
 	}

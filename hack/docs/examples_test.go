@@ -15,8 +15,9 @@ import (
 )
 
 // languages are those of fenced blocks: commands with what they print, messages
-// and log lines (which are held to the sources), YAML, scripts, and drawings.
-var languages = []string{"console", "log", "yaml", "sh", "text"}
+// and log lines (which are held to the sources), YAML, scripts, queries (which
+// hack/build/prometheus parses), and drawings.
+var languages = []string{"console", "log", "yaml", "sh", "promql", "text"}
 
 func TestBlocksSayWhatTheyHold(t *testing.T) {
 	for _, p := range writtenPages(t) {

@@ -471,6 +471,24 @@ func TestTheStoreReportsItsSizeAndBound(t *testing.T) {
 	}
 }
 
+func TestTheStoreReportsWhatItCannotEvict(t *testing.T) {
+	store := openStore(t, t.TempDir(), 1<<20)
+	needed, spare := put(t, store, "needed"), put(t, store, "while there is room")
+	put(t, store, "unused")
+	store.Retain(holder("a"), needed)
+	store.Retain(holder("b"), needed)
+	store.RetainSpare(holder("c"), spare)
+	store.Retain(holder("d"), moduletest.SHA256("not here"))
+	if got := moduletest.Gather(t, store)["wasme_module_store_needed_bytes"]; got != float64(len("needed")) {
+		t.Errorf("%v bytes", got)
+	}
+	store.Release(holder("a"))
+	store.Release(holder("b"))
+	if got := moduletest.Gather(t, store)["wasme_module_store_needed_bytes"]; got != 0 {
+		t.Errorf("%v bytes after the release", got)
+	}
+}
+
 func TestTheStoreCountsWhatItEvictsAndRefuses(t *testing.T) {
 	store := openStore(t, t.TempDir(), 20)
 	put(t, store, "0123456789")
@@ -483,6 +501,9 @@ func TestTheStoreCountsWhatItEvictsAndRefuses(t *testing.T) {
 		t.Fatal("there was room")
 	}
 	got := moduletest.Gather(t, store)
+	if got["wasme_module_store_needed_bytes"] != 20 {
+		t.Errorf("%v", got)
+	}
 	if got["wasme_module_store_evictions_total"] != 2 || got["wasme_module_store_refusals_total"] != 1 {
 		t.Errorf("%v", got)
 	}
