@@ -9,6 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -57,7 +58,7 @@ func (r *Reconciler) heldBack(ctx context.Context, name types.NamespacedName, ke
 func (r *Reconciler) lastWriter(ctx context.Context, namespace string, key rollout.OutputKey) string {
 	live := istio.Kinds[key.Kind].New()
 	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: key.Name}, live); err != nil {
-		log.FromContext(ctx).Error(err, "Looking for what changes an output", "output", key.String())
+		log.FromContext(ctx).Error(err, "Looking for what changes an output", "kind", key.Kind, "output", klog.KRef(namespace, key.Name))
 		return ""
 	}
 	var last *metav1.ManagedFieldsEntry

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -33,7 +34,7 @@ func (r *Reconciler) listRevisions(ctx context.Context, fd *wasmev1.FilterDeploy
 		}
 		known, err := revision.Decode(&list.Items[i])
 		if err != nil {
-			log.FromContext(ctx).Error(err, "Ignoring a revision")
+			log.FromContext(ctx).Error(err, "Ignoring a revision", "controllerRevision", klog.KObj(&list.Items[i]))
 			continue
 		}
 		history = append(history, known)

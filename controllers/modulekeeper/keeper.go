@@ -12,6 +12,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -66,7 +67,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	known, err := revision.Decode(&object)
 	if err != nil {
-		log.FromContext(ctx).Error(err, "Ignoring a revision")
+		log.FromContext(ctx).Error(err, "Ignoring a revision", "controllerRevision", klog.KObj(&object))
 		return ctrl.Result{}, nil
 	}
 	needed, err := r.needed(ctx, known)
@@ -123,7 +124,7 @@ func (r *Reconciler) fetch(ctx context.Context, request ctrl.Request, known revi
 		return err
 	}
 	if result.Err != nil {
-		log.FromContext(ctx).Info("A module is missing and could not be fetched yet", "sha256", known.Module.SHA256, "reason", result.Err.Reason, "message", result.Err.Message)
+		log.FromContext(ctx).Info("A module is missing and could not be fetched yet", "digest", "sha256:"+known.Module.SHA256, "reason", result.Err.Reason, "error", result.Err.Message)
 	}
 	return nil
 }

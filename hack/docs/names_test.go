@@ -52,7 +52,8 @@ func (n names) readFlags(c *cobra.Command) {
 // foreignWords are names of Kubernetes, Istio and other programs.
 var foreignWords = strings.Fields(`
 	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions OCIRepository HelmRelease
-	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args`)
+	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args
+	controllerGroup controllerKind`)
 
 func readNames(t *testing.T) names {
 	t.Helper()

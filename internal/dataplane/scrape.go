@@ -110,7 +110,7 @@ func (s *scraper) askEnvoy(ctx context.Context, j *job) (seen sight) {
 		return err
 	})
 	if seen.took = took; err != nil {
-		log.FromContext(ctx).V(1).Info("Asking a sidecar what it runs failed", "endpoint", j.at.statsEndpoint(), "reason", err.Error())
+		log.FromContext(ctx).V(1).Info("Asking a sidecar what it runs failed", "endpoint", j.at.statsEndpoint(), "error", err.Error())
 		return sight{failure: failureOf(err), took: took}
 	}
 	return seen
@@ -124,7 +124,7 @@ func (s *scraper) askAgent(ctx context.Context, j *job) (seen sight) {
 		return err
 	})
 	if seen.took = took; err != nil {
-		log.FromContext(ctx).V(1).Info("Asking a pilot-agent failed", "endpoint", j.at.agentEndpoint(), "reason", err.Error())
+		log.FromContext(ctx).V(1).Info("Asking a pilot-agent failed", "endpoint", j.at.agentEndpoint(), "error", err.Error())
 		return seen
 	}
 	seen.agent = &answer.agentCounts
@@ -141,7 +141,7 @@ func (s *scraper) askTraffic(ctx context.Context, j *job, counted *probes, at ne
 		return err
 	})
 	if err != nil {
-		log.FromContext(ctx).V(1).Info("Counting a sidecar's requests failed", "endpoint", at, "reason", err.Error())
+		log.FromContext(ctx).V(1).Info("Counting a sidecar's requests failed", "endpoint", at, "error", err.Error())
 		return nil
 	}
 	return found

@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -159,7 +160,7 @@ func (o *operators) see(ctx context.Context, object client.Object, running bool)
 		return
 	}
 	note := fmt.Sprintf("this is the operator of wasme, which changes the same FilterDeployments: stop it with kubectl -n %s scale deployment %s --replicas=0", key.Namespace, key.Name)
-	log.FromContext(ctx).Info("The operator of wasme is running", "Deployment", key, "note", note)
+	log.FromContext(ctx).Info("The operator of wasme is running", "deployment", klog.KObj(object), "note", note)
 	o.recorder.Eventf(object, nil, corev1.EventTypeWarning, eventRunning, "Report", "%s", note)
 }
 

@@ -211,7 +211,7 @@ func (p *Peers) await(sha256 string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil && p.ctx.Err() == nil {
-		log.FromContext(p.ctx).Info("Continuing although a module is not served everywhere", "sha256", sha256, "reason", errors.Join(missing, unserved).Error())
+		log.FromContext(p.ctx).Info("Continuing although a module is not served everywhere", "digest", "sha256:"+sha256, "error", errors.Join(missing, unserved).Error())
 		until = time.Now().Add(givenUp)
 		if unserved != nil {
 			p.unasked = until

@@ -105,7 +105,7 @@ func (r *Resolver) checkImage(ctx context.Context, j *job) (found outcome) {
 func (j *job) survive(ctx context.Context, found *outcome) {
 	if cause := recover(); cause != nil {
 		where := j.entry.req.Where()
-		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "Reading a module panicked", "source", where, "stack", string(debug.Stack()))
+		log.FromContext(ctx).Error(fmt.Errorf("panic: %v", cause), "Reading a module panicked", "image", where, "stack", string(debug.Stack()))
 		found.err = module.Terminal(wasmev1.ReasonInvalidImage, "reading %s: the operator failed on it: see its log", where)
 	}
 }

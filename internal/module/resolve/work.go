@@ -170,7 +170,7 @@ func (r *Resolver) record(ctx context.Context, j *job, found outcome) sets.Set[t
 	e.checked, e.source, e.final = r.options.Clock.Now(), j.source, found.final
 	r.planRetry(e, found.err)
 	if e.keeps(found.err) {
-		log.FromContext(ctx).V(1).Info("Keeping the module that was found earlier", "source", e.req.Where(), "reason", found.err.Reason, "message", found.err.Message)
+		log.FromContext(ctx).V(1).Info("Keeping the module that was found earlier", "image", e.req.Where(), "reason", found.err.Reason, "error", found.err.Message)
 		return nil
 	}
 	before := e.result
