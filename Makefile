@@ -32,6 +32,9 @@ APACHE_BY_NOTICE := $(addprefix github.com/,cyberphone/json-canonicalization in-
 
 # How binaries are built: the same flags everywhere, so that the build cache serves them all.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath
+# The exporter of traces links gRPC. Without this tag, that links html/template, with which the linker can drop no
+# method that nothing calls: 17 MB.
+TAGS := -tags=grpcnotrace
 
 ##@ Develop
 
@@ -41,7 +44,7 @@ help: ## Show this list.
 
 .PHONY: build
 build: ## Build bin/manager and bin/wasme.
-	$(GO_BUILD) -o bin/ ./cmd/manager ./cmd/wasme
+	$(GO_BUILD) $(TAGS) -o bin/ ./cmd/manager ./cmd/wasme
 
 .PHONY: generate
 generate: $(CONTROLLER_GEN) $(PROTOGO) ## Generate the API's deepcopy functions, and the messages of test files.
@@ -261,7 +264,7 @@ DIGEST := $(DIST)/image.txt
 
 .PHONY: $(MANAGERS)
 $(MANAGERS): $(DIST)/manager/linux_%/manager:
-	GOOS=linux GOARCH=$* $(GO_BUILD) -buildvcs=true -ldflags "-s -w" -o $@ ./cmd/manager
+	GOOS=linux GOARCH=$* $(GO_BUILD) $(TAGS) -buildvcs=true -ldflags "-s -w" -o $@ ./cmd/manager
 
 .PHONY: image
 image: $(DIST)/manager/linux_$(shell go env GOARCH)/manager ## Write the image for this machine's platform, named IMAGE=..., to dist/image.tar.

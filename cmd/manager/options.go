@@ -29,6 +29,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/preflight"
 	"github.com/wasme-io/wasme-operator/internal/preflight/child"
 	"github.com/wasme-io/wasme-operator/internal/render"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 // options are the flags of the manager.
@@ -63,6 +64,7 @@ type options struct {
 	preflight               preflightMode
 	preflightLimits         preflight.Limits
 	workers                 int
+	tracingEndpoint         string
 	log                     zap.Options
 }
 
@@ -92,6 +94,7 @@ func bindServing(flags *flag.FlagSet, opts *options) {
 	flags.StringVar(&opts.moduleServerAddress, "module-server-bind-address", ":8082", "address of the module server")
 	flags.Var(&opts.peers, "peers", "comma-separated URLs of the module servers of all replicas; a host name stands for all of its addresses")
 	flags.IntVar(&opts.workers, "max-concurrent-reconciles", 8, "FilterDeployments reconciled at once")
+	flags.StringVar(&opts.tracingEndpoint, "tracing-endpoint", "", "URL of a collector that takes OpenTelemetry traces by OTLP over HTTP, such as http://collector.observability:4318; the variables OTEL_* set the sampler, headers and attributes; default: no traces")
 }
 
 func bindMesh(flags *flag.FlagSet, opts *options) {
@@ -219,6 +222,11 @@ func (o options) validate() error {
 	server, err := url.Parse(o.moduleServerURL)
 	if err != nil || server.Host == "" || server.Scheme != "http" && server.Scheme != "https" {
 		return fmt.Errorf("--module-server-url %q must be an http or https URL with a host", o.moduleServerURL)
+	}
+	if o.tracingEndpoint != "" {
+		if err := tracing.CheckEndpoint(o.tracingEndpoint); err != nil {
+			return fmt.Errorf("--tracing-endpoint %w", err)
+		}
 	}
 	if o.pollInterval <= 0 {
 		return errors.New("--image-poll-interval must be positive")

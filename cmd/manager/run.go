@@ -32,6 +32,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/serve"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/version"
 )
 
@@ -60,7 +61,12 @@ func leaseOf(class string) string {
 func run(ctx context.Context, opts options) error {
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&opts.log)))
 	build := version.Read()
-	ctrl.Log.Info("starting the operator", "version", build.Version, "revision", build.Revision, "go", build.Go)
+	ctrl.Log.Info("Starting the operator", "version", build.Version, "commit", build.Revision, "go", build.Go)
+	stopTracing, err := opts.startTracing(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopTracing()
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)
@@ -113,6 +119,17 @@ func run(ctx context.Context, opts options) error {
 	group.Go(func() error { modules.Verify(ctx); return nil })
 	group.Go(func() error { return manager.Start(ctx) })
 	return group.Wait()
+}
+
+// startTracing has traces sent where --tracing-endpoint says, until stop is called.
+func (o options) startTracing(ctx context.Context) (stop func(), err error) {
+	if o.tracingEndpoint == "" {
+		return func() {}, nil
+	}
+	if stop, err = tracing.Start(ctx, o.tracingEndpoint); err != nil {
+		return nil, fmt.Errorf("starting traces (--tracing-endpoint): %w", err)
+	}
+	return stop, nil
 }
 
 func newScheme() *runtime.Scheme {

@@ -41,6 +41,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/trust/online"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
@@ -136,7 +137,16 @@ type Reconciler struct {
 
 // Reconcile makes one pass over a FilterDeployment. A deleted one is left to the
 // garbage collector, through the owner references of all that was made for it.
-func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (result ctrl.Result, err error) {
+	ctx, span := tracing.Begin(ctx, "Reconcile", tracing.FilterDeployment(request.NamespacedName)...)
+	defer func() {
+		span.SetAttributes(tracing.Result(result, err))
+		tracing.End(span, err)
+	}()
+	return r.reconcile(ctx, request)
+}
+
+func (r *Reconciler) reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var fd wasmev1.FilterDeployment
 	err := r.Client.Get(ctx, request.NamespacedName, &fd)
 	if err == nil && revision.IsCut(fd.Annotations) {
@@ -281,7 +291,9 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 
 // prepareOutputs keeps the revision that the spec asks for, before any output
 // holds it, and reads the outputs. It notes in the state why none can be written.
-func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, p *pass) (outputs, error) {
+func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, p *pass) (existing outputs, err error) {
+	ctx, span := tracing.Begin(ctx, "PrepareOutputs")
+	defer func() { tracing.End(span, err) }()
 	kind := outputKind(fd)
 	switch {
 	case state.Targets == nil:
@@ -301,8 +313,7 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 			return nil, nil
 		}
 	}
-	existing, err := r.listOutputs(ctx, fd)
-	if err != nil {
+	if existing, err = r.listOutputs(ctx, fd); err != nil {
 		return nil, err
 	}
 	if r.Written.addTo(existing, fd, state.Now) {
@@ -322,9 +333,11 @@ func (r *Reconciler) prepareOutputs(ctx context.Context, fd *wasmev1.FilterDeplo
 
 // rollOut decides and writes until nothing more is due, then drops what no
 // workload needs any more, and tells the prober what pods are to run.
-func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (rollout.Plan, error) {
+func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, state *rollout.State, existing outputs) (plan rollout.Plan, err error) {
+	ctx, span := tracing.Begin(ctx, "RollOut")
+	defer func() { tracing.End(span, err) }()
 	state.Share = r.Budget.Share(state.Owner, state.Now)
-	plan := rollout.Decide(*state)
+	plan = decide(ctx, state)
 	settle := func() { r.wakeNext(r.Budget.Settle(state.Owner, &plan, state.Now)) }
 	settle()
 	defer settle() // what could not be written takes nothing
@@ -341,7 +354,7 @@ func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, 
 		if err := errors.Join(ctx.Err(), conflict(state.Targets)); err != nil {
 			return plan, err
 		}
-		plan = rollout.Decide(*state)
+		plan = decide(ctx, state)
 	}
 	r.noteRefusals(state, &plan, refused)
 	if state.Blocked.Reason == "" {
@@ -360,10 +373,24 @@ func (r *Reconciler) rollOut(ctx context.Context, fd *wasmev1.FilterDeployment, 
 		}
 	}
 	if r.Prober != nil && (plan.Workloads != nil || plan.InForce == nil) { // else pods run what they ran before
-		r.Prober.Expect(state.Owner, plan.Expectations())
+		r.observe(ctx, state.Owner, plan.Expectations())
 	}
 	r.recordRenewals(fd, &plan)
 	return plan, nil
+}
+
+// decide has the planner decide.
+func decide(ctx context.Context, state *rollout.State) rollout.Plan {
+	_, span := tracing.Begin(ctx, "Plan")
+	defer span.End()
+	return rollout.Decide(*state)
+}
+
+// observe has the prober ask the pods of a FilterDeployment, which it does in the background.
+func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, expectations []dataplane.Expectation) {
+	_, span := tracing.Begin(ctx, "Observe", tracing.Pods(len(expectations)))
+	defer span.End()
+	r.Prober.Expect(name, expectations)
 }
 
 // conflict returns the error of a write that was based on an older version.

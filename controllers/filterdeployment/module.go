@@ -13,6 +13,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -20,6 +21,8 @@ import (
 // for, and the tests in its image. While there is none it returns nil, and the verdict
 // says why.
 func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision.Revision) (*revision.Revision, *module.Tests, condition.Verdict) {
+	ctx, span := tracing.Begin(ctx, "ResolveModule")
+	defer span.End()
 	if err := render.Check(fd.Spec); err != nil {
 		return nil, nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
 	}

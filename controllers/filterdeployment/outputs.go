@@ -18,6 +18,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/ownership"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 // Outputs with our label are watched, so that what someone changes or deletes is
@@ -89,13 +90,17 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 	if cached := existing[planned.Output]; cached != nil && r.rendered.holds(fd, planned, cached) {
 		return attempt
 	}
+	ctx, span := tracing.Begin(ctx, "WriteOutput", tracing.Output(planned.Output.Kind, planned.Output.Name)...)
+	defer func() { tracing.End(span, attempt.Err) }()
 	for _, known := range planned.Revisions() {
 		if err := complete(known); err != nil {
 			attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
 			return attempt
 		}
 	}
+	_, rendering := tracing.Begin(ctx, "Render")
 	spec, err := planned.Spec(r.Mesh)
+	tracing.End(rendering, err)
 	if err != nil {
 		attempt.Reason, attempt.Err = wasmev1.ReasonWorkloadUnsupported, err
 		return attempt

@@ -12,11 +12,14 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/preflight/pool"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 // preflight is the second step: it has the module of a revision run before any proxy
 // gets it, with the tests in its image and those that the spec names.
 func (r *Reconciler) preflight(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision, tests *module.Tests) rollout.Preflight {
+	ctx, span := tracing.Begin(ctx, "Preflight")
+	defer span.End()
 	owner := client.ObjectKeyFromObject(fd)
 	mode := cmp.Or(fd.Spec.Filter.Preflight, r.PreflightDefault)
 	if mode == wasmev1.PreflightOff {

@@ -10,12 +10,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 // writeStatus writes the status that set makes, if it is another one, and records
 // the transition of Ready, of a contest and of overlaps. Where something else
 // answers each status with its own, it lets some time pass.
-func (r *Reconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, found contest, set func(*wasmev1.FilterDeploymentStatus, int64, time.Time)) error {
+func (r *Reconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployment, found contest, set func(*wasmev1.FilterDeploymentStatus, int64, time.Time)) (err error) {
+	ctx, span := tracing.Begin(ctx, "WriteStatus")
+	defer func() { tracing.End(span, err) }()
 	if found.postponed {
 		return nil
 	}
@@ -26,7 +29,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, fd *wasmev1.FilterDeployme
 		return nil
 	}
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	err := r.Client.Status().Patch(ctx, fd, patch)
+	err = r.Client.Status().Patch(ctx, fd, patch)
 	if apierrors.IsNotFound(err) {
 		return nil // deleted meanwhile
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
 	"github.com/wasme-io/wasme-operator/internal/overlap"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/workload"
 )
 
@@ -32,6 +33,8 @@ import (
 // the order of the names, with their Ready pods; nil when the spec selects
 // nothing that makes sense. The error is one of the cache.
 func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployment) ([]rollout.Target, condition.Verdict, error) {
+	ctx, span := tracing.Begin(ctx, "SelectWorkloads")
+	defer span.End()
 	selected, verdict := r.selectWorkloads(ctx, fd)
 	if selected == nil {
 		return nil, verdict, nil

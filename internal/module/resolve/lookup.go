@@ -14,6 +14,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 // outcome is what a worker found.
@@ -26,8 +27,18 @@ type outcome struct {
 	final bool
 }
 
+// failure returns the error, which is nil for none.
+func (o outcome) failure() error {
+	if o.err == nil {
+		return nil
+	}
+	return o.err
+}
+
 // check looks for the module where the request points.
-func (r *Resolver) check(ctx context.Context, j *job) outcome {
+func (r *Resolver) check(ctx context.Context, j *job) (found outcome) {
+	ctx, span := tracing.Begin(ctx, "LookUpModule", tracing.Registry(j.host))
+	defer func() { tracing.End(span, found.failure()) }()
 	if j.entry.req.URL != "" {
 		return r.checkURL(ctx, j)
 	}
@@ -45,7 +56,7 @@ func (r *Resolver) checkURL(ctx context.Context, j *job) (found outcome) {
 	}
 	known, held := r.store.Recall(url.Key())
 	if !held {
-		known, err = r.fetched(ctx, url)
+		known, err = r.fetched(ctx, j, url)
 	}
 	if err != nil {
 		failure := asError(err)
@@ -55,12 +66,14 @@ func (r *Resolver) checkURL(ctx context.Context, j *job) (found outcome) {
 	return outcome{module: &known, final: true}
 }
 
-func (r *Resolver) fetched(ctx context.Context, url *pull.URL) (module.Module, error) {
+func (r *Resolver) fetched(ctx context.Context, j *job, url *pull.URL) (module.Module, error) {
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
+	ctx, span := tracing.Begin(ctx, "PullModule", tracing.Registry(j.host), tracing.Digest("sha256:"+j.entry.req.SHA256))
 	begin := time.Now()
 	m, err := url.Pull(ctx, r.store)
 	countPull(begin, err)
+	tracing.End(span, err)
 	if err != nil {
 		return module.Module{}, err
 	}
@@ -119,9 +132,11 @@ func (r *Resolver) pulled(ctx context.Context, j *job, digest v1.Hash, image str
 	m, err, _ := r.pulls.Do(image, func() (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 		defer cancel()
+		ctx, span := tracing.Begin(ctx, "PullModule", tracing.Registry(j.host), tracing.Digest(digest.String()))
 		begin := time.Now()
 		pulled, err := j.source.Pull(ctx, digest, r.store)
 		countPull(begin, err)
+		tracing.End(span, err)
 		if err != nil {
 			return module.Module{}, err
 		}

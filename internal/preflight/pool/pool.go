@@ -14,6 +14,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/background"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
 	"github.com/wasme-io/wasme-operator/internal/preflight"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 const (
@@ -59,7 +60,10 @@ func New(options Options) *Pool {
 
 func (o Options) do(ctx context.Context, asked Request) (preflight.Verdict, error) {
 	begin := time.Now()
-	verdict, err := o.run(ctx, asked)
+	spanCtx, span := tracing.Begin(ctx, "RunModule", tracing.Digest("sha256:"+asked.SHA256))
+	verdict, err := o.run(spanCtx, asked)
+	span.SetAttributes(tracing.Verdict(verdict.Reason))
+	tracing.End(span, err)
 	if ctx.Err() == nil {
 		count(verdict, err, time.Since(begin))
 	}
