@@ -3,6 +3,7 @@ package build
 import (
 	"encoding/json"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -148,12 +149,11 @@ func TestHelmTestAsksTheURLOfTheRelease(t *testing.T) {
 
 // TestFilesAreThoseOfConfig: make manifests copies them.
 func TestFilesAreThoseOfConfig(t *testing.T) {
-	for file, source := range map[string]string{
-		"crd.yaml":   "crd/bases/wasme.io_filterdeployments.yaml",
-		"role.yaml":  "rbac/role.yaml",
-		"guard.yaml": "policy/guard/guard.yaml",
-		"rules.yaml": "prometheus/rules.yaml",
+	for _, source := range []string{
+		"crd/bases/wasme.io_filterdeployments.yaml", "crd/bases/wasme.io_filterpolicies.yaml", "crd/bases/wasme.io_clusterfilterpolicies.yaml",
+		"rbac/role.yaml", "rbac/policies_role.yaml", "policy/guard/guard.yaml", "prometheus/rules.yaml",
 	} {
+		file := path.Base(source)
 		copied, err := os.ReadFile(chartFolder + "/files/" + file)
 		if err != nil {
 			t.Fatal(err)

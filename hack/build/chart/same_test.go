@@ -67,19 +67,21 @@ var differences = []difference{
 	}},
 }
 
-// keptCRD is one where the chart has the CRD.
-var keptCRD = difference{"neither Helm nor Argo CD may delete the CRD, and every FilterDeployment with it", func(chart, _ objects) error {
-	crd := chart["CustomResourceDefinition filterdeployments.wasme.io"]
-	if crd == nil {
-		return errors.New("there is no CRD")
+// keptCRDs is one where the chart has the CRDs.
+var keptCRDs = difference{"neither Helm nor Argo CD may delete a CRD, and every object of its kind with it", func(chart, _ objects) error {
+	for _, plural := range []string{"filterdeployments", "filterpolicies", "clusterfilterpolicies"} {
+		crd := chart["CustomResourceDefinition "+plural+".wasme.io"]
+		if crd == nil {
+			return fmt.Errorf("there is no CRD of %s", plural)
+		}
+		annotations := crd.GetAnnotations()
+		if annotations["helm.sh/resource-policy"] != "keep" || annotations["argocd.argoproj.io/sync-options"] != "Prune=false" {
+			return fmt.Errorf("the CRD of %s is not kept: %v", plural, annotations)
+		}
+		delete(annotations, "helm.sh/resource-policy")
+		delete(annotations, "argocd.argoproj.io/sync-options")
+		crd.SetAnnotations(annotations)
 	}
-	annotations := crd.GetAnnotations()
-	if annotations["helm.sh/resource-policy"] != "keep" || annotations["argocd.argoproj.io/sync-options"] != "Prune=false" {
-		return fmt.Errorf("the CRD is not kept: %v", annotations)
-	}
-	delete(annotations, "helm.sh/resource-policy")
-	delete(annotations, "argocd.argoproj.io/sync-options")
-	crd.SetAnnotations(annotations)
 	return nil
 }}
 
@@ -136,13 +138,13 @@ func TestTheChartInstallsWhatConfigInstalls(t *testing.T) {
 		differences     []difference
 	}{
 		"config/default": {
-			"", "resources: [config/default]", []difference{keptCRD},
+			"", "resources: [config/default]", []difference{keptCRDs},
 		},
 		"with config/prometheus": {
-			"prometheus: {enabled: true}", "resources: [config/default]\ncomponents: [config/prometheus]", []difference{keptCRD},
+			"prometheus: {enabled: true}", "resources: [config/default]\ncomponents: [config/prometheus]", []difference{keptCRDs},
 		},
 		"with config/storage": {
-			"moduleStore: {persistent: true}", "resources: [config/default]\ncomponents: [config/storage]", []difference{keptCRD, {
+			"moduleStore: {persistent: true}", "resources: [config/default]\ncomponents: [config/storage]", []difference{keptCRDs, {
 				"config's patch removes the only volume and leaves the empty list, which means the same", func(_, config objects) error {
 					pod := config["StatefulSet wasme-system/wasme-operator"].Object
 					volumes, found, err := unstructured.NestedSlice(pod, "spec", "template", "spec", "volumes")
@@ -158,7 +160,7 @@ func TestTheChartInstallsWhatConfigInstalls(t *testing.T) {
 			"{watchNamespaces: [bookinfo], crds: {install: false}, guard: {enabled: false}}", "resources: [config/namespaced]", nil,
 		},
 		"with config/policy/roles": {
-			"rbac: {aggregateToEdit: true}", "resources: [config/default, config/policy/roles]", []difference{keptCRD},
+			"rbac: {aggregateToEdit: true}", "resources: [config/default, config/policy/roles]", []difference{keptCRDs},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -82,6 +82,10 @@ var chartsOwn = map[string]string{
 	"health-probe-bind-address":  "the port that the chart names",
 	"metrics-bind-address":       "the port that the chart names",
 	"kubeconfig":                 "it runs in the cluster",
+	"tuf-url":                    "needs the file of --tuf-root: extraArgs, extraVolumes and extraVolumeMounts",
+	"tuf-root":                   "needs a volume: extraArgs, extraVolumes and extraVolumeMounts",
+	"preloaded-images":           "needs a volume: extraArgs, extraVolumes and extraVolumeMounts",
+	"version":                    "prints it and ends",
 	"zap-devel":                  "for development; zapLogLevel and zapEncoder have what it sets",
 }
 
@@ -141,7 +145,7 @@ func TestEveryFlagIsAValue(t *testing.T) {
 // exampleOf returns a value for a flag that the schema accepts.
 func exampleOf(t *testing.T, name string) any {
 	t.Helper()
-	for _, example := range []any{true, 64 << 20, "30s", "info", "json", "epoch", "Off", "http://a", []any{"image"}, []any{"10.0.0.0/8"}, []any{"http://a"}} {
+	for _, example := range []any{true, 64 << 20, "30s", "info", "json", "epoch", "Off", "http://a", []any{"image"}, []any{"ecr"}, []any{"10.0.0.0/8"}, []any{"http://a"}} {
 		text, err := yaml.Marshal(map[string]any{"flags": map[string]any{name: example}})
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +325,7 @@ func TestValuesOfMetadata(t *testing.T) {
 func TestValuesDecideWhatIsInstalled(t *testing.T) {
 	for values, want := range map[string][]string{
 		"":                              nil,
-		"crds: {install: false}":        {"-CustomResourceDefinition filterdeployments.wasme.io"},
+		"crds: {install: false}":        {"-CustomResourceDefinition clusterfilterpolicies.wasme.io", "-CustomResourceDefinition filterdeployments.wasme.io", "-CustomResourceDefinition filterpolicies.wasme.io"},
 		"guard: {enabled: false}":       {"-ValidatingAdmissionPolicy wasme-operator", "-ValidatingAdmissionPolicyBinding wasme-operator"},
 		"rbac: {aggregateToEdit: true}": {"+ClusterRole wasme-filterdeployments-edit"},
 		"serviceAccount: {create: false, name: mine}": {"-ServiceAccount wasme-system/wasme-operator"},
