@@ -30,6 +30,9 @@ LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 # Modules whose LICENSE is the notice of Apache-2.0 without its text, which go-licenses does not recognize.
 APACHE_BY_NOTICE := $(addprefix github.com/,cyberphone/json-canonicalization in-toto/attestation in-toto/in-toto-golang)
 
+# The Go that builds releases.
+TOOLCHAIN := $(shell sed -n 's/^toolchain //p' go.mod)
+
 # How binaries are built: the same flags everywhere, so that the build cache serves them all.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath
 # The exporter of traces links gRPC. Without this tag, that links html/template, with which the linker can drop no
@@ -122,6 +125,7 @@ shellcheck: $(SHELLCHECK) ## Check the shell scripts.
 .PHONY: check-workflows
 check-workflows: $(ACTIONLINT) $(SHELLCHECK) ## Check the workflows of GitHub Actions.
 	$(ACTIONLINT) -shellcheck $(SHELLCHECK) -pyflakes=
+	@grep -q "image: golang:$(TOOLCHAIN:go%=%)-" .github/workflows/ci.yaml || { echo "ci.yaml tests with another Go than $(TOOLCHAIN), the toolchain of go.mod"; exit 1; }
 
 .PHONY: check-licences
 check-licences: $(GO_LICENSES) ## Fail when the manager or wasme links a module whose licence is unknown or not in LICENCES.
@@ -139,8 +143,8 @@ check-site: site ## Fail when the site of the docs has a broken link or an unlis
 	@! grep --recursive --extended-regexp --include='*.html' '(src=|<link rel="stylesheet" href=)"(https?:)?//' dist/site
 
 .PHONY: vuln
-vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager calls; needs https://vuln.go.dev.
-	$(GOVULNCHECK) ./cmd/manager
+vuln: $(GOVULNCHECK) ## Look for known vulnerabilities in what the manager and wasme call; needs https://vuln.go.dev.
+	$(GOVULNCHECK) $(TAGS) ./cmd/...
 
 # Suites are the packages whose tests start a control plane: those that import the
 # harness. Units are all others, but for those that start Envoys or need compilers.
