@@ -335,7 +335,10 @@ func TestValuesDecideWhatIsInstalled(t *testing.T) {
 		"podDisruptionBudget: {enabled: false}":       {"-PodDisruptionBudget wasme-system/wasme-operator"},
 		"replicas: 1":                                 {"-PodDisruptionBudget wasme-system/wasme-operator"},
 		"prometheus: {enabled: true}":                 {"+NetworkPolicy wasme-system/wasme-operator-metrics", "+PodMonitor wasme-system/wasme-operator", "+PrometheusRule wasme-system/wasme-operator"},
-		"moduleStore: {persistent: true}":             {"+StatefulSet wasme-system/wasme-operator", "-Deployment wasme-system/wasme-operator"},
+		"{prometheus: {enabled: true}, networkPolicy: {enabled: false}}": {
+			"+PodMonitor wasme-system/wasme-operator", "+PrometheusRule wasme-system/wasme-operator", "-NetworkPolicy wasme-system/wasme-operator",
+		},
+		"moduleStore: {persistent: true}": {"+StatefulSet wasme-system/wasme-operator", "-Deployment wasme-system/wasme-operator"},
 		"watchNamespaces: [a, wasme-system]": {
 			"+Role a/wasme-operator-manager", "+RoleBinding a/wasme-operator-manager",
 			"-ClusterRole wasme-operator-manager", "-ClusterRoleBinding wasme-operator-manager",
