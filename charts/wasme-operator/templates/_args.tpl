@@ -6,7 +6,8 @@
 {{- with .Values.watchNamespaces }}
 - {{ printf "--watch-namespaces=%s" (join "," .) | quote }}
 {{- end }}
-{{- range $name, $value := omit .Values.flags "moduleServerUrl" "peers" }}
+- {{ printf "--module-store-max-bytes=%s" (include "wasme-operator.moduleStoreMaxBytes" .) | quote }}
+{{- range $name, $value := omit .Values.flags "moduleServerUrl" "peers" "moduleStoreMaxBytes" }}
 {{- if not (kindIs "invalid" $value) }}
 - {{ printf "--%s=%s" (kebabcase $name) (include "wasme-operator.flagValue" $value) | quote }}
 {{- end }}
@@ -19,4 +20,15 @@
 {{- /* Numbers in files are floating, and large ones would be written with an exponent. */ -}}
 {{- define "wasme-operator.flagValue" -}}
 {{- if kindIs "slice" . }}{{ join "," . }}{{ else if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}
+
+{{- /* Two thirds of the volume: modules that are being pulled need the rest. Nodes evict pods that fill it. */ -}}
+{{- define "wasme-operator.moduleStoreMaxBytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $size := mulf (regexFind "^[0-9.]+" .Values.moduleStore.size) (get $units (regexFind "[A-Za-z]*$" .Values.moduleStore.size)) | int64 -}}
+{{- $bytes := .Values.flags.moduleStoreMaxBytes | default (div (mul $size 2) 3) | int64 -}}
+{{- if ge $bytes $size -}}
+{{- fail (printf "moduleStore.size is %s, which is not more than the %d bytes of flags.moduleStoreMaxBytes: raise the size" .Values.moduleStore.size $bytes) -}}
+{{- end -}}
+{{- $bytes -}}
 {{- end -}}

@@ -65,6 +65,16 @@ var differences = []difference{
 			return nil
 		})
 	}},
+	{"what the store may hold follows moduleStore.size: for that of config, it is the manager's default", func(chart, config objects) error {
+		return each(chart, config, func(chart, _ map[string]any) error {
+			args, _, err := unstructured.NestedStringSlice(chart, "args")
+			at := slices.Index(args, "--module-store-max-bytes=2147483648")
+			if err != nil || at < 0 {
+				return fmt.Errorf("the arguments are %q: %w", args, err)
+			}
+			return unstructured.SetNestedStringSlice(chart, slices.Delete(args, at, at+1), "args")
+		})
+	}},
 }
 
 // keptCRDs is one where the chart has the CRDs.

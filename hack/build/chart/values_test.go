@@ -44,24 +44,27 @@ func (o objects) args(t *testing.T) []string {
 }
 
 func TestValuesAreFlags(t *testing.T) {
+	const store = "--module-store-max-bytes=2147483648"
 	const server, peers = "--module-server-url=http://wasme-modules.wasme-system.svc.cluster.local", "--peers=http://wasme-modules-peers.wasme-system.svc.cluster.local:8082"
 	for values, want := range map[string][]string{
-		"":                                         {"--leader-elect", server, peers},
-		"flags: {clusterId: east}":                 {"--leader-elect", server, peers, "--cluster-id=east"},
-		"flags: {verifyPods: false}":               {"--leader-elect", server, peers, "--verify-pods=false"},
-		"flags: {deniedNetworks: []}":              {"--leader-elect", server, peers, "--denied-networks="},
-		"flags: {zapLogLevel: 2}":                  {"--leader-elect", server, peers, "--zap-log-level=2"},
-		"flags: {clusterId: null}":                 {"--leader-elect", server, peers},
-		"watchNamespaces: [a, b]":                  {"--leader-elect", server, peers, "--watch-namespaces=a,b"},
-		"extraArgs: [--cluster-id=west]":           {"--leader-elect", server, peers, "--cluster-id=west"},
-		"flags: {moduleStoreMaxBytes: 8589934592}": {"--leader-elect", server, peers, "--module-store-max-bytes=8589934592"},
-		"flags: {allowedRegistries: [ghcr.io, 'localhost:5000']}": {"--leader-elect", server, peers, "--allowed-registries=ghcr.io,localhost:5000"},
-		"{flags: {clusterId: east}, extraArgs: [--cluster-id=x]}": {"--leader-elect", server, peers, "--cluster-id=east", "--cluster-id=x"},
-		"flags: {moduleServerUrl: 'https://modules.example.com'}": {"--leader-elect", "--module-server-url=https://modules.example.com", peers},
-		"flags: {peers: ['http://a:1', 'http://b:1']}":            {"--leader-elect", server, "--peers=http://a:1,http://b:1"},
+		"":                               {"--leader-elect", server, peers, store},
+		"flags: {clusterId: east}":       {"--leader-elect", server, peers, store, "--cluster-id=east"},
+		"flags: {verifyPods: false}":     {"--leader-elect", server, peers, store, "--verify-pods=false"},
+		"flags: {deniedNetworks: []}":    {"--leader-elect", server, peers, store, "--denied-networks="},
+		"flags: {zapLogLevel: 2}":        {"--leader-elect", server, peers, store, "--zap-log-level=2"},
+		"flags: {clusterId: null}":       {"--leader-elect", server, peers, store},
+		"watchNamespaces: [a, b]":        {"--leader-elect", server, peers, "--watch-namespaces=a,b", store},
+		"extraArgs: [--cluster-id=west]": {"--leader-elect", server, peers, store, "--cluster-id=west"},
+		"moduleStore: {size: 600Mi}":     {"--leader-elect", server, peers, "--module-store-max-bytes=419430400"},
+		"moduleStore: {size: 1.5T}":      {"--leader-elect", server, peers, "--module-store-max-bytes=1000000000000"},
+		"{flags: {moduleStoreMaxBytes: 8589934592}, moduleStore: {size: 10Gi}}": {"--leader-elect", server, peers, "--module-store-max-bytes=8589934592"},
+		"flags: {allowedRegistries: [ghcr.io, 'localhost:5000']}":               {"--leader-elect", server, peers, store, "--allowed-registries=ghcr.io,localhost:5000"},
+		"{flags: {clusterId: east}, extraArgs: [--cluster-id=x]}":               {"--leader-elect", server, peers, store, "--cluster-id=east", "--cluster-id=x"},
+		"flags: {moduleServerUrl: 'https://modules.example.com'}":               {"--leader-elect", "--module-server-url=https://modules.example.com", peers, store},
+		"flags: {peers: ['http://a:1', 'http://b:1']}":                          {"--leader-elect", server, "--peers=http://a:1,http://b:1", store},
 		"clusterDomain: example.internal": {
 			"--leader-elect", "--module-server-url=http://wasme-modules.wasme-system.svc.example.internal",
-			"--peers=http://wasme-modules-peers.wasme-system.svc.example.internal:8082",
+			"--peers=http://wasme-modules-peers.wasme-system.svc.example.internal:8082", store,
 		},
 	} {
 		t.Run(values, func(t *testing.T) {
@@ -156,6 +159,18 @@ func exampleOf(t *testing.T, name string) any {
 	}
 	t.Fatalf("no example fits flags.%s", name)
 	return nil
+}
+
+func TestTheModuleStoreFitsItsVolume(t *testing.T) {
+	for _, values := range []string{
+		"{flags: {moduleStoreMaxBytes: 3221225472}, moduleStore: {size: 3Gi}}",
+		"{flags: {moduleStoreMaxBytes: 2147483648}, moduleStore: {size: 1Gi}}",
+		"moduleStore: {size: '0'}",
+	} {
+		if _, err := standard(values).render(t); err == nil || !strings.Contains(err.Error(), "raise the size") {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
 }
 
 func TestTheSchemaRefuses(t *testing.T) {
