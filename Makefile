@@ -6,7 +6,7 @@ CRDS := $(addprefix config/crd/bases/wasme.io_,$(addsuffix .yaml,filterdeploymen
 DOCS := docs/api.md docs/api-*.md docs/conditions.md docs/flags.md docs/host-functions.md docs/values.md docs/cli/*.md
 PROTO := internal/preflight/suite/schema/suite.proto
 CHART := charts/wasme-operator
-GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRDS) config/rbac/role.yaml $(CHART)/files/*.yaml $(DOCS)
+GENERATED := api/v1/zz_generated.deepcopy.go $(PROTO:.proto=.pb.go) $(CRDS) config/rbac/role.yaml $(CHART)/files/* $(DOCS)
 
 CONTROLLER_GEN := bin/controller-gen
 GOLANGCI_LINT := bin/golangci-lint
@@ -59,7 +59,8 @@ manifests: $(CONTROLLER_GEN) ## Generate the CRDs and the RBAC roles from the ma
 	$(CONTROLLER_GEN) crd:deprecatedV1beta1CompatibilityPreserveUnknownFields=false paths=./api/... output:crd:dir=config/crd/bases
 	go run ./hack/crdschema $(CRDS)
 	$(CONTROLLER_GEN) rbac:roleName=wasme-operator-manager paths=./controllers/... output:rbac:dir=config/rbac
-	cp $(CRDS) config/rbac/role.yaml config/rbac/policies_role.yaml config/policy/guard/guard.yaml config/prometheus/rules.yaml $(CHART)/files/
+	cp $(CRDS) config/rbac/role.yaml config/rbac/policies_role.yaml config/policy/guard/guard.yaml config/prometheus/rules.yaml \
+		config/grafana/wasme-operator.json $(CHART)/files/
 
 .PHONY: docs
 docs: manifests ## Generate the references in docs/ from the CRDs, the conditions, the flags, the values, the host and wasme.

@@ -101,26 +101,30 @@ func TestARoleInTheOwnNamespaceHasBoth(t *testing.T) {
 }
 
 func TestNotesSayWhatToDoNext(t *testing.T) {
-	const none = "WARNING"
-	for values, want := range map[string]string{
-		"":                                "kubectl rollout status -n wasme-system deployment/wasme-operator",
-		"moduleStore: {persistent: true}": "kubectl rollout status -n wasme-system statefulset/wasme-operator",
-		"flags: {class: east}":            "It needs the label wasme.io/class: east.",
-		"watchNamespaces: [a, b]":         "WARNING: the operator looks after FilterDeployments in a, b only.",
-		"crds: {install: false}":          "WARNING: the chart did not install the CRD.",
-		"replicas: 0":                     "WARNING: no replica runs.",
-		"replicas: 1":                     "WARNING: one replica runs.",
-		"flags: {verifyPods: false}":      "WARNING: with verifyPods: false",
-		"guard: {enabled: false}":         "WARNING: without the guard",
+	for values, wants := range map[string][]string{
+		"":                                {"kubectl rollout status -n wasme-system deployment/wasme-operator"},
+		"moduleStore: {persistent: true}": {"kubectl rollout status -n wasme-system statefulset/wasme-operator"},
+		"flags: {class: east}":            {"It needs the label wasme.io/class: east."},
+		"watchNamespaces: [a, b]":         {"WARNING: the operator looks after FilterDeployments in a, b only."},
+		"crds: {install: false}":          {"WARNING: the chart did not install the CRDs.", "WARNING: if another installation in this cluster has no flags.class"},
+		"{crds: {install: false}, flags: {class: east}}": {"WARNING: the chart did not install the CRDs.", "wasme-operator --version 0.0.0 "},
+		"{crds: {install: false}, watchNamespaces: [a]}": {"WARNING: the chart did not install the CRDs.", "WARNING: the operator looks after FilterDeployments in a only."},
+		"replicas: 0":                {"WARNING: no replica runs."},
+		"replicas: 1":                {"WARNING: one replica runs."},
+		"flags: {verifyPods: false}": {"WARNING: with verifyPods: false"},
+		"guard: {enabled: false}":    {"WARNING: without the guard"},
 	} {
 		t.Run(values, func(t *testing.T) {
 			notes := standard(values).files(t)[notesFile]
-			if !strings.Contains(notes, want) || !strings.Contains(notes, "helm test -n wasme-system wasme-operator") {
-				t.Error(notes)
-			}
 			// The capabilities of a rendering without a cluster have no Istio.
-			if warnings := strings.Count(notes, none); warnings != 1+strings.Count(want, none) {
-				t.Errorf("%d warnings:\n%s", warnings, notes)
+			wants = append(wants, "helm test -n wasme-system wasme-operator", "WARNING: this cluster does not have Istio's CRDs.")
+			for _, want := range wants {
+				if !strings.Contains(notes, want) {
+					t.Errorf("%q is not in\n%s", want, notes)
+				}
+			}
+			if got, want := strings.Count(notes, "WARNING"), strings.Count(strings.Join(wants, ""), "WARNING"); got != want {
+				t.Errorf("%d warnings, not %d:\n%s", got, want, notes)
 			}
 		})
 	}
@@ -152,6 +156,7 @@ func TestFilesAreThoseOfConfig(t *testing.T) {
 	for _, source := range []string{
 		"crd/bases/wasme.io_filterdeployments.yaml", "crd/bases/wasme.io_filterpolicies.yaml", "crd/bases/wasme.io_clusterfilterpolicies.yaml",
 		"rbac/role.yaml", "rbac/policies_role.yaml", "policy/guard/guard.yaml", "prometheus/rules.yaml",
+		"grafana/wasme-operator.json",
 	} {
 		file := path.Base(source)
 		copied, err := os.ReadFile(chartFolder + "/files/" + file)

@@ -153,6 +153,9 @@ func TestTheChartInstallsWhatConfigInstalls(t *testing.T) {
 		"with config/prometheus": {
 			"prometheus: {enabled: true}", "resources: [config/default]\ncomponents: [config/prometheus]", []difference{keptCRDs},
 		},
+		"with config/grafana": {
+			"grafana: {dashboard: true}", "resources: [config/default]\ncomponents: [config/grafana]", []difference{keptCRDs},
+		},
 		"with config/storage": {
 			"moduleStore: {persistent: true}", "resources: [config/default]\ncomponents: [config/storage]", []difference{keptCRDs, {
 				"config's patch removes the only volume and leaves the empty list, which means the same", func(_, config objects) error {

@@ -354,6 +354,7 @@ func TestValuesDecideWhatIsInstalled(t *testing.T) {
 			"+PodMonitor wasme-system/wasme-operator", "+PrometheusRule wasme-system/wasme-operator", "-NetworkPolicy wasme-system/wasme-operator",
 		},
 		"moduleStore: {persistent: true}": {"+StatefulSet wasme-system/wasme-operator", "-Deployment wasme-system/wasme-operator"},
+		"grafana: {dashboard: true}":      {"+ConfigMap wasme-system/wasme-operator-dashboard"},
 		"watchNamespaces: [a, wasme-system]": {
 			"+Role a/wasme-operator-manager", "+RoleBinding a/wasme-operator-manager",
 			"-ClusterRole wasme-operator-manager", "-ClusterRoleBinding wasme-operator-manager",
