@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -127,6 +128,42 @@ func TestNotesSayWhatToDoNext(t *testing.T) {
 				t.Errorf("%d warnings, not %d:\n%s", got, want, notes)
 			}
 		})
+	}
+}
+
+// TestHelmTestRunsWhereTheManagerRuns: its pod is pulled, placed and admitted as the manager's is.
+func TestHelmTestRunsWhereTheManagerRuns(t *testing.T) {
+	r := standard(`{
+		image: {repository: registry.example.com/op, tag: v1, pullPolicy: Always}, imagePullSecrets: [{name: pull}],
+		nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}], podSecurityContext: {runAsUser: null},
+	}`)
+	tested := objects{}
+	if err := tested.add(r.files(t)[testFile]); err != nil {
+		t.Fatal(err)
+	}
+	pod := specOf(t, tested.get(t, "Pod wasme-system/wasme-operator-test"), "spec")
+	operator := specOf(t, r.install(t).get(t, deployment), "spec", "template", "spec")
+	expectSame(t, pod, operator, "imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
+	container := func(spec map[string]any) map[string]any { return spec["containers"].([]any)[0].(map[string]any) }
+	expectSame(t, container(pod), container(operator), "image", "imagePullPolicy", "securityContext")
+}
+
+func specOf(t *testing.T, object *unstructured.Unstructured, fields ...string) map[string]any {
+	t.Helper()
+	spec, found, err := unstructured.NestedMap(object.Object, fields...)
+	if err != nil || !found {
+		t.Fatal(object, err)
+	}
+	return spec
+}
+
+// expectSame compares fields that both must have.
+func expectSame(t *testing.T, got, want map[string]any, fields ...string) {
+	t.Helper()
+	for _, field := range fields {
+		if want[field] == nil || !reflect.DeepEqual(got[field], want[field]) {
+			t.Errorf("%s is %v, not %v", field, got[field], want[field])
+		}
 	}
 }
 

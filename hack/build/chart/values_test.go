@@ -275,6 +275,22 @@ func TestValuesOfThePod(t *testing.T) {
 	}
 }
 
+func TestValuesOfTheClaim(t *testing.T) {
+	for values, want := range map[string]string{
+		"moduleStore: {persistent: true}":                                         "{accessModes: [ReadWriteOnce], resources: {requests: {storage: 3Gi}}, storageClassName: null}",
+		"moduleStore: {persistent: true, size: 10Gi, storageClassName: fast-ssd}": "{resources: {requests: {storage: 10Gi}}, storageClassName: fast-ssd}",
+	} {
+		t.Run(values, func(t *testing.T) {
+			set := standard(values).install(t).get(t, "StatefulSet wasme-system/wasme-operator")
+			claims, _, err := unstructured.NestedSlice(set.Object, "spec", "volumeClaimTemplates")
+			if err != nil || len(claims) != 1 {
+				t.Fatal(claims, err)
+			}
+			expectFields(t, claims[0].(map[string]any)["spec"].(map[string]any), want)
+		})
+	}
+}
+
 func TestValuesOfTheContainer(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	for values, want := range map[string]string{
