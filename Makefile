@@ -267,6 +267,10 @@ DIST ?= dist
 MANAGERS := $(foreach arch,amd64 arm64,$(DIST)/manager/linux_$(arch)/manager)
 DIGEST := $(DIST)/image.txt
 
+# The registry of charts; CHART_DIGEST has the name of what was pushed.
+CHARTS ?= oci://ghcr.io/wasme-io/charts
+CHART_DIGEST := $(DIST)/chart.txt
+
 .PHONY: $(MANAGERS)
 $(MANAGERS): $(DIST)/manager/linux_%/manager:
 	GOOS=linux GOARCH=$* $(GO_BUILD) $(TAGS) -buildvcs=true -ldflags "-s -w" -o $@ ./cmd/manager
@@ -307,9 +311,20 @@ release: $(GORELEASER) $(CYCLONEDX) $(COSIGN) # drafts the release of a tag with
 	PATH=$(CURDIR)/bin:$$PATH $(GORELEASER) release --clean
 
 .PHONY: chart
-chart: $(HELM) ## Package the Helm chart into dist/, as VERSION=v1.2.3.
+chart: $(HELM) ## Package the Helm chart into dist/, as VERSION=v1.2.3, with the digest of IMAGE=... if it has one.
 	mkdir -p $(DIST)
-	$(HELM) package $(CHART) --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(DIST)
+	packed=$$(mktemp -d) && trap 'rm -r "$$packed"' EXIT && cp -r $(CHART) "$$packed" && \
+		echo '  wasme.io/image-digest: "$(filter sha256:%,$(subst @, ,$(IMAGE)))"' >> "$$packed/wasme-operator/Chart.yaml" && \
+		$(HELM) package "$$packed/wasme-operator" --version $(VERSION:v%=%) --app-version $(VERSION) --destination $(DIST)
+
+.PHONY: push-chart
+push-chart: $(HELM) ## Push the packaged chart to CHARTS=... with HELM_FLAGS=..., and write its digest to dist/chart.txt.
+	$(HELM) push $(HELM_FLAGS) $(DIST)/wasme-operator-$(VERSION:v%=%).tgz $(CHARTS) 2>&1 | tee /dev/stderr | \
+		awk '/^Pushed: / {name = $$2; sub(/:[^:]*$$/, "", name)} /^Digest: / {print name "@" $$2}' > $(CHART_DIGEST)
+
+.PHONY: sign-chart
+sign-chart: $(COSIGN) ## Sign the chart that was pushed, with COSIGN_FLAGS=....
+	$(COSIGN) sign --yes $(COSIGN_FLAGS) "$$(< $(CHART_DIGEST))"
 
 .PHONY: install-yaml
 install-yaml: $(KUSTOMIZE) ## Write dist/install.yaml: config/default with IMAGE=..., by default that of VERSION=v1.2.3.
@@ -322,11 +337,11 @@ install-yaml: $(KUSTOMIZE) ## Write dist/install.yaml: config/default with IMAGE
 ##@ Install
 
 .PHONY: deploy
-deploy: ## Install the operator into the cluster of the current kubeconfig (config/default).
-	kubectl apply -k config/default
+deploy: install-yaml ## Install dist/install.yaml into the cluster of the current kubeconfig, with IMAGE=... or VERSION=v1.2.3.
+	kubectl apply -f $(DIST)/install.yaml
 
 .PHONY: undeploy
-undeploy: ## Remove the operator, its CRD, and with it all FilterDeployments and what they own.
+undeploy: ## Remove the operator, its CRDs, and with them all FilterDeployments and what they own.
 	kubectl delete -k config/default --ignore-not-found
 
 # Tools, pinned in hack/tools; Ginkgo is at the version of the suites.

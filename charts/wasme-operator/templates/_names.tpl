@@ -31,8 +31,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 
 {{- define "wasme-operator.image" -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- $digest := .Values.image.digest -}}
+{{- if not .Values.image.tag -}}
+{{- $digest = $digest | default (index .Chart.Annotations "wasme.io/image-digest") -}}
+{{- end -}}
+{{- if $digest -}}
+{{- printf "%s@%s" .Values.image.repository $digest -}}
 {{- else -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
