@@ -53,7 +53,7 @@ func (n names) readFlags(c *cobra.Command) {
 var foreignWords = strings.Fields(`
 	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions OCIRepository HelmRelease
 	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args
-	controllerGroup controllerKind`)
+	controllerGroup controllerKind newTag`)
 
 func readNames(t *testing.T) names {
 	t.Helper()
@@ -122,7 +122,8 @@ var (
 )
 
 // kubectlFlags are flags of other programs that appear without their command.
-var kubectlFlags = []string{"help", "from-file", "patch-file", "show-managed-fields", "force-conflicts", "server-side", "take-ownership"}
+var kubectlFlags = []string{"help", "from-file", "patch-file", "show-managed-fields", "force-conflicts", "server-side", "take-ownership", "version", "set", "reuse-values",
+	"reset-then-reuse-values"}
 
 // unknown returns what is wrong with a name in code, or nothing.
 func (n names) unknown(span string) string {
