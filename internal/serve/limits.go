@@ -30,8 +30,11 @@ const (
 	transferWait = 8 * time.Second
 )
 
-// errBusy: too many modules are being sent.
-var errBusy = errors.New("too many modules are being sent")
+// Why a request is refused that asks for a well-formed digest.
+var (
+	errBusy = errors.New("too many modules are being sent")
+	errHeld = errors.New("too many requests are waiting for modules")
+)
 
 // client returns what counts as one client address: an IPv4 address, or a /64 of IPv6.
 func client(address netip.Addr) netip.Prefix {

@@ -20,6 +20,10 @@ var (
 		Name: "wasme_module_server_requests_in_flight",
 		Help: "Requests that the module server answers now, those included that wait for their module.",
 	})
+	refusedRequestsTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "wasme_module_server_refused_requests_total",
+		Help: "Requests that the module server answered with 503 because too many were being answered, or were waiting for modules.",
+	})
 	refusedConnectionsTotal = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "wasme_module_server_refused_connections_total",
 		Help: "Connections that the module server closed at once, because there were too many, or too many of one address.",
@@ -43,7 +47,7 @@ var codes = []int{
 }
 
 func init() {
-	metrics.Registry.MustRegister(requestsTotal, requestsInFlight, refusedConnectionsTotal, sentBytesTotal)
+	metrics.Registry.MustRegister(requestsTotal, requestsInFlight, refusedRequestsTotal, refusedConnectionsTotal, sentBytesTotal)
 	for _, code := range codes { // a rate needs the 0 before the first
 		requestsTotal.WithLabelValues(clientProxy, strconv.Itoa(code))
 		requestsTotal.WithLabelValues(clientReplica, strconv.Itoa(code))

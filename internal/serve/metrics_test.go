@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -64,11 +66,21 @@ func TestARequestThatWaitsIsInFlight(t *testing.T) {
 	<-done
 }
 
-// counts returns the metrics by client and code, bytes and requests in flight.
+func TestRequestsBeyondALimitAreCounted(t *testing.T) {
+	for err, want := range map[error]float64{errBusy: 1, errHeld: 1, errors.New("not here yet"): 0} {
+		before := counts(t)["refused"]
+		unavailable(httptest.NewRecorder(), err)
+		if got := counts(t)["refused"] - before; got != want {
+			t.Errorf("%v: %v, not %v", err, got, want)
+		}
+	}
+}
+
+// counts returns the metrics by client and code, bytes, refused requests and requests in flight.
 func counts(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(requestsTotal, requestsInFlight, sentBytesTotal)
+	registry.MustRegister(requestsTotal, requestsInFlight, refusedRequestsTotal, sentBytesTotal)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +93,8 @@ func counts(t *testing.T) map[string]float64 {
 				found[labels[0].GetValue()+" "+labels[1].GetValue()] = metric.GetCounter().GetValue()
 			case "wasme_module_server_sent_bytes_total":
 				found["sent"] = metric.GetCounter().GetValue()
+			case "wasme_module_server_refused_requests_total":
+				found["refused"] = metric.GetCounter().GetValue()
 			default:
 				found["in flight"] = metric.GetGauge().GetValue()
 			}

@@ -155,6 +155,9 @@ func (s *Server) serveModule(w http.ResponseWriter, r *http.Request, sha256 stri
 // unavailable has a client try again. It closes the connection, on which an agent would
 // send all of its attempts to this replica.
 func unavailable(w http.ResponseWriter, err error) {
+	if errors.Is(err, errBusy) || errors.Is(err, errHeld) {
+		refusedRequestsTotal.Inc()
+	}
 	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close")
 	http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -173,7 +176,7 @@ func (s *Server) open(r *http.Request, sha256 string) (*store.File, error) {
 		s.missed(sha256)
 	}
 	if !slots.TryAcquire(1) {
-		return nil, errors.New("too many requests are waiting for modules")
+		return nil, errHeld
 	}
 	defer slots.Release(1)
 	ctx, cancel := context.WithTimeout(r.Context(), s.hold)

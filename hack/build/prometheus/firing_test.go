@@ -40,6 +40,12 @@ var firings = []struct {
 		wasme_filterdeployment_ready{namespace="n", name="b", status="True"} 0x20
 		wasme_filterdeployment_stalled{namespace="n", name="b"} 1x20`, 16 * time.Minute, nil},
 
+	{"WasmeFilterDeploymentNotReady", "although pods keep starting", `
+		wasme_filterdeployment_ready{namespace="n", name="a", status="True"} 0x20
+		wasme_filterdeployment_pods{namespace="n", name="a"} 6x5 7x5 8x10
+		wasme_filterdeployment_pods_loaded{namespace="n", name="a"} 6x6 7x5 8x9`,
+		16 * time.Minute, []string{"FilterDeployment n/a is not Ready"}},
+
 	{"WasmeFilterDeploymentStalled", "after 5 minutes", `
 		wasme_filterdeployment_stalled{namespace="n", name="a"} 1x10
 		wasme_filterdeployment_rollout_phase{namespace="n", name="a", phase="Complete"} 1x10`,
@@ -84,28 +90,35 @@ var firings = []struct {
 	{"WasmeOutputsRefused", "also between attempts that are 10 minutes apart", `
 		wasme_output_writes_total{kind="EnvoyFilter", operation="create", result="OutputRefused"} 0x9 1x9 2x9 3x9`,
 		29 * time.Minute, []string{"The API server refuses objects of kind EnvoyFilter"}},
+	{"WasmeOutputsRefused", "not when it accepts the next attempt", `
+		wasme_output_writes_total{kind="EnvoyFilter", operation="create", result="OutputRefused"} 0 1x40`, 16 * time.Minute, nil},
 	{"WasmeOutputsRefused", "not for other failures, or long ago", `
 		wasme_output_writes_total{kind="EnvoyFilter", operation="create", result="WriteFailed"} 0+1x40
 		wasme_output_writes_total{kind="WasmPlugin", operation="create", result="OutputRefused"} 0x5 9x40`, 29 * time.Minute, nil},
 
-	{"WasmeModuleServerErrors", "after 5 minutes", `
-		wasme_module_server_requests_total{client="proxy", code="503"} 0+1x15`,
-		11 * time.Minute, []string{"Proxies get 503 from the operator's module server"}},
+	{"WasmeModuleServerErrors", "after 15 minutes", `
+		wasme_module_server_requests_total{client="proxy", code="503"} 0+1x20`,
+		16 * time.Minute, []string{"Proxies get 503 from the operator's module server"}},
+	{"WasmeModuleServerErrors", "also between attempts that are 10 minutes apart", `
+		wasme_module_server_requests_total{client="proxy", code="503"} 0x9 5x9 10x9 15x9`,
+		39 * time.Minute, []string{"Proxies get 503 from the operator's module server"}},
+	{"WasmeModuleServerErrors", "not when the next attempt gets the module", `
+		wasme_module_server_requests_total{client="proxy", code="503"} 0 5x40`, 16 * time.Minute, nil},
 	{"WasmeModuleServerErrors", "not for replicas, or other codes", `
-		wasme_module_server_requests_total{client="replica", code="503"} 0+1x15
-		wasme_module_server_requests_total{client="proxy", code="200"} 0+1x15
-		wasme_module_server_requests_total{client="proxy", code="503"} 7x15`, 11 * time.Minute, nil},
+		wasme_module_server_requests_total{client="replica", code="503"} 0+1x20
+		wasme_module_server_requests_total{client="proxy", code="200"} 0+1x20
+		wasme_module_server_requests_total{client="proxy", code="503"} 7x20`, 16 * time.Minute, nil},
 
-	{"WasmeModuleServerSaturated", "when requests wait", `
-		wasme_module_server_requests_in_flight{pod="x"} 100x20
-		wasme_module_server_requests_in_flight{pod="y"} 2x20`,
-		11 * time.Minute, []string{"The module server of x is at its limit"}},
+	{"WasmeModuleServerSaturated", "when requests are refused", `
+		wasme_module_server_refused_requests_total{pod="x"} 0x9 5x9 10x9 15x9
+		wasme_module_server_refused_requests_total{pod="y"} 2x40`,
+		39 * time.Minute, []string{"The module server of x is at its limit"}},
 	{"WasmeModuleServerSaturated", "when connections are refused", `
 		wasme_module_server_refused_connections_total{pod="x"} 0+3x20`,
-		11 * time.Minute, []string{"The module server of x is at its limit"}},
+		16 * time.Minute, []string{"The module server of x is at its limit"}},
 	{"WasmeModuleServerSaturated", "not for a peak", `
-		wasme_module_server_requests_in_flight{pod="x"} 0x5 200x2 0x20
-		wasme_module_server_refused_connections_total{pod="x"} 5x20`, 11 * time.Minute, nil},
+		wasme_module_server_refused_requests_total{pod="x"} 0x5 200x40
+		wasme_module_server_refused_connections_total{pod="x"} 5x40`, 21 * time.Minute, nil},
 
 	{"WasmeModuleStoreFilling", "after half an hour", `
 		wasme_module_store_needed_bytes{pod="x"} 90x40
@@ -116,12 +129,12 @@ var firings = []struct {
 		wasme_module_store_needed_bytes{pod="x"} 70x40
 		wasme_module_store_max_bytes{pod="x"} 100x40`, 31 * time.Minute, nil},
 
-	{"WasmeModuleStoreFull", "after 5 minutes", `
-		wasme_module_store_refusals_total{pod="x"} 0 1x10`,
-		7 * time.Minute, []string{"The module store of x has no room for a module"}},
-	{"WasmeModuleStoreFull", "not for evictions", `
-		wasme_module_store_evictions_total{pod="x"} 0+1x10
-		wasme_module_store_refusals_total{pod="x"} 4x10`, 7 * time.Minute, nil},
+	{"WasmeModuleStoreFull", "after 15 minutes", `
+		wasme_module_store_refusals_total{pod="x"} 0 1x5 2x5 3x10`,
+		17 * time.Minute, []string{"The module store of x has no room for a module"}},
+	{"WasmeModuleStoreFull", "not for one refusal, or evictions", `
+		wasme_module_store_evictions_total{pod="x"} 0+1x20
+		wasme_module_store_refusals_total{pod="x"} 0 1x20`, 16 * time.Minute, nil},
 
 	{"WasmeSidecarProbesFailing", "when more than half fail", `
 		wasme_sidecar_probes_total{endpoint="envoy", result="success"} 0+4x30
@@ -142,6 +155,37 @@ var firings = []struct {
 	{"WasmeOperatorWithoutLeader", "not during a hand-over", `
 		leader_election_master_status{name="wasme-operator", pod="x"} 1x5 stale
 		leader_election_master_status{name="wasme-operator", pod="y"} 0x8 1x9`, 11 * time.Minute, nil},
+}
+
+// TestTheFirstOfSeveralAlertsFires has series of one FilterDeployment, and all alerts that fire after an hour.
+func TestTheFirstOfSeveralAlertsFires(t *testing.T) {
+	const (
+		notReady = `
+			wasme_filterdeployment_ready{namespace="n", name="a", status="True"} 0x60
+			wasme_filterdeployment_suspended{namespace="n", name="a"} 0x60
+			leader_election_master_status{name="wasme-operator"} 1x60`
+		notLoaded = notReady + `
+			wasme_filterdeployment_pods{namespace="n", name="a"} 6x60
+			wasme_filterdeployment_pods_loaded{namespace="n", name="a"} 4x60`
+		stalled = notLoaded + `
+			wasme_filterdeployment_stalled{namespace="n", name="a"} 1x60`
+		rolledBack = stalled + `
+			wasme_filterdeployment_rollout_phase{namespace="n", name="a", phase="RolledBack"} 1x60`
+	)
+	for want, series := range map[string]string{
+		"WasmeFilterDeploymentNotReady": notReady, "WasmeFilterDeploymentPodsNotLoaded": notLoaded,
+		"WasmeFilterDeploymentStalled": stalled, "WasmeFilterDeploymentRolledBack": rolledBack,
+	} {
+		var fired []string
+		for _, a := range readAlerts(t) {
+			if len(a.firing(t, load(t, series), time.Hour)) > 0 {
+				fired = append(fired, a.Alert)
+			}
+		}
+		if !slices.Equal(fired, []string{want}) {
+			t.Errorf("%v fire, not %s alone", fired, want)
+		}
+	}
 }
 
 func TestAlertsFire(t *testing.T) {
@@ -167,29 +211,60 @@ func TestAlertsFire(t *testing.T) {
 	}
 }
 
-// TestSaturationIsThatOfTheServer compares the alert's number with the server's.
-func TestSaturationIsThatOfTheServer(t *testing.T) {
-	source, err := os.ReadFile("../../../internal/serve/limits.go")
+// TestTheWindowHasAnAttempt compares the window of the alerts about refusals with the longest times between
+// attempts, and has one attempt not be enough.
+func TestTheWindowHasAnAttempt(t *testing.T) {
+	window := regexp.MustCompile(`increase\([^\[]*\[(\w+)\]`)
+	count := 0
+	for _, a := range readAlerts(t) {
+		for _, found := range window.FindAllStringSubmatch(a.Expr, -1) {
+			count++
+			back, wait := duration(t, found[1]), duration(t, a.For)
+			if back < longestBackoff(t)+interval || wait <= back {
+				t.Errorf("%s looks back for %s and waits for %s", a.Alert, back, wait)
+			}
+		}
+	}
+	if count == 0 {
+		t.Error("no alert looks back")
+	}
+}
+
+// longestBackoff is that of the operator, as its source has it.
+func longestBackoff(t *testing.T) time.Duration {
+	t.Helper()
+	var longest time.Duration
+	for file, pattern := range map[string]string{
+		"internal/rollout/fetch.go":                `maxRenewal += (\d+) \* time\.Minute`,
+		"controllers/filterdeployment/holdback.go": `refusalWaits += doubling\(time\.Second, (\d+)\*time\.Minute\)`,
+	} {
+		source, err := os.ReadFile("../../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(pattern).FindSubmatch(source)
+		if found == nil {
+			t.Fatalf("%s has no %s", file, pattern)
+		}
+		longest = max(longest, duration(t, string(found[1])+"m"))
+	}
+	return longest
+}
+
+func duration(t *testing.T, text string) time.Duration {
+	t.Helper()
+	parsed, err := model.ParseDuration(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	limit := regexp.MustCompile(`(?m)^\tmaxTransfers +=( \d+)$`).FindSubmatch(source)
-	for _, a := range readAlerts(t) {
-		if a.Alert == "WasmeModuleServerSaturated" && (limit == nil || !strings.Contains(a.Expr, "[5m])) >"+string(limit[1])+"\n")) {
-			t.Errorf("the server sends%s modules at once, and the alert is %s", limit, a.Expr)
-		}
-	}
+	return time.Duration(parsed)
 }
 
 // firing returns the summaries of the alert's instances that fire, sorted. One fires when
 // its expression has had it at each look for so long.
 func (a alert) firing(t *testing.T, series storage.Queryable, at time.Duration) []string {
 	t.Helper()
-	patience, err := model.ParseDuration(a.For)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin, end := time.Unix(0, 0).Add(at-time.Duration(patience)), time.Unix(0, 0).Add(at)
+	begin, end := time.Unix(0, 0).Add(at-duration(t, a.For)), time.Unix(0, 0).Add(at)
 	looks := int(end.Sub(begin)/interval) + 1
 	var summaries []string
 	for _, found := range evaluate(t, series, a.Expr, begin, end) {
