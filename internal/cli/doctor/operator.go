@@ -166,7 +166,7 @@ func (o Operator) WithoutElection() Finding {
 // API server's clock. renewed says that it was renewed while someone looked, so that a time
 // that does not fit is the fault of a clock.
 func (o Operator) Lease(lease *coordinationv1.Lease, now time.Time, renewed bool) Finding {
-	logs := fmt.Sprintf("look at kubectl logs -n %s -l app.kubernetes.io/name=wasme-operator", o.Namespace)
+	logs := fmt.Sprintf("look at kubectl logs -n %s -l app.kubernetes.io/name=wasme-operator --tail=-1", o.Namespace)
 	if lease == nil || ptr.Deref(lease.Spec.HolderIdentity, "") == "" || lease.Spec.RenewTime == nil {
 		return fail(o.LeaderCheck(), logs, "no replica leads: nothing acts on changes of FilterDeployments")
 	}
