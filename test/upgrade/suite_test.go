@@ -1,8 +1,10 @@
 package upgrade
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,8 +42,13 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	formerBinary, err = buildFormer(ctx, former)
 	Expect(err).NotTo(HaveOccurred())
 	theMesh = meshtest.Start(ctx, "")
+	SetDefaultEventuallyTimeout(patience)
 	admin = theMesh.Client()
 }, NodeTimeout(meshtest.StartTimeout))
+
+// patience bounds each wait here. Two replicas and the sidecars of several workloads start within the first ones,
+// which takes long on a loaded machine.
+const patience = 5 * time.Minute
 
 // installation is two replicas of the operator behind a Service, as config/manager runs them.
 type installation struct {
@@ -51,9 +58,11 @@ type installation struct {
 	running []*mesh.Operator
 }
 
-// mostReplicas is how many replicas a spec starts, one after another.
+// mostReplicas is how many replicas an installation starts, one after another.
 const mostReplicas = 8
 
+// newInstallation returns one without replicas. Those that still run are stopped at the end of what calls it: of
+// the container for a BeforeAll, of the spec for an It.
 func newInstallation() *installation {
 	GinkgoHelper()
 	i := &installation{}
@@ -63,7 +72,12 @@ func newInstallation() *installation {
 	var err error
 	i.modules, err = service.Start(freeAddress())
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(i.modules.Stop()).To(Succeed()) })
+	DeferCleanup(func() {
+		for _, replica := range slices.Clone(i.running) {
+			i.stop(replica)
+		}
+		Expect(i.modules.Stop()).To(Succeed())
+	})
 	return i
 }
 
@@ -88,7 +102,6 @@ func (i *installation) start(ctx context.Context, binary string) *mesh.Operator 
 		},
 	})
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(replica.Stop()).To(Succeed()) })
 	i.next++
 	i.running = append(i.running, replica)
 	i.serve()
@@ -104,25 +117,49 @@ func (i *installation) serve() {
 	i.modules.SetEndpoints(endpoints...)
 }
 
-// stopOldest ends the oldest replica as a Deployment's controller does: it gets no requests
-// any more before it ends.
-func (i *installation) stopOldest() {
+// stop ends a replica as a Deployment's controller does: it gets no requests any more before it ends.
+func (i *installation) stop(replica *mesh.Operator) {
 	GinkgoHelper()
-	oldest := i.running[0]
-	i.running = i.running[1:]
+	i.running = slices.DeleteFunc(i.running, func(one *mesh.Operator) bool { return one == replica })
 	i.serve()
-	Expect(oldest.Stop()).To(Succeed())
+	Expect(replica.Stop()).To(Succeed())
 }
 
-// replace replaces the replicas by others, one after the other, and calls between when there
-// is one of each.
+// leader waits until one of the replicas leads, and returns it.
+func (i *installation) leader(ctx context.Context) (leader *mesh.Operator) {
+	GinkgoHelper()
+	Eventually(func() bool {
+		place := slices.IndexFunc(i.running, func(replica *mesh.Operator) bool { return leads(ctx, replica) })
+		if place >= 0 {
+			leader = i.running[place]
+		}
+		return place >= 0
+	}).Should(BeTrue(), "a replica leads")
+	return leader
+}
+
+// leads reports whether a replica holds the lease, by its own metrics.
+func leads(ctx context.Context, replica *mesh.Operator) bool {
+	return bytes.Contains(mesh.Fetch(ctx, replica.MetricsURL), []byte("\nleader_election_master_status{name=\"wasme-operator\"} 1\n"))
+}
+
+// replace replaces both replicas by others: first the one that follows, then the one that leads, so that the lease
+// goes from one version to the other. It calls between while there is one of each.
 func (i *installation) replace(ctx context.Context, binary string, between func()) {
 	GinkgoHelper()
+	Expect(i.running).To(HaveLen(2))
+	leader := i.leader(ctx)
+	follower := i.running[0]
+	if follower == leader {
+		follower = i.running[1]
+	}
 	i.start(ctx, binary)
-	i.stopOldest()
+	i.stop(follower)
 	between()
+	Expect(leads(ctx, leader)).To(BeTrue(), "the version that is replaced led until now")
 	i.start(ctx, binary)
-	i.stopOldest()
+	i.stop(leader)
+	i.leader(ctx)
 }
 
 func push(ctx context.Context) string {

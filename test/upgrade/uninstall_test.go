@@ -9,12 +9,15 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
-
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/mesh"
@@ -68,6 +71,18 @@ func mentions(object metav1.PartialObjectMetadata) bool {
 	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "wasme") })
 }
 
+// awaitCollector waits until the garbage collector collects what FilterDeployments own. It looks for new kinds every
+// 30 s, and keeps the objects of owners whose kind it never knew.
+func awaitCollector(ctx context.Context, namespace, image string) {
+	GinkgoHelper()
+	owner := create(ctx, namespace, "collected", image, wasmev1.OutputEnvoyFilter)
+	owned := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "owned"}}
+	Expect(controllerutil.SetOwnerReference(owner, owned, admin.Scheme())).To(Succeed())
+	Expect(admin.Create(ctx, owned)).To(Succeed())
+	Expect(admin.Delete(ctx, owner)).To(Succeed())
+	Eventually(func() error { return admin.Get(ctx, client.ObjectKeyFromObject(owned), owned) }).Should(Satisfy(apierrors.IsNotFound))
+}
+
 var _ = Describe("Uninstalling", func() {
 	It("leaves nothing, and fails no request", func(ctx SpecContext) {
 		namespace := meshtest.NewNamespace(ctx, admin)
@@ -89,13 +104,15 @@ var _ = Describe("Uninstalling", func() {
 			ContainSubstring("controllerrevisions "), ContainSubstring("leases "), ContainSubstring("clusterroles "),
 		), "all that is there is found")
 
+		awaitCollector(ctx, namespace, image)
+
 		load := startTraffic(ctx, true, pods...)
 		root, err := binaries.RepositoryRoot()
 		Expect(err).NotTo(HaveOccurred())
-		_, err = theMesh.Kubectl(ctx, "delete", "-k", filepath.Join(root, "config", "default"), "--timeout=60s")
+		_, err = theMesh.Kubectl(ctx, "delete", "-k", filepath.Join(root, "config", "default"), "--timeout="+patience.String())
 		Expect(err).NotTo(HaveOccurred(), "the replicas still run, as their pods do for some seconds")
-		for range 2 {
-			install.stopOldest()
+		for _, replica := range slices.Clone(install.running) {
+			install.stop(replica)
 		}
 		for _, pod := range pods {
 			meshtest.EventuallyAnswers(ctx, pod)

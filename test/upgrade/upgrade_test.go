@@ -116,14 +116,19 @@ var _ = Describe("Another version of the operator", Ordered, func() {
 	})
 
 	It("hands over to the former one without a failed request", func(ctx SpecContext) {
+		Expect(install.leader(ctx).Ended()).To(BeFalse(), "of this version only, two replicas still run")
 		made := outputs(ctx, namespace)
-		revision := live(ctx, filtered).Status.Revision
+		var revision string
 		load := startTraffic(ctx, false, all()...)
 		Expect(theMesh.InstallOperatorOf(ctx, former)).To(Succeed())
-		install.replace(ctx, formerBinary, func() {})
-		holds(ctx, "fourth")
-		Expect(live(ctx, filtered).Status.Revision).To(Equal(revision))
-		change(ctx, "fifth")
+		install.replace(ctx, formerBinary, func() {
+			By("changing a configuration while this version leads and the former one follows")
+			change(ctx, "fifth")
+			revision = live(ctx, filtered).Status.Revision
+		})
+		holds(ctx, "fifth")
+		Expect(live(ctx, filtered).Status.Revision).To(Equal(revision), "the former version keeps what this one made")
+		change(ctx, "sixth")
 		Expect(outputs(ctx, namespace)).To(Equal(made))
 		load.expectNoFailure()
 	})
