@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,10 +18,14 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace/noop"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/moduletest"
 	"github.com/wasme-io/wasme-operator/test/registry"
+	"github.com/wasme-io/wasme-operator/test/signing"
 )
 
 // traced records the spans of a spec.
@@ -71,6 +76,15 @@ func attributesOf(span tracetest.SpanStub) map[string]string {
 	return found
 }
 
+// signedBySomeone is a policy for images, none of which is signed.
+func signedBySomeone() wasmev1.FilterPolicySpec {
+	GinkgoHelper()
+	_, key, err := signing.NewKey()
+	Expect(err).NotTo(HaveOccurred())
+	signers := &wasmev1.Signers{AllOf: []wasmev1.Signer{{Name: "someone", Key: &wasmev1.SignerKey{PEM: key}}}}
+	return wasmev1.FilterPolicySpec{Images: []wasmev1.ImageRule{{Patterns: []string{"**"}, Signers: signers}}}
+}
+
 var _ = Describe("The traces of a reconcile", Serial, func() {
 	It("show its steps, and what runs beside it", func(ctx context.Context) {
 		w := newWorld(ctx)
@@ -95,7 +109,7 @@ var _ = Describe("The traces of a reconcile", Serial, func() {
 		reconcile := spans[slices.IndexFunc(spans, func(span tracetest.SpanStub) bool {
 			return span.Name == "Reconcile" && span.SpanContext.TraceID() == writing.SpanContext.TraceID()
 		})]
-		Expect(tree(spans, reconcile)).To(Equal("Reconcile(ResolveModule SelectWorkloads Preflight PrepareOutputs RollOut(Plan WriteOutput(Render) Plan Observe) WriteStatus)"))
+		Expect(tree(spans, reconcile)).To(Equal("Reconcile(ResolveModule SelectWorkloads Admit Preflight PrepareOutputs RollOut(Plan WriteOutput(Render) Plan Observe) WriteStatus)"))
 		Expect(attributesOf(reconcile)).To(Equal(map[string]string{
 			"wasme.filterdeployment.namespace": w.namespace, "wasme.filterdeployment.name": "f", "wasme.result": "requeue_after",
 		}))
@@ -116,9 +130,46 @@ var _ = Describe("The traces of a reconcile", Serial, func() {
 		for _, name := range []string{"WriteOutput", "Reconcile"} {
 			span := last(exporter.GetSpans(), name)
 			Expect(span.Status.Code).To(Equal(codes.Error), name)
-			Expect(span.Status.Description).To(ContainSubstring("no quorum"), name)
+			Expect(span.Status.Description).To(Equal("the API server answered InternalError"), name)
 		}
 		Expect(attributesOf(last(exporter.GetSpans(), "Reconcile"))).To(HaveKeyWithValue("wasme.result", "error"))
+	})
+
+	It("have what each step found", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		Expect(user.Create(ctx, &wasmev1.FilterPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "p"}, Spec: signedBySomeone()})).To(Succeed())
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"))
+		exporter := traced()
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		for name, reason := range map[string]string{
+			"ResolveModule": wasmev1.ReasonResolved, "SelectWorkloads": wasmev1.ReasonSelected, "Admit": wasmev1.ReasonNotSigned,
+		} {
+			Expect(attributesOf(last(exporter.GetSpans(), name))).To(Equal(map[string]string{"wasme.verdict": reason}), name)
+		}
+		Expect(attributesOf(last(exporter.GetSpans(), "FetchSignatures"))).To(And(
+			HaveKeyWithValue("wasme.registry", w.registry.Host()), HaveKeyWithValue("wasme.digest", HavePrefix("sha256:")),
+		))
+	})
+
+	It("have no configuration that the API server quotes", func(ctx context.Context) {
+		w := newWorld(ctx)
+		w.deployments(ctx, "a")
+		const secret = "a token of the filter"
+		fd := w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"), filterID("f"), config(secret))
+		exporter := traced()
+		w.intercept(func(write string) error {
+			if !strings.HasPrefix(write, "create EnvoyFilter") {
+				return nil
+			}
+			return apierrors.NewInvalid(schema.GroupKind{Group: "networking.istio.io", Kind: "EnvoyFilter"}, "a-f", field.ErrorList{
+				field.Invalid(field.NewPath("spec", "configPatches"), secret, "must be shorter"),
+			})
+		})
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(notReady(wasmev1.ReasonOutputRefused, secret), "the API server has quoted it")
+		Expect(last(exporter.GetSpans(), "WriteOutput").Status.Description).To(Equal("the API server answered Invalid"))
+		Expect(fmt.Sprintf("%+v", exporter.GetSpans())).NotTo(ContainSubstring(secret))
 	})
 
 	It("are not told to registries", func(ctx context.Context) {

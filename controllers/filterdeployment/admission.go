@@ -22,6 +22,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/policy"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 	"github.com/wasme-io/wasme-operator/internal/rollout"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/trust"
 )
 
@@ -37,7 +38,9 @@ type applied struct {
 
 // admit is the step between the module and its preflight: it asks the policies whether a
 // revision may reach proxies. The error is one of the cache.
-func (r *Reconciler) admit(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision) (rollout.Admission, error) {
+func (r *Reconciler) admit(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision) (found rollout.Admission, err error) {
+	ctx, span := tracing.Begin(ctx, "Admit")
+	defer func() { tracing.EndStep(span, found.Verdict, err) }()
 	owner := client.ObjectKeyFromObject(fd)
 	policies, err := r.policiesFor(ctx, fd.Namespace)
 	if err != nil {
@@ -59,7 +62,7 @@ func (r *Reconciler) admit(ctx context.Context, fd *wasmev1.FilterDeployment, as
 		}
 		judged = append(judged, rollout.Judged{Mode: one.Mode, Judgement: one.Judge(subject, roots)})
 	}
-	found := rollout.JudgeAdmission(&fd.Status, asked.Hash, judged, r.Clock.Now())
+	found = rollout.JudgeAdmission(&fd.Status, asked.Hash, judged, r.Clock.Now())
 	if found.Unsigned {
 		r.Signatures.Renew(owner, request)
 	} else {

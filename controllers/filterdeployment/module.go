@@ -20,9 +20,9 @@ import (
 // resolveModule is the first step: it returns the revision that the spec asks
 // for, and the tests in its image. While there is none it returns nil, and the verdict
 // says why.
-func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision.Revision) (*revision.Revision, *module.Tests, condition.Verdict) {
+func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeployment, history []revision.Revision) (found *revision.Revision, tests *module.Tests, verdict condition.Verdict) {
 	ctx, span := tracing.Begin(ctx, "ResolveModule")
-	defer span.End()
+	defer func() { tracing.EndStep(span, verdict, nil) }()
 	if err := render.Check(fd.Spec); err != nil {
 		return nil, nil, condition.FalseUntilChanged(wasmev1.ReasonInvalidSpec, err)
 	}
@@ -41,11 +41,11 @@ func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeploy
 		if err := r.Store.CheckShare(fd.Namespace, result.Module.SHA256, result.Module.SizeBytes); err != nil {
 			return nil, nil, moduleVerdict(err)
 		}
-		found, verdict := asked(fd, filter, moduleStatus(*result.Module))
+		found, verdict = asked(fd, filter, moduleStatus(*result.Module))
 		return found, result.Module.Tests, verdict
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {
-		found, verdict := asked(fd, filter, known.Module)
+		found, verdict = asked(fd, filter, known.Module)
 		if found != nil && result.Err != nil && result.Err.Reason == wasmev1.ReasonImageNotFound {
 			verdict = condition.False(result.Err.Reason, "%s; the module that it had, sha256:%s, stays in use", result.Err.Message, known.Module.SHA256)
 		}

@@ -98,9 +98,7 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 			return attempt
 		}
 	}
-	_, rendering := tracing.Begin(ctx, "Render")
-	spec, err := planned.Spec(r.Mesh)
-	tracing.End(rendering, err)
+	spec, err := r.render(ctx, planned)
 	if err != nil {
 		attempt.Reason, attempt.Err = wasmev1.ReasonWorkloadUnsupported, err
 		return attempt
@@ -116,6 +114,12 @@ func (r *Reconciler) writePlanned(ctx context.Context, fd *wasmev1.FilterDeploym
 	}
 	attempt.Reason, attempt.Err = writeFailure(attempt.Output, err)
 	return attempt
+}
+
+func (r *Reconciler) render(ctx context.Context, planned *rollout.Workload) (spec []byte, err error) {
+	_, span := tracing.Begin(ctx, "Render")
+	defer func() { tracing.End(span, err) }()
+	return planned.Spec(r.Mesh)
 }
 
 // writeFailure returns the reason and the error of a write. What the API server

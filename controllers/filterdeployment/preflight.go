@@ -17,9 +17,9 @@ import (
 
 // preflight is the second step: it has the module of a revision run before any proxy
 // gets it, with the tests in its image and those that the spec names.
-func (r *Reconciler) preflight(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision, tests *module.Tests) rollout.Preflight {
+func (r *Reconciler) preflight(ctx context.Context, fd *wasmev1.FilterDeployment, asked *revision.Revision, tests *module.Tests) (found rollout.Preflight) {
 	ctx, span := tracing.Begin(ctx, "Preflight")
-	defer span.End()
+	defer func() { tracing.EndStep(span, found.Verdict, nil) }()
 	owner := client.ObjectKeyFromObject(fd)
 	mode := cmp.Or(fd.Spec.Filter.Preflight, r.PreflightDefault)
 	if mode == wasmev1.PreflightOff {

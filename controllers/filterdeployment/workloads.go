@@ -32,14 +32,14 @@ import (
 // readTargets is the second step: it returns what the filter is to run on, in
 // the order of the names, with their Ready pods; nil when the spec selects
 // nothing that makes sense. The error is one of the cache.
-func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployment) ([]rollout.Target, condition.Verdict, error) {
+func (r *Reconciler) readTargets(ctx context.Context, fd *wasmev1.FilterDeployment) (targets []rollout.Target, verdict condition.Verdict, err error) {
 	ctx, span := tracing.Begin(ctx, "SelectWorkloads")
-	defer span.End()
+	defer func() { tracing.EndStep(span, verdict, err) }()
 	selected, verdict := r.selectWorkloads(ctx, fd)
 	if selected == nil {
 		return nil, verdict, nil
 	}
-	targets := make([]rollout.Target, len(selected))
+	targets = make([]rollout.Target, len(selected))
 	for i, target := range selected {
 		pods, unready, err := r.listPods(ctx, target)
 		if err != nil {

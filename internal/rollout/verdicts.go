@@ -68,8 +68,21 @@ func (p *Plan) deletedNote() string {
 
 func describeFailures(failures []Workload, all int) error {
 	text := condition.Enumerate(failures, "; ", func(w Workload) string { return fmt.Sprintf("%s: %v", w.Key(), w.Err) })
-	return fmt.Errorf("%d of %d workloads failed: %s", len(failures), all, text)
+	described := &failedWorkloads{text: fmt.Sprintf("%d of %d workloads failed: %s", len(failures), all, text)}
+	for _, w := range failures {
+		described.causes = append(described.causes, w.Err)
+	}
+	return described
 }
+
+// failedWorkloads is an error that names workloads, as many as fit, and wraps what failed in all of them.
+type failedWorkloads struct {
+	text   string
+	causes []error
+}
+
+func (e *failedWorkloads) Error() string   { return e.text }
+func (e *failedWorkloads) Unwrap() []error { return e.causes }
 
 // proveAll says of each pod what is known of the revision that it is to run.
 func (p *Plan) proveAll(s *State) {

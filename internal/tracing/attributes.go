@@ -43,5 +43,5 @@ func Registry(host string) attribute.KeyValue { return attribute.String("wasme.r
 // Digest returns the digest of a manifest or a module, with its algorithm.
 func Digest(digest string) attribute.KeyValue { return attribute.String("wasme.digest", digest) }
 
-// Verdict returns the reason of a preflight's verdict.
+// Verdict returns the reason of a verdict.
 func Verdict(reason string) attribute.KeyValue { return attribute.String("wasme.verdict", reason) }

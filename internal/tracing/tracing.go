@@ -6,6 +6,7 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,10 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/wasme-io/wasme-operator/internal/condition"
 )
 
 const (
@@ -78,8 +82,28 @@ func Begin(ctx context.Context, name string, attributes ...attribute.KeyValue) (
 // End ends a span, with the error of what it is about.
 func End(span trace.Span, err error) {
 	if err != nil {
+		err = withoutContent(err)
 		span.RecordError(err)
 		span.SetStatus(codes.Error, err.Error())
 	}
 	span.End()
+}
+
+// EndStep ends the span of a step of a reconcile, with the reason of what it found. A verdict is an error of the step
+// if it is retried for that.
+func EndStep(span trace.Span, found condition.Verdict, err error) {
+	if found.Reason != "" {
+		span.SetAttributes(Verdict(found.Reason))
+	}
+	End(span, cmp.Or(err, found.Err))
+}
+
+// withoutContent replaces an answer of the API server by its reason: its text may quote what was written, and so the
+// configuration of a filter.
+func withoutContent(err error) error {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) {
+		return err
+	}
+	return fmt.Errorf("the API server answered %s", cmp.Or(answer.Status().Reason, "without a reason"))
 }

@@ -67,17 +67,25 @@ func (r *Resolver) checkURL(ctx context.Context, j *job) (found outcome) {
 }
 
 func (r *Resolver) fetched(ctx context.Context, j *job, url *pull.URL) (module.Module, error) {
-	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	defer cancel()
-	ctx, span := tracing.Begin(ctx, "PullModule", tracing.Registry(j.host), tracing.Digest("sha256:"+j.entry.req.SHA256))
-	begin := time.Now()
-	m, err := url.Pull(ctx, r.store)
-	countPull(begin, err)
-	tracing.End(span, err)
+	m, err := j.pull(ctx, "sha256:"+j.entry.req.SHA256, func(ctx context.Context) (module.Module, error) {
+		return url.Pull(ctx, r.store)
+	})
 	if err != nil {
 		return module.Module{}, err
 	}
 	return m, r.store.Remember(url.Key(), m)
+}
+
+// pull bounds a pull, counts it and traces it, with the digest of what is pulled.
+func (j *job) pull(ctx context.Context, digest string, from func(context.Context) (module.Module, error)) (m module.Module, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	ctx, span := tracing.Begin(ctx, "PullModule", tracing.Registry(j.host), tracing.Digest(digest))
+	defer func() { tracing.End(span, err) }()
+	begin := time.Now()
+	m, err = from(ctx)
+	countPull(begin, err)
+	return m, err
 }
 
 // checkImage asks the registry with the request's own credential, and pulls
@@ -130,13 +138,9 @@ func (r *Resolver) pulled(ctx context.Context, j *job, digest v1.Hash, image str
 		return known, nil
 	}
 	m, err, _ := r.pulls.Do(image, func() (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-		defer cancel()
-		ctx, span := tracing.Begin(ctx, "PullModule", tracing.Registry(j.host), tracing.Digest(digest.String()))
-		begin := time.Now()
-		pulled, err := j.source.Pull(ctx, digest, r.store)
-		countPull(begin, err)
-		tracing.End(span, err)
+		pulled, err := j.pull(ctx, digest.String(), func(ctx context.Context) (module.Module, error) {
+			return j.source.Pull(ctx, digest, r.store)
+		})
 		if err != nil {
 			return module.Module{}, err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wasme-io/wasme-operator/internal/background"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 )
 
 const (
@@ -39,9 +40,11 @@ type Pool = background.Pool[Request, pull.Signatures]
 // request whose result changed, and must not block for long.
 func New(from *pull.Client, wake func(types.NamespacedName)) *Pool {
 	return background.New(background.Options[Request, pull.Signatures]{
-		Do: func(ctx context.Context, asked Request) (pull.Signatures, error) {
+		Do: func(ctx context.Context, asked Request) (found pull.Signatures, err error) {
 			ctx, cancel := context.WithTimeout(ctx, lookBound)
 			defer cancel()
+			ctx, span := tracing.Begin(ctx, "FetchSignatures", tracing.Registry(asked.Host()), tracing.Digest(asked.Digest.String()))
+			defer func() { tracing.End(span, err) }()
 			image, err := from.OpenImage(asked.Request)
 			if err != nil {
 				return pull.Signatures{}, err

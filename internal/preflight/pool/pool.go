@@ -58,12 +58,14 @@ func New(options Options) *Pool {
 	})
 }
 
-func (o Options) do(ctx context.Context, asked Request) (preflight.Verdict, error) {
+func (o Options) do(ctx context.Context, asked Request) (verdict preflight.Verdict, err error) {
+	ctx, span := tracing.Begin(ctx, "RunModule", tracing.Digest("sha256:"+asked.SHA256))
+	defer func() {
+		span.SetAttributes(tracing.Verdict(verdict.Reason))
+		tracing.End(span, err)
+	}()
 	begin := time.Now()
-	spanCtx, span := tracing.Begin(ctx, "RunModule", tracing.Digest("sha256:"+asked.SHA256))
-	verdict, err := o.run(spanCtx, asked)
-	span.SetAttributes(tracing.Verdict(verdict.Reason))
-	tracing.End(span, err)
+	verdict, err = o.run(ctx, asked)
 	if ctx.Err() == nil {
 		count(verdict, err, time.Since(begin))
 	}

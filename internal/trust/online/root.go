@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 
+	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/trust"
 )
 
@@ -105,9 +106,11 @@ func (r *Root) Start(ctx context.Context) error {
 }
 
 // fetch keeps the root that there is when it fails.
-func (r *Root) fetch(ctx context.Context) error {
+func (r *Root) fetch(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchBound)
 	defer cancel()
+	ctx, span := tracing.Begin(ctx, "FetchTrustedRoot")
+	defer func() { tracing.End(span, err) }()
 	options := tuf.DefaultOptions().WithContext(ctx).WithRoot(r.options.Anchor).WithRepositoryBaseURL(r.options.URL).
 		WithDisableLocalCache().WithFetcher(fetcher{ctx, &http.Client{Transport: r.options.Transport}})
 	fetched, err := root.FetchTrustedRootWithOptions(options)

@@ -10,6 +10,11 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
@@ -140,11 +145,17 @@ func TestRootThatCannotBeFetchedIsTriedAgain(t *testing.T) {
 }
 
 func TestExpiredRepositoryIsRefused(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)))
+	t.Cleanup(func() { otel.SetTracerProvider(noop.NewTracerProvider()) })
 	f := start(t, -time.Hour)
 	_, _ = f.Roots()
 	f.wait()
 	if roots, err := f.Roots(); roots != nil || err == nil {
 		t.Errorf("%v, %v", roots, err)
+	}
+	if got := spans.GetSpans(); len(got) != 1 || got[0].Name != "FetchTrustedRoot" || got[0].Status.Code != codes.Error {
+		t.Errorf("the spans are %v", got)
 	}
 }
 
