@@ -40,7 +40,7 @@ import (
 const copyTime = time.Minute
 
 // syncTimeout is how long a cache may take: as long as the API server is away.
-// The module server goes on meanwhile, and /readyz tells.
+// The module server keeps serving meanwhile, and /readyz reports it.
 const syncTimeout = 24 * time.Hour
 
 // The lease: one that its holder does not give up, because it crashed, is taken

@@ -91,7 +91,7 @@ func changeOf(cached istio.Output, notes map[string]string) string {
 var (
 	statusLabels  = []string{"namespace", "name"}
 	fdReady       = prometheus.NewDesc("wasme_filterdeployment_ready", "1 for the status that Ready has (True, False or Unknown), 0 for the two others.", append(statusLabels, "status"), nil)
-	fdSuspended   = prometheus.NewDesc("wasme_filterdeployment_suspended", "1 when spec.suspend is set, else 0; the others stay as they were then.", statusLabels, nil)
+	fdSuspended   = prometheus.NewDesc("wasme_filterdeployment_suspended", "1 while spec.suspend is set, else 0; meanwhile the other metrics of the FilterDeployment keep their values.", statusLabels, nil)
 	fdStalled     = prometheus.NewDesc("wasme_filterdeployment_stalled", "1 while the condition Stalled is True: something must change before the operator can go on; else 0.", statusLabels, nil)
 	fdContested   = prometheus.NewDesc("wasme_filterdeployment_contested", "1 while the condition Contested is True: something else changes the status or the outputs; else 0.", statusLabels, nil)
 	fdRollout     = prometheus.NewDesc("wasme_filterdeployment_rollout_phase", "1 for the phase of status.rollout; there is none without a staged rollout.", append(statusLabels, "phase"), nil)

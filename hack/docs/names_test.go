@@ -53,7 +53,7 @@ func (n names) readFlags(c *cobra.Command) {
 var foreignWords = strings.Fields(`
 	OOMKilled InProgress Current ServerSideApply EnvoyFilters ControllerRevisions OCIRepository HelmRelease
 	appProtocol dependsOn emptyDir dockerconfigjson honorLabels hostNetwork matchLabels userVolume userVolumeMount args
-	controllerGroup controllerKind newTag`)
+	controllerGroup controllerKind newTag allowVolumeExpansion`)
 
 func readNames(t *testing.T) names {
 	t.Helper()

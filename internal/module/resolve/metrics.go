@@ -15,7 +15,7 @@ import (
 var (
 	lookupsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wasme_module_lookups_total",
-		Help: "Looks at registries and URLs for modules, by result; each pull is part of one.",
+		Help: "Lookups of modules in registries and at URLs, by result; each pull is part of one.",
 	}, []string{"result"})
 	pullsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "wasme_module_pulls_total",
