@@ -265,11 +265,15 @@ var _ = Describe("Policies", func() {
 			g.Expect(fd.Status.Revision).NotTo(Equal(good))
 		}).WithTimeout(bound).Should(Succeed())
 
-		By("staying admitted after a restart while the registry is away")
+		By("staying Ready after a restart while the registry is away, and nobody can tell")
 		w.registry.Down()
 		w.restart(ctx)
-		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonAdmitted, "signed by ci"))
+		Eventually(ctx, func(g Gomega) {
+			_, err := w.reconcile(ctx, fd)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionUnknown, wasmev1.ReasonSignaturesUnavailable, "FilterPolicy p: "))
+		}).WithTimeout(bound).Should(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady))
 		Expect(fd.Status.Module.Signature).NotTo(BeNil())
 		Expect(w.registry.Up()).To(Succeed())
 	})
@@ -324,6 +328,14 @@ var _ = Describe("Policies", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionFalse, wasmev1.ReasonPolicyInvalid, "spec.images[0].signers.allOf[0].key.pem: it is not one key in PEM"))
 		Expect(w.held(ctx)).To(BeEmpty())
+
+		By("only warning")
+		made.Spec = spec
+		made.Spec.Mode = wasmev1.PolicyWarn
+		Expect(user.Update(ctx, made)).To(Succeed())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonWarned, "FilterPolicy p: reading spec.trustedRoot.configMap: ", "it is not JSON", "proxies get it all the same"))
+		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", fd.Status.Revision))
 	})
 
 	It("admit nothing while the trusted root cannot be fetched, and what is signed once it can", func(ctx SpecContext) {

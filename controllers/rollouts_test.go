@@ -261,6 +261,29 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		Expect(fd).To(beReady("2/2"))
 	})
 
+	It("is taken back when a policy refuses its revision, and begins again when it does not", func(ctx context.Context) {
+		second := begins(ctx, "second")
+		goesLive(ctx, "b", b)
+		reaches(ctx, wasmev1.RolloutBaking)
+		holds(ctx, first, second)
+		strict := &wasmev1.FilterPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "strict"}, Spec: wasmev1.FilterPolicySpec{FailStrategies: []wasmev1.FailStrategy{wasmev1.FailClosed}},
+		}
+		Expect(user.Create(ctx, strict)).To(Succeed())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionFalse, wasmev1.ReasonFailStrategyDenied, "FilterPolicy strict: "))
+		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionFalse, wasmev1.ReasonLastGoodRevision, "revision "+second+" gave way to "+first+", because it does not meet a policy"))
+		Expect(fd.Status.Revision).To(Equal(first))
+
+		s.load(ctx, fd, "b", b)
+		Expect(user.Delete(ctx, strict)).To(Succeed())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd.Status.Revision).To(Equal(second))
+		Expect(conditionTypes(fd)).NotTo(ContainElement(wasmev1.ConditionAdmitted))
+		Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(second+" ")), "b still fetches")
+	})
+
 	It("undoes what someone edits where a workload waits", func(ctx context.Context) {
 		second := begins(ctx, "second")
 		goesLive(ctx, "b", b)

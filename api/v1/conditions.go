@@ -86,15 +86,20 @@ const (
 
 	// ReasonAdmitted: the filter meets all policies (Admitted).
 	ReasonAdmitted = "Admitted"
-	// ReasonWarned: the filter breaks policies whose mode is Warn. The message says how.
+	// ReasonWarned: the filter breaks policies whose mode is Warn, or whether it does cannot be
+	// told. The message says how, or why.
 	ReasonWarned = "Warned"
-	// ReasonVerifying: the signatures of the image are being looked up.
+	// ReasonVerifying: the signatures of the image, or the trusted root that they must come
+	// from, are being looked up.
 	ReasonVerifying = "Verifying"
 	// ReasonNotSigned: not all signers that a policy asks for have signed the image.
 	ReasonNotSigned = "NotSigned"
 	// ReasonSignaturesUnavailable: the signatures of the image, or the trusted root that
 	// they must come from, could not be read.
 	ReasonSignaturesUnavailable = "SignaturesUnavailable"
+	// ReasonModuleUnreadable: what the module imports could not be read. The operator pulls the
+	// module again.
+	ReasonModuleUnreadable = "ModuleUnreadable"
 	// ReasonImageDenied: a policy does not list the image.
 	ReasonImageDenied = "ImageDenied"
 	// ReasonSourceDenied: a policy does not allow modules from such a source.

@@ -50,37 +50,63 @@ func (r *Reconciler) admit(ctx context.Context, fd *wasmev1.FilterDeployment, as
 		r.Signatures.Forget(owner)
 		return rollout.Admission{Revision: asked.Hash}, nil
 	}
-	subject, request, err := r.subjectOf(fd, asked, policies)
+	subject, err := subjectOf(asked)
 	if err != nil {
-		return rollout.AdmissionAwaits(&fd.Status, asked.Hash, awaiting(err)), nil
+		return rollout.Admission{}, err
 	}
+	request, lacks := r.learn(fd, asked, &subject, policies)
 	judged := make([]rollout.Judged, 0, len(policies))
 	for _, one := range policies {
-		roots, err := r.rootsOf(ctx, one, subject)
-		if err != nil {
-			return rollout.AdmissionAwaits(&fd.Status, asked.Hash, awaiting(err)), nil
-		}
-		judged = append(judged, rollout.Judged{Mode: one.Mode, Judgement: one.Judge(subject, roots)})
+		judged = append(judged, r.judge(ctx, one, subject, lacks))
 	}
 	found = rollout.JudgeAdmission(&fd.Status, asked.Hash, judged, r.Clock.Now())
-	if found.Unsigned {
+	switch {
+	case found.Unsigned:
 		r.Signatures.Renew(owner, request)
-	} else {
+	case lacks.signatures == nil:
 		r.Signatures.Forget(owner)
 	}
 	return found, nil
 }
 
-// errVerifying says that signatures, or a trusted root, are being read.
-var errVerifying = errors.New("the operator is looking up the signatures of the image")
+// unknown says why something that policies ask about is not known; nil where it is.
+type unknown struct{ signatures, capabilities error }
 
-// awaiting returns the verdict while it is not known whether a filter meets the policies.
-func awaiting(err error) condition.Verdict {
-	if errors.Is(err, errVerifying) {
-		return condition.Unknown(wasmev1.ReasonVerifying, "%v", err)
+// judge asks one policy.
+func (r *Reconciler) judge(ctx context.Context, one applied, subject policy.Subject, lacks unknown) rollout.Judged {
+	needs, judged := one.Needs(subject.Repository), rollout.Judged{Mode: one.Mode}
+	if needs.Capabilities && lacks.capabilities != nil {
+		if invalid, is := errors.AsType[*module.Error](lacks.capabilities); is {
+			judged.Violations = []policy.Violation{{Reason: wasmev1.ReasonCapabilityDenied, Message: one.Name + ": what the module imports cannot be read: " + invalid.Message}}
+		} else {
+			judged.Awaits = condition.Unknown(wasmev1.ReasonModuleUnreadable, "%s: %v", one.Name, lacks.capabilities)
+		}
+		return judged
 	}
-	return condition.Unknown(wasmev1.ReasonSignaturesUnavailable, "%v", err)
+	var roots trust.Roots
+	err := lacks.signatures
+	if !needs.Signatures {
+		err = nil
+	}
+	if err == nil && needs.Roots {
+		roots, err = r.rootsOf(ctx, one)
+	}
+	switch {
+	case errors.Is(err, errVerifying), errors.Is(err, errFetchingRoot):
+		judged.Awaits = condition.Unknown(wasmev1.ReasonVerifying, "%s: %v", one.Name, err)
+	case err != nil:
+		judged.Awaits = condition.Unknown(wasmev1.ReasonSignaturesUnavailable, "%s: %v", one.Name, err)
+	default:
+		judged.Judgement = one.Judge(subject, roots)
+	}
+	return judged
 }
+
+// What policies wait for.
+var (
+	errVerifying    = errors.New("the operator is looking up the signatures of the image")
+	errFetchingRoot = errors.New("the operator is fetching the trusted root of Sigstore")
+)
 
 // policiesFor returns the policies that apply in a namespace, ordered by name.
 func (r *Reconciler) policiesFor(ctx context.Context, namespace string) ([]applied, error) {
@@ -131,35 +157,37 @@ func (r *Reconciler) selectsNamespace(ctx context.Context, by *metav1.LabelSelec
 	return selector.Matches(labels.Set(found.Labels)), nil
 }
 
-// subjectOf gathers what the policies need to know of a revision, and no more. It returns
-// the request for the image's signatures, too.
-func (r *Reconciler) subjectOf(fd *wasmev1.FilterDeployment, asked *revision.Revision, policies []applied) (policy.Subject, signatures.Request, error) {
+// subjectOf returns what a revision says of itself.
+func subjectOf(asked *revision.Revision) (policy.Subject, error) {
 	subject := policy.Subject{Filter: asked.Filter}
-	var request signatures.Request
-	if asked.Filter.Image != "" {
-		reference, err := name.ParseReference(asked.Filter.Image)
-		if err != nil {
-			return subject, request, fmt.Errorf("reading spec.filter.image: %w", err)
-		}
-		subject.Repository = reference.Context().Name()
-		if subject.Image, err = v1.NewHash(cmp.Or(asked.Module.IndexDigest, asked.Module.ManifestDigest)); err != nil {
-			return subject, request, fmt.Errorf("reading the digest of the image: %w", err)
-		}
+	if asked.Filter.Image == "" {
+		return subject, nil
 	}
+	reference, err := name.ParseReference(asked.Filter.Image)
+	if err != nil {
+		return subject, fmt.Errorf("reading spec.filter.image: %w", err)
+	}
+	subject.Repository = reference.Context().Name()
+	if subject.Image, err = v1.NewHash(cmp.Or(asked.Module.IndexDigest, asked.Module.ManifestDigest)); err != nil {
+		return subject, fmt.Errorf("reading the digest of the image: %w", err)
+	}
+	return subject, nil
+}
+
+// learn adds what the policies need to know of a revision, and no more. It returns the
+// request for the image's signatures, too.
+func (r *Reconciler) learn(fd *wasmev1.FilterDeployment, asked *revision.Revision, subject *policy.Subject, policies []applied) (request signatures.Request, lacks unknown) {
 	var needs policy.Needs
 	for _, one := range policies {
 		needs = needs.With(one.Needs(subject.Repository))
 	}
-	var err error
 	if needs.Capabilities {
-		if subject.Capabilities, err = r.capabilitiesOf(asked.Module.SHA256); err != nil {
-			return subject, request, err
-		}
+		subject.Capabilities, lacks.capabilities = r.capabilitiesOf(asked.Module.SHA256)
 	}
 	if needs.Signatures {
-		request, err = r.readSignatures(fd, &subject)
+		request, lacks.signatures = r.readSignatures(fd, subject)
 	}
-	return subject, request, err
+	return request, lacks
 }
 
 func (r *Reconciler) readSignatures(fd *wasmev1.FilterDeployment, subject *policy.Subject) (signatures.Request, error) {
@@ -194,15 +222,12 @@ func (r *Reconciler) capabilitiesOf(sha256 string) ([]wasmev1.Capability, error)
 	return module.CapabilitiesOf(functions), err
 }
 
-// rootsOf returns the trusted root of a policy, if it needs one.
-func (r *Reconciler) rootsOf(ctx context.Context, one applied, subject policy.Subject) (trust.Roots, error) {
-	if !one.Needs(subject.Repository).Roots {
-		return nil, nil
-	}
+// rootsOf returns the trusted root of a policy.
+func (r *Reconciler) rootsOf(ctx context.Context, one applied) (trust.Roots, error) {
 	if one.TrustedRoot == nil {
 		roots, err := r.Sigstore.Roots()
 		if roots == nil && err == nil {
-			err = errVerifying
+			err = errFetchingRoot
 		}
 		if roots != nil {
 			err = nil // it is renewed
@@ -212,11 +237,11 @@ func (r *Reconciler) rootsOf(ctx context.Context, one applied, subject policy.Su
 	from := one.TrustedRoot.ConfigMap
 	content, err := r.Finder.TrustedRoot(ctx, one.namespace, wasmev1.ConfigMapKey{Name: from.Name, Key: from.Key})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", one.Name, err)
+		return nil, err
 	}
 	roots, err := trust.ParseRoots(content)
 	if err != nil {
-		return nil, fmt.Errorf("%s: reading spec.trustedRoot.configMap: key %s of ConfigMap %s in namespace %s: %w", one.Name, from.Key, from.Name, one.namespace, err)
+		return nil, fmt.Errorf("reading spec.trustedRoot.configMap: key %s of ConfigMap %s in namespace %s: %w", from.Key, from.Name, one.namespace, err)
 	}
 	return roots, nil
 }

@@ -259,13 +259,13 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 			return nil, err
 		}
 		if p.Admission.Holds {
-			state.Asked = nil
+			state.Barred, state.Asked = state.Asked.Hash, nil
 		}
 	}
 	if state.Asked != nil {
 		p.Preflight = r.preflight(ctx, fd, state.Asked, tests).WithMemoryWarning(state.Targets)
 		if p.Preflight.Holds {
-			state.Asked = nil
+			state.Barred, state.Asked = state.Asked.Hash, nil
 		}
 	}
 	if state.Asked != nil {

@@ -41,11 +41,11 @@ func (r *Reconciler) resolveModule(ctx context.Context, fd *wasmev1.FilterDeploy
 		if err := r.Store.CheckShare(fd.Namespace, result.Module.SHA256, result.Module.SizeBytes); err != nil {
 			return nil, nil, moduleVerdict(err)
 		}
-		found, verdict = asked(fd, filter, moduleStatus(*result.Module))
+		found, verdict = asked(fd, filter, moduleStatus(*result.Module), history)
 		return found, result.Module.Tests, verdict
 	}
 	if known := r.resolvedBefore(fd, history, result.Err); known != nil {
-		found, verdict = asked(fd, filter, known.Module)
+		found, verdict = asked(fd, filter, known.Module, history)
 		if found != nil && result.Err != nil && result.Err.Reason == wasmev1.ReasonImageNotFound {
 			verdict = condition.False(result.Err.Reason, "%s; the module that it had, sha256:%s, stays in use", result.Err.Message, known.Module.SHA256)
 		}
@@ -71,10 +71,13 @@ func (r *Reconciler) configuredFilter(ctx context.Context, fd *wasmev1.FilterDep
 }
 
 // asked returns the revision of a filter, whose configuration was read, and its module.
-func asked(fd *wasmev1.FilterDeployment, filter wasmev1.FilterSpec, resolved wasmev1.ModuleStatus) (*revision.Revision, condition.Verdict) {
+func asked(fd *wasmev1.FilterDeployment, filter wasmev1.FilterSpec, resolved wasmev1.ModuleStatus, history []revision.Revision) (*revision.Revision, condition.Verdict) {
 	spec := workload.IstioSpec(fd)
 	content := revision.Content{Filter: filter, Module: resolved, Output: spec.Output, Distribution: spec.Distribution}
 	found, err := revision.New(client.ObjectKeyFromObject(fd), content)
+	if err == nil {
+		err = revision.CheckUnique(history, found)
+	}
 	switch {
 	case errors.Is(err, render.ErrRootIDMissing):
 		return nil, condition.FalseUntilChanged(wasmev1.ReasonRootIDMissing, err)

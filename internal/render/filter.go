@@ -174,9 +174,16 @@ func orDefault[T ~string](value, fallback T) T {
 	return value
 }
 
-// Revision returns a hash over everything that a proxy sees of the filter.
+// Revision returns a hash over everything that a proxy sees of the filter: the first digits
+// of its Digest.
 func (f Filter) Revision() string {
 	return hash(f)
+}
+
+// Digest returns the SHA-256 over everything that a proxy sees of the filter, in hexadecimal
+// digits. Two filters can be made to have the same Revision, but not the same Digest.
+func (f Filter) Digest() string {
+	return digest(f)
 }
 
 // placement returns a hash over the filter's place in a proxy and what the proxy
@@ -208,10 +215,14 @@ func bytesValue(content []byte) map[string]any {
 // the same in every release of the operator. A change would renew every ECDS
 // resource once.
 func hash(values ...any) string {
+	return digest(values...)[:hashLength]
+}
+
+func digest(values ...any) string {
 	text, err := json.Marshal(values)
 	if err != nil {
 		panic(fmt.Sprintf("hashing %T: %v", values, err)) // strings, bytes, numbers and booleans always marshal
 	}
 	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])[:hashLength]
+	return hex.EncodeToString(sum[:])
 }

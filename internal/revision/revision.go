@@ -60,8 +60,8 @@ type Revision struct {
 	Content
 	// Rendered is what proxies see of the filter.
 	Rendered render.Filter
-	// Hash is over Rendered (render.Filter.Revision).
-	Hash string
+	// Hash is over Rendered (render.Filter.Revision), and Digest is the whole of it.
+	Hash, Digest string
 	// Object is the ControllerRevision; nil until there is one.
 	Object *appsv1.ControllerRevision
 }
@@ -78,11 +78,11 @@ func New(owner types.NamespacedName, content Content) (Revision, error) {
 	if err != nil {
 		return Revision{}, err
 	}
-	return Revision{Content: content, Rendered: filter, Hash: filter.Revision()}, nil
+	return Revision{Content: content, Rendered: filter, Hash: filter.Revision(), Digest: filter.Digest()}, nil
 }
 
-// Decode reads a ControllerRevision. One that Trim has shortened has the hash that its
-// annotation tells, and no configuration.
+// Decode reads a ControllerRevision. One that Trim has shortened has the hash and the digest
+// that its annotations tell, and no configuration.
 func Decode(object *appsv1.ControllerRevision) (Revision, error) {
 	var content Content
 	if err := json.Unmarshal(object.Data.Raw, &content); err != nil {
@@ -98,9 +98,21 @@ func Decode(object *appsv1.ControllerRevision) (Revision, error) {
 	}
 	known.Object = object
 	if !known.Whole() {
-		known.Hash = object.Annotations[HashAnnotation]
+		known.Hash, known.Digest = object.Annotations[HashAnnotation], object.Annotations[CutDigestAnnotation]
 	}
 	return known, nil
+}
+
+// CheckUnique returns an error if a history has another revision with the same Hash. Proxies,
+// outputs and the status tell revisions apart by it, so the new one would count as tried and
+// admitted before it was. That happens by intent only: the Hash has 32 bits.
+func CheckUnique(history []Revision, asked Revision) error {
+	for i := range history {
+		if history[i].Hash == asked.Hash && history[i].Digest != asked.Digest {
+			return fmt.Errorf("another revision of this FilterDeployment has the hash %s, too: change anything in spec.filter.config", asked.Hash)
+		}
+	}
+	return nil
 }
 
 // SortNewestFirst orders revisions by their numbers. Two have the same number
@@ -137,6 +149,7 @@ func Desired(fd *wasmev1.FilterDeployment, asked Revision, history []Revision) (
 			desired = known.Object.DeepCopy()
 			desired.Data = data // a cache may have less
 			delete(desired.Annotations, CutAnnotation)
+			delete(desired.Annotations, CutDigestAnnotation)
 			break
 		}
 	}

@@ -74,7 +74,7 @@ func TestNewHashesWhatProxiesSee(t *testing.T) {
 	made := revisionOf(t, contentOf("1"))
 	filter, err := render.NewFilter(owner, contentOf("1").Filter, "", moduleOf("1"))
 	g.Expect(err).NotTo(HaveOccurred())
-	g.Expect(made).To(Equal(revision.Revision{Content: contentOf("1"), Rendered: filter, Hash: filter.Revision()}))
+	g.Expect(made).To(Equal(revision.Revision{Content: contentOf("1"), Rendered: filter, Hash: filter.Revision(), Digest: filter.Digest()}))
 	sameToProxies := contentOf("1")
 	sameToProxies.Filter.Image, sameToProxies.Output = "registry/f:latest", wasmev1.OutputWasmPlugin
 	g.Expect(revisionOf(t, sameToProxies).Hash).To(Equal(made.Hash))
@@ -82,6 +82,17 @@ func TestNewHashesWhatProxiesSee(t *testing.T) {
 	pulled := contentOf("1")
 	pulled.Distribution = wasmev1.DistributionRegistry
 	g.Expect(revisionOf(t, pulled).Hash).NotTo(Equal(made.Hash))
+}
+
+func TestAHashIsThatOfOneRevision(t *testing.T) {
+	g := NewWithT(t)
+	history := historyOf(t, contentOf("1"), contentOf("2"))
+	asked := revisionOf(t, contentOf("1"))
+	g.Expect(revision.CheckUnique(history, asked)).To(Succeed(), "it was asked for before")
+	made := revisionOf(t, contentOf("3"))
+	g.Expect(revision.CheckUnique(history, made)).To(Succeed())
+	made.Hash = asked.Hash // as after some billions of tries
+	g.Expect(revision.CheckUnique(history, made)).To(MatchError("another revision of this FilterDeployment has the hash " + asked.Hash + ", too: change anything in spec.filter.config"))
 }
 
 func TestNewReportsTheFieldThatIsWrong(t *testing.T) {

@@ -16,6 +16,9 @@ const (
 	// CutAnnotation is on cached objects only. It holds the size in bytes of the
 	// configuration that the cache left out.
 	CutAnnotation = "wasme.io/cached-without-configuration"
+
+	// CutDigestAnnotation is on the same objects. It holds the Digest of the whole revision.
+	CutDigestAnnotation = "wasme.io/cached-digest"
 )
 
 // Trim is a cache transform: it leaves a large configuration out of a ControllerRevision.
@@ -27,6 +30,9 @@ func Trim(item any) (any, error) {
 	}
 	object.SetManagedFields(nil)
 	if data, size := withoutConfiguration(object.Data.Raw); size > 0 {
+		if whole, err := Decode(object); err == nil {
+			metav1.SetMetaDataAnnotation(&object.ObjectMeta, CutDigestAnnotation, whole.Digest)
+		}
 		object.Data.Raw = data
 		metav1.SetMetaDataAnnotation(&object.ObjectMeta, CutAnnotation, strconv.Itoa(size))
 	}

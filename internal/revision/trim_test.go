@@ -48,6 +48,7 @@ func TestCacheLeavesLargeConfigurationsOut(t *testing.T) {
 	g.Expect(cut.Whole()).To(BeFalse())
 	g.Expect(cut.Filter.Config).To(BeNil())
 	g.Expect(cut.Hash).To(Equal(large.Hash), "the hash is that of the whole")
+	g.Expect(cut.Digest).To(Equal(large.Digest))
 	g.Expect(cut.Module).To(Equal(large.Module))
 }
 

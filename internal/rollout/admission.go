@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -34,49 +35,35 @@ type Admission struct {
 type Judged struct {
 	Mode wasmev1.PolicyMode
 	policy.Judgement
+	// Awaits, unless it has no reason, says why the policy could not be asked.
+	Awaits condition.Verdict
 }
 
-// AdmissionAwaits returns an admission that has not come to a verdict, and why. What was
-// admitted before and is in force stays admitted.
-func AdmissionAwaits(status *wasmev1.FilterDeploymentStatus, revision string, why condition.Verdict) Admission {
-	inForce := status.Revision == revision
-	said := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionAdmitted)
-	if inForce && said != nil && said.Status == metav1.ConditionTrue {
-		found := Admission{Revision: revision, Verdict: condition.True(said.Reason, "%s", said.Message)}
-		if status.Module != nil {
-			found.Signature = status.Module.Signature
-		}
-		return found
-	}
-	return Admission{Revision: revision, Verdict: why, Holds: !inForce}
-}
-
-// JudgeAdmission sums up what the policies say, all of which were asked.
+// JudgeAdmission sums up what the policies say.
 func JudgeAdmission(status *wasmev1.FilterDeploymentStatus, revision string, judged []Judged, now time.Time) Admission {
 	found := Admission{Revision: revision}
 	var refused, warned []policy.Violation
-	var by []string
-	var form wasmev1.SignatureForm
+	var awaits condition.Verdict
 	for _, one := range judged {
-		if one.Mode == wasmev1.PolicyWarn {
+		switch warns := one.Mode == wasmev1.PolicyWarn; {
+		case one.Awaits.Reason == "" && warns:
 			warned = append(warned, one.Violations...)
-		} else {
+		case one.Awaits.Reason == "":
 			refused = append(refused, one.Violations...)
+		case warns:
+			warned = append(warned, policy.Violation{Reason: one.Awaits.Reason, Message: one.Awaits.Message})
+		case awaits.Reason == "":
+			awaits = one.Awaits
 		}
-		if form == "" {
-			form = one.Form
-		}
-		by = append(by, one.By...)
-	}
-	if len(by) > 0 {
-		slices.Sort(by)
-		found.Signature = &wasmev1.ModuleSignature{By: slices.Compact(by), Form: form, VerifiedAt: metav1.NewTime(now)}
 	}
 	isUnsigned := func(v policy.Violation) bool { return v.Reason == wasmev1.ReasonNotSigned }
 	found.Unsigned = slices.ContainsFunc(refused, isUnsigned) || slices.ContainsFunc(warned, isUnsigned)
+	found.Signature = signatureOf(judged, now)
 	switch {
 	case len(refused) > 0:
 		found.refuse(status, refused)
+	case awaits.Reason != "":
+		found.await(status, awaits)
 	case len(warned) > 0:
 		found.Verdict = condition.True(wasmev1.ReasonWarned, "%s; proxies get it all the same, because the policy only warns", describeViolations(warned))
 	default:
@@ -85,16 +72,49 @@ func JudgeAdmission(status *wasmev1.FilterDeploymentStatus, revision string, jud
 	return found
 }
 
-// refuse sets the verdict on a revision that breaks policies. Signatures may be added
-// without a change of any object.
+// signatureOf returns the signers that policies asked for and that have signed; nil for none.
+func signatureOf(judged []Judged, now time.Time) *wasmev1.ModuleSignature {
+	var by []string
+	var form wasmev1.SignatureForm
+	for _, one := range judged {
+		by, form = append(by, one.By...), cmp.Or(form, one.Form)
+	}
+	if len(by) == 0 {
+		return nil
+	}
+	slices.Sort(by)
+	return &wasmev1.ModuleSignature{By: slices.Compact(by), Form: form, VerifiedAt: metav1.NewTime(now)}
+}
+
+// refuse sets the verdict on a revision that breaks policies. One whose rollout is under way
+// gives way to the one before it. Signatures may be added without a change of any object.
 func (a *Admission) refuse(status *wasmev1.FilterDeploymentStatus, refused []policy.Violation) {
-	a.Holds = status.Revision != a.Revision
+	rollout := status.Rollout
+	spreads := rollout != nil && rollout.To == a.Revision && underWay(rollout)
+	a.Holds = status.Revision != a.Revision || spreads
 	text := describeViolations(refused)
 	if !a.Holds {
 		text += "; the revision stays in force, because policies hold new revisions only"
 	}
 	a.Verdict = condition.FalseUntilChanged(refused[0].Reason, errors.New(text))
-	a.Verdict.Stalled = !a.Unsigned
+	a.Verdict.Stalled = slices.ContainsFunc(refused, func(v policy.Violation) bool { return v.Reason != wasmev1.ReasonNotSigned })
+}
+
+// await sets the verdict on a revision of which policies do not know enough yet. Nothing is
+// taken from proxies for that, and while signatures are only looked up again, as after a
+// restart, what was admitted before stays admitted.
+func (a *Admission) await(status *wasmev1.FilterDeploymentStatus, why condition.Verdict) {
+	a.Verdict, a.Holds = why, status.Revision != a.Revision
+	if a.Holds {
+		return
+	}
+	if status.Module != nil {
+		a.Signature = status.Module.Signature
+	}
+	said := apimeta.FindStatusCondition(status.Conditions, wasmev1.ConditionAdmitted)
+	if why.Reason == wasmev1.ReasonVerifying && said != nil && said.Status == metav1.ConditionTrue {
+		a.Verdict = condition.True(said.Reason, "%s", said.Message)
+	}
 }
 
 func describeViolations(all []policy.Violation) string {

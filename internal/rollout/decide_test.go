@@ -81,6 +81,13 @@ func (s *story) asks(module string, bytes int64, configuration string, changes .
 
 // happens decides and writes until nothing is due, keeps what was written and the
 // status, and tells the plan.
+// bars has policies refuse the revision that the spec asks for, and returns it.
+func (s *story) bars() *revision.Revision {
+	asked := s.state.Asked
+	s.state.Asked, s.state.Barred = nil, asked.Hash
+	return asked
+}
+
 func (s *story) happens(what string) {
 	fmt.Fprintf(&s.text, "## %s: %s\n", s.state.Now.Format(time.TimeOnly), what)
 	for i := range s.state.Targets {
@@ -227,6 +234,26 @@ const (
 
 func TestDecide(t *testing.T) {
 	for name, tell := range map[string]func(*story){
+		"refused while it is distributed": func(s *story) {
+			s.state.Targets = []Target{target("a", 2), target("b", 2)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.everywhere(runs)
+			s.happens("pods run it")
+			s.asks("bb", small, "world")
+			s.state.Distributed = false
+			s.happens("another module is kept, and not distributed yet")
+			s.bars()
+			s.happens("a policy refuses it: the first one stays in force")
+		},
+		"a first revision refused while it is distributed": func(s *story) {
+			s.state.Targets = []Target{target("a", 2)}
+			s.asks("aa", small, "world")
+			s.state.Distributed = false
+			s.happens("it is kept, and not distributed yet")
+			s.bars()
+			s.happens("a policy refuses it: nothing is in force")
+		},
 		"waves": func(s *story) {
 			s.state.Targets = []Target{target("a", 3), target("b", 3), target("c", 3), target("empty", 0)}
 			s.asks("aa", large, "world")

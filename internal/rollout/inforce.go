@@ -21,6 +21,9 @@ const (
 	Distributing
 	// RolledBack means that the rollout of the revision that the spec asks for failed.
 	RolledBack
+	// Withdrawn means that the revision that the spec asks for was barred while its rollout was
+	// under way.
+	Withdrawn
 )
 
 // NeedsDistribution reports whether every replica of the operator has to serve
@@ -55,6 +58,19 @@ func (s *State) rendersElsewhere() bool {
 	return false
 }
 
+// newestHeld returns the newest revision of the history that was in force before, and is not
+// barred; nil for none. A revision is kept in the history before proxies may have it, so the
+// newest one of all may be one that no proxy has ever had.
+func (s *State) newestHeld() *revision.Revision {
+	held := s.held()
+	for i := range s.History {
+		if hash := s.History[i].Hash; held(hash) && hash != s.Barred {
+			return &s.History[i]
+		}
+	}
+	return nil
+}
+
 // held returns whether a revision was in force before, by its hash.
 func (s *State) held() func(hash string) bool {
 	held := s.Outputs.Revisions().Insert(s.Status.Revision)
@@ -70,6 +86,8 @@ func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Sta
 		return s.lastGood(), Current
 	case rollout != nil && rollout.Phase == wasmev1.RolloutRolledBack:
 		return s.kept(rollout.From), RolledBack
+	case rollout != nil && rollout.To == s.Barred && underWay(rollout):
+		return s.kept(rollout.From), Withdrawn
 	case s.Asked == nil:
 		return s.lastGood(), LastGood
 	case s.Distributed:
@@ -78,10 +96,5 @@ func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Sta
 	if base := s.base(); base != nil {
 		return base, Distributing
 	}
-	held := s.held()
-	before := slices.IndexFunc(s.History, func(known revision.Revision) bool { return held(known.Hash) })
-	if before < 0 {
-		return nil, Distributing
-	}
-	return &s.History[before], Distributing
+	return s.newestHeld(), Distributing
 }

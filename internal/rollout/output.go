@@ -233,7 +233,7 @@ func (p *Plan) Needed(existing Outputs) sets.Set[string] {
 // kind included. A workload whose new output is not written keeps its old one, and
 // one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
-	if p.Standing == RolledBack && p.InForce == nil && p.Rollout.From == "" {
+	if p.goesBack() && p.InForce == nil && p.Rollout.From == "" {
 		return sorted(existing.with(p.Rollout.To))
 	}
 	if p.InForce == nil || p.Workloads == nil || p.Rejecting {

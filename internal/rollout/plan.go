@@ -178,7 +178,7 @@ func Decide(s State) Plan {
 	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted, undistributed: s.Undistributed}
 	p.Rollout = s.rollout()
 	p.InForce, p.Standing = s.inForce(p.Rollout)
-	p.back = p.InForce != nil && p.InForce == s.base()
+	p.back = p.InForce != nil && (p.Standing == Withdrawn || p.InForce == s.base())
 	p.provedBefore = p.InForce != nil && s.Status.Revision == p.InForce.Hash && s.wasLoaded()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce != nil {

@@ -223,8 +223,8 @@ func (p *Plan) why(w *Workload) string {
 	switch {
 	case p.Standing == Distributing:
 		return "waits until every replica of the operator serves the new module"
-	case p.Standing == RolledBack && p.InForce == nil:
-		return fmt.Sprintf("runs nothing, because revision %s was rolled back", p.Rollout.To)
+	case p.goesBack() && p.InForce == nil:
+		return fmt.Sprintf("runs nothing, because revision %s %s", p.Rollout.To, p.whyBack())
 	case w.Phase == NoRevision:
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:
@@ -243,13 +243,25 @@ func (p *Plan) why(w *Workload) string {
 		return "stays as it was rendered before, until the pods of other workloads run the filter well"
 	case w.Phase == AwaitingStep, w.behind:
 		return "waits until the workloads before it run the revision well"
-	case p.Standing == RolledBack && w.Phase == Programmed:
-		return fmt.Sprintf("runs revision %s, because revision %s was rolled back", p.Rollout.From, p.Rollout.To)
+	case p.goesBack() && w.Phase == Programmed:
+		return fmt.Sprintf("runs revision %s, because revision %s %s", p.Rollout.From, p.Rollout.To, p.whyBack())
 	case p.Standing == LastGood:
 		return fmt.Sprintf("keeps revision %s until the spec can be applied", p.InForce.Hash)
 	default:
 		return ""
 	}
+}
+
+// goesBack reports whether the revision that the spec asks for gives way to the one before its
+// rollout.
+func (p *Plan) goesBack() bool { return p.Standing == RolledBack || p.Standing == Withdrawn }
+
+// whyBack completes a sentence about that revision.
+func (p *Plan) whyBack() string {
+	if p.Standing == Withdrawn {
+		return "does not meet a policy"
+	}
+	return "was rolled back"
 }
 
 // podsState returns the state of a workload whose output is in place: what

@@ -125,6 +125,11 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	return begun
 }
 
+// underWay reports whether proxies may still be told to go back from the revision of a rollout.
+func underWay(r *wasmev1.RolloutStatus) bool {
+	return r.From != r.To && r.Phase != wasmev1.RolloutComplete
+}
+
 // wasLoaded reports whether pods proved what they were to run before.
 func (s *State) wasLoaded() bool {
 	loaded := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionLoaded)
@@ -193,7 +198,7 @@ func (s *State) base() *revision.Revision {
 // lastGood returns the revision that runs while the one that the spec asks for is not
 // known; nil for none.
 func (s *State) lastGood() *revision.Revision {
-	return cmp.Or(s.base(), revision.Newest(s.History))
+	return cmp.Or(s.base(), s.newestHeld())
 }
 
 // step takes the next step of a staged rollout, if it is time: it decides which of the

@@ -572,6 +572,37 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("all pods are gone: no step can be judged")
 			s.happens("it is complete")
 		},
+		"withdrawn": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to the workload with the fewest pods")
+			s.goesLive("b", 1)
+			s.happens("its pod runs it, and is watched")
+			asked := s.bars()
+			s.happens("a policy refuses it: what runs it goes back")
+			s.happens("the others keep what they run")
+			s.state.Asked, s.state.Barred = asked, ""
+			s.happens("it is signed: its rollout begins again")
+		},
+		"a first revision withdrawn": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 2)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.goesLive("a", 1)
+			s.bars()
+			s.happens("a policy refuses it: nothing runs it any more")
+			s.happens("it stays so")
+		},
+		"withdrawn, and at once": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to the workload with the fewest pods")
+			s.goesLive("b", 1)
+			s.bars()
+			s.state.Strategy = Strategy{}
+			s.happens("a policy refuses it, and the strategy is Immediate now: the last good one comes back")
+		},
 		"staged and at once again": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")

@@ -33,6 +33,8 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 		return condition.FalseAndRetried(failures[0].Reason, describeFailures(failures, all))
 	case p.Standing == Distributing:
 		return distributingVerdict(p.undistributed)
+	case p.Standing == Withdrawn:
+		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s gave way to %s, because it %s", p.Rollout.To, cmp.Or(p.Rollout.From, "nothing"), p.whyBack())
 	case rollout.Reason != "":
 		return rollout
 	case p.InForce == nil:
