@@ -21,11 +21,29 @@ var (
 	componentPreamble = []byte("\x00asm\x0d\x00\x01\x00")
 )
 
+// section is a kind of section: its id, and what a module has there.
+type section struct {
+	id   byte
+	what string
+}
+
+var (
+	importSection = section{2, "imports"}
+	exportSection = section{7, "exports"}
+	codeSection   = section{10, "code"}
+)
+
+// customSection is the id of the sections that may be anywhere, any number of times.
+const customSection = 0
+
+// sectionOrder are the ids of all other sections, in the only order that a module may
+// have them in, each at most once (5.5.17). Engines turn other modules down.
+const sectionOrder = "\x01\x02\x03\x04\x05\x0d\x06\x07\x08\x09\x0c\x0a\x0b"
+
 const (
-	exportSection = 7
-	exportedFunc  = 0
-	maxExports    = 100_000
-	maxName       = 64 << 10
+	exportedFunc = 0
+	maxExports   = 100_000
+	maxName      = 64 << 10
 )
 
 // abiPrefix begins the name of the function by which a module says which
@@ -48,16 +66,13 @@ func Inspect(r io.ReaderAt, size int64) ([]string, error) {
 
 // readABIs returns the ABI versions that a module exports, in the order of its exports.
 func readABIs(r io.ReaderAt, size int64) ([]string, error) {
-	if err := checkPreamble(r); err != nil {
+	var names []string
+	err := readSection(r, size, exportSection, func(content *bufio.Reader) (err error) {
+		names, err = exportedFuncs(content)
+		return err
+	})
+	if err != nil {
 		return nil, err
-	}
-	exports, err := findSection(io.NewSectionReader(r, int64(len(corePreamble)), size-int64(len(corePreamble))), exportSection)
-	if err != nil {
-		return nil, Terminal(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
-	}
-	names, err := exportedFuncs(exports)
-	if err != nil {
-		return nil, Terminal(wasmev1.ReasonInvalidModule, "reading the module's exports: %v: build the module again", err)
 	}
 	return abiVersions(names)
 }
@@ -82,10 +97,35 @@ func checkPreamble(r io.ReaderAt) error {
 	return Terminal(wasmev1.ReasonInvalidModule, "the content is not a Wasm module: it does not begin with \\0asm")
 }
 
-// findSection returns the content of the section with that id; an empty reader
-// when there is none.
+// readSection has read the content of a section, all of it, if the module has that
+// section. An engine that takes the same bytes for something else would not end at the
+// same place. The error is as that of Inspect.
+func readSection(r io.ReaderAt, size int64, wanted section, read func(*bufio.Reader) error) error {
+	if err := checkPreamble(r); err != nil {
+		return err
+	}
+	found, err := findSection(io.NewSectionReader(r, int64(len(corePreamble)), size-int64(len(corePreamble))), wanted.id)
+	if err != nil {
+		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
+	}
+	if found == nil {
+		return nil
+	}
+	content := bufio.NewReader(found)
+	if err = read(content); err == nil {
+		err = atEnd(content)
+	}
+	if err != nil {
+		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's %s: %v: build the module again", wanted.what, err)
+	}
+	return nil
+}
+
+// findSection returns the content of the section with that id; nil when there is none.
 func findSection(r *io.SectionReader, id byte) (*io.SectionReader, error) {
+	var found *io.SectionReader
 	var offset int64
+	last := -1
 	for offset < r.Size() {
 		head := bufio.NewReaderSize(io.NewSectionReader(r, offset, 1+binary.MaxVarintLen32), 16)
 		got, err := head.ReadByte()
@@ -96,24 +136,47 @@ func findSection(r *io.SectionReader, id byte) (*io.SectionReader, error) {
 		if err != nil {
 			return nil, err
 		}
+		if last, err = follows(last, got); err != nil {
+			return nil, err
+		}
 		start := offset + 1 + int64(width)
 		if int64(size) > r.Size()-start {
 			return nil, errors.New("a section is longer than the module")
 		}
 		if got == id {
-			return io.NewSectionReader(r, start, int64(size)), nil
+			found = io.NewSectionReader(r, start, int64(size))
 		}
 		offset = start + int64(size)
 	}
-	return io.NewSectionReader(r, 0, 0), nil
+	return found, nil
 }
 
-// exportedFuncs returns the names of the exported functions in an export section.
-func exportedFuncs(section *io.SectionReader) ([]string, error) {
-	if section.Size() == 0 {
-		return nil, nil
+// follows returns the place of a section in the order, which is behind the last one.
+func follows(last int, id byte) (int, error) {
+	if id == customSection {
+		return last, nil
 	}
-	r := bufio.NewReader(section)
+	place := strings.IndexByte(sectionOrder, id)
+	if place <= last {
+		return 0, fmt.Errorf("section %d is unknown, repeated or out of order", id)
+	}
+	return place, nil
+}
+
+// atEnd returns an error unless all has been read.
+func atEnd(r *bufio.Reader) error {
+	_, err := r.ReadByte()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err == nil:
+		return errors.New("there are bytes left behind them")
+	}
+	return err
+}
+
+// exportedFuncs returns the names of the exported ABI functions in an export section.
+func exportedFuncs(r *bufio.Reader) ([]string, error) {
 	count, _, err := readU32(r)
 	if err != nil {
 		return nil, err
@@ -209,38 +272,26 @@ func FirstABI(wasm []byte) (string, error) {
 	return versions[0], nil
 }
 
-const codeSection = 10
-
 // CodeSizes returns the number of a module's functions and the bytes of the largest
 // one's body. The error is an *Error with the reason InvalidModule.
 func CodeSizes(wasm []byte) (functions int, largest int64, err error) {
-	broken := func(err error) error {
-		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's code: %v: build the module again", err)
-	}
-	if int64(len(wasm)) < int64(len(corePreamble)) {
-		return 0, 0, broken(io.ErrUnexpectedEOF)
-	}
-	section, err := findSection(io.NewSectionReader(bytes.NewReader(wasm), int64(len(corePreamble)), int64(len(wasm)-len(corePreamble))), codeSection)
-	if err != nil {
-		return 0, 0, broken(err)
-	}
-	if section.Size() == 0 {
-		return 0, 0, nil
-	}
-	r := bufio.NewReader(section)
-	count, _, err := readU32(r)
-	if err != nil {
-		return 0, 0, broken(err)
-	}
-	for range count {
-		size, _, err := readU32(r)
+	err = readSection(bytes.NewReader(wasm), int64(len(wasm)), codeSection, func(r *bufio.Reader) error {
+		count, _, err := readU32(r)
 		if err != nil {
-			return 0, 0, broken(err)
+			return err
 		}
-		if _, err := r.Discard(int(size)); err != nil {
-			return 0, 0, broken(err)
+		for range count {
+			size, _, err := readU32(r)
+			if err != nil {
+				return err
+			}
+			if _, err := r.Discard(int(size)); err != nil {
+				return err
+			}
+			largest = max(largest, int64(size))
 		}
-		largest = max(largest, int64(size))
-	}
-	return int(count), largest, nil
+		functions = int(count)
+		return nil
+	})
+	return functions, largest, err
 }

@@ -39,7 +39,7 @@ func TestInspect(t *testing.T) {
 		"one export more":            {sections(moduletest.Section(7, slices.Concat([]byte{0xa1, 0x8d, 0x06}, bytes.Repeat([]byte{0, 0, 0}, 100_001)))), nil, "too many exports"},
 		"a name as long as may be":   {moduletest.WithExports(moduletest.Export(strings.Repeat("x", 64<<10)), moduletest.Export("proxy_abi_version_0_2_1")), []string{"0.2.1"}, ""},
 		"a name longer by a byte":    {moduletest.WithExports(moduletest.Export(strings.Repeat("x", 64<<10+1))), nil, "name is too long"},
-		"a section longer by a byte": {sections(moduletest.Section(1, []byte{0, 0, 0}), []byte{1, 3, 0, 0}), nil, "longer than the module"},
+		"a section longer by a byte": {sections(moduletest.Section(1, []byte{0, 0, 0}), []byte{2, 3, 0, 0}), nil, "longer than the module"},
 		"exports longer by a byte":   {sections([]byte{7, 2, 0}), nil, "longer than the module"},
 		"a section without its size": {sections([]byte{1}), nil, "reading the module's sections"},
 		"the largest number":         {sections([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f}), nil, "longer than the module"},
@@ -48,6 +48,10 @@ func TestInspect(t *testing.T) {
 		"an export without its kind": {sections(moduletest.Section(7, []byte{1, 1, 'f'})), nil, "reading the module's exports"},
 		"one without its index":      {sections(moduletest.Section(7, []byte{1, 1, 'f', 0})), nil, "reading the module's exports"},
 		"exports without a number":   {sections(moduletest.Section(7, []byte{0x80})), nil, "reading the module's exports"},
+		"exports after code":         {sections(moduletest.Section(10, []byte{0}), moduletest.WithExports(moduletest.Export("proxy_abi_version_0_2_1"))[8:]), nil, "section 7 is unknown, repeated or out of order"},
+		"exports in two sections":    {sections(moduletest.WithExports(moduletest.Export("proxy_abi_version_0_2_1"))[8:], moduletest.WithExports()[8:]), nil, "section 7 is unknown, repeated or out of order"},
+		"a section of a later kind":  {sections(moduletest.Section(14, []byte{0}), moduletest.WithExports(moduletest.Export("proxy_abi_version_0_2_1"))[8:]), nil, "section 14 is unknown, repeated or out of order"},
+		"more exports than it says":  {sections(moduletest.Section(7, slices.Concat([]byte{1}, moduletest.Export("proxy_abi_version_0_2_1"), moduletest.Export("f")))), nil, "there are bytes left"},
 		"an export's long name":      {sections(moduletest.Section(7, []byte{1, 0xff, 0xff, 0xff, 0x7f})), nil, "name is too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -76,6 +80,29 @@ func TestInspectReportsADiskThatFails(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) ReadAt([]byte, int64) (int, error) { return 0, f.err }
+
+func TestCodeSizes(t *testing.T) {
+	for name, row := range map[string]struct {
+		wasm      []byte
+		functions int
+		largest   int64
+		broken    string
+	}{
+		"none":               {wasm: sections()},
+		"two functions":      {wasm: sections(moduletest.Section(10, []byte{2, 2, 0, 0x0b, 3, 0, 1, 0x0b})), functions: 2, largest: 3},
+		"fewer than it says": {wasm: sections(moduletest.Section(10, []byte{2, 2, 0, 0x0b})), broken: "reading the module's code: EOF"},
+		"more than it says":  {wasm: sections(moduletest.Section(10, []byte{1, 2, 0, 0x0b, 2, 0, 0x0b})), broken: "reading the module's code: there are bytes left"},
+		"a body cut off":     {wasm: sections(moduletest.Section(10, []byte{1, 9, 0, 0x0b})), broken: "reading the module's code: EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			functions, largest, err := module.CodeSizes(row.wasm)
+			moduletest.WantError(t, err, wasmev1.ReasonInvalidModule, row.broken)
+			if err == nil && (functions != row.functions || largest != row.largest) {
+				t.Errorf("%d functions, the largest of %d bytes", functions, largest)
+			}
+		})
+	}
+}
 
 func TestHasPreamble(t *testing.T) {
 	for content, want := range map[string]bool{

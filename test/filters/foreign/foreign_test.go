@@ -3,6 +3,7 @@
 package foreign_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/tetratelabs/wazero"
 
+	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/test/filters/foreign"
 )
 
@@ -28,11 +30,11 @@ func TestEveryModuleIsAFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			module, err := runtime.CompileModule(t.Context(), content)
+			compiled, err := runtime.CompileModule(t.Context(), content)
 			if err != nil {
 				t.Fatal(err)
 			}
-			exports := module.ExportedFunctions()
+			exports := compiled.ExportedFunctions()
 			if exports["proxy_on_memory_allocate"] == nil && exports["malloc"] == nil {
 				t.Error("it exports no function that allocates memory")
 			}
@@ -40,6 +42,15 @@ func TestEveryModuleIsAFilter(t *testing.T) {
 				return exports["proxy_abi_version_"+abi] != nil
 			}) {
 				t.Error("it exports no version of the ABI")
+			}
+			var want []string
+			for _, function := range compiled.ImportedFunctions() {
+				_, name, _ := function.Import()
+				want = append(want, name)
+			}
+			imports, err := module.ImportedFunctions(bytes.NewReader(content), int64(len(content)))
+			if diff := cmp.Diff(want, imports); err != nil || diff != "" {
+				t.Errorf("reading its imports: %v (-engine +operator)\n%s", err, diff)
 			}
 		})
 	}
