@@ -53,10 +53,10 @@ type preloadedImage struct {
 }
 
 // find returns the image of a reference; nil when no layout has it. The error is about a
-// layout that could not be read, in which the image might be.
+// layout that could not be read, or the folder of all, in which the image might be.
 func (p *Preloaded) find(ref name.Reference, limits module.Limits) (*preloadedImage, error) {
-	var unreadable error
-	for _, folder := range p.folders() {
+	folders, unreadable := p.folders()
+	for _, folder := range folders {
 		found, err := p.findIn(folder, ref, limits)
 		if found != nil {
 			return found, nil
@@ -68,17 +68,29 @@ func (p *Preloaded) find(ref name.Reference, limits module.Limits) (*preloadedIm
 	return nil, unreadable
 }
 
-// folders returns where layouts may be: the folder itself, and its subfolders.
-func (p *Preloaded) folders() []string {
+// folders returns where layouts may be: the folder itself, and its subfolders. The error is
+// about subfolders that are left out.
+func (p *Preloaded) folders() ([]string, error) {
 	folders := []string{"."}
 	top, err := p.root.Open(".")
 	if err != nil {
-		return folders
+		return folders, err
 	}
 	defer top.Close()
-	names, _ := top.Readdirnames(maxLayouts)
+	names, err := top.Readdirnames(maxLayouts)
+	if errors.Is(err, io.EOF) {
+		err = nil // it is empty
+	}
+	names = slices.DeleteFunc(names, p.isFile)
 	slices.Sort(names)
-	return append(folders, names...)
+	return append(folders, names...), err
+}
+
+// isFile reports whether a name is that of a file, so that no layout can be there. A
+// symbolic link counts as what it points to.
+func (p *Preloaded) isFile(name string) bool {
+	info, err := p.root.Stat(name)
+	return err == nil && !info.IsDir()
 }
 
 // findIn looks into one layout. A folder without an index is none.

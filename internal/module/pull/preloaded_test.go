@@ -55,7 +55,10 @@ func TestPreloadedImagesAreReadWithoutARegistry(t *testing.T) {
 				t.Errorf("preloaded: %t", !c.found)
 			}
 			if !c.found {
-				moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "the connection was refused; --preloaded-images does not have it either")
+				want := "looking up " + c.asked + ": 127.0.0.1:1: the connection was refused; --preloaded-images does not have it either"
+				if failure := module.AsError(err); failure == nil || failure.Reason != wasmev1.ReasonRegistryUnavailable || failure.Message != want {
+					t.Errorf("%v, not %s", err, want)
+				}
 				return
 			}
 			moduletest.Must(t, err)
@@ -115,6 +118,24 @@ func outside(hex string, content []byte) func(string) error {
 		}
 		return os.Symlink(elsewhere, path)
 	}
+}
+
+func TestPreloadedImagesBehindALink(t *testing.T) {
+	dir := t.TempDir()
+	image := moduletest.FormOf(t, registry.WasmeArtifact, moduletest.Wasm("preloaded"), "root")
+	moduletest.Must(t, write(t, dir, ".hidden/v1").AppendImage(image, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": preloadedName})))
+	moduletest.Must(t, os.Symlink(".hidden/v1", filepath.Join(dir, "hello")))
+	if !preloading(t, dir).Preloaded(Request{Image: preloadedName}) {
+		t.Error("not found")
+	}
+}
+
+func TestAFolderOfPreloadedImagesThatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	client := preloading(t, dir)
+	moduletest.Must(t, os.RemoveAll(dir))
+	_, err := pullWith(t, client, Request{Image: preloadedName})
+	moduletest.WantError(t, err, wasmev1.ReasonRegistryUnavailable, "--preloaded-images does not have it either, as far as it can be read: readdirent ")
 }
 
 func TestAFolderOfPreloadedImagesMustExist(t *testing.T) {
