@@ -93,6 +93,28 @@ var _ = Describe("A preflight", func() {
 		Expect(conditionTypes(fd)).NotTo(ContainElement(wasmev1.ConditionStalled))
 	})
 
+	It("keeps no tag with the pull policy IfNotPresent that it refuses", func(ctx SpecContext) {
+		pinned := func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.ImagePullPolicy = wasmev1.PullIfNotPresent }
+		fd := w.filterDeployment(ctx, "f", pushed(ctx, "f:v1", "I am broken", refuse), enforced, pinned, filterID("f"))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(reasonOf(fd, wasmev1.ConditionPreflighted)).To(Equal(wasmev1.ReasonConfigurationRefused))
+
+		By("following once the tag is pushed again")
+		pushed(ctx, "f:v1", "fixed")
+		Expect(w.answer(ctx, fd)).To(Succeed())
+		Expect(reasonOf(fd, wasmev1.ConditionPreflighted)).To(Equal(wasmev1.ReasonPreflighted))
+		first := fd.Status.Revision
+		Expect(revisionIn(ctx)).To(Equal(first))
+
+		By("keeping what it accepted")
+		pushed(ctx, "f:v1", "moved")
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		w.awaitAnswer(ctx, fd)
+		w.askAgain(ctx, fd)
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd.Status.Revision).To(Equal(first))
+	})
+
 	It("warns of sidecars that have too little memory for the module", func(ctx SpecContext) {
 		s := &sidecars{world: w, envoys: startSidecar(envoyPage("")), agents: startSidecar(recorded("agent-empty"))}
 		s.start(ctx, "a", 1, func(pod *corev1.Pod) {

@@ -88,9 +88,11 @@ func (f *Finder) FindRevision(ctx context.Context, owner types.NamespacedName, k
 }
 
 // findImage asks for an image with the credential of the filter's pull Secret,
-// where it names one.
+// where it names one. A tag that the policy pins is polled until a revision has its
+// digest: what the tag had first may have been refused.
 func (f *Finder) findImage(ctx context.Context, owner types.NamespacedName, filter wasmev1.FilterSpec, image string) (resolve.Result, error) {
-	request := pull.Request{Image: image, Once: filter.ImagePullPolicy == wasmev1.PullIfNotPresent}
+	_, tag := name.NewDigest(image)
+	request := pull.Request{Image: image, Once: filter.ImagePullPolicy == wasmev1.PullIfNotPresent && tag == nil}
 	if options := filter.ImagePullOptions; options != nil {
 		request.PlainHTTP, request.InsecureSkipVerify = options.PlainHTTP, options.InsecureSkipVerify
 		var err error

@@ -30,7 +30,7 @@ type Request struct {
 	// Credential is shown to the registry; the zero value is anonymous.
 	Credential Credential
 	// Once says that the first image that the registry names is the answer: nobody asks
-	// whether its tag has moved.
+	// again whether the tag has moved, or whether the image may still be read.
 	Once bool
 }
 
