@@ -21,7 +21,8 @@ import (
 type Options struct {
 	// DeniedNetworks are the addresses that are never connected to, checked
 	// after DNS, for registries, URLs, redirects and token servers (--denied-networks).
-	// The unspecified addresses count as loopback, IPv4-mapped ones as IPv4.
+	// The unspecified addresses count as loopback, IPv4-mapped ones as IPv4, those of
+	// NAT64's well-known prefix as IPv4, too.
 	DeniedNetworks []netip.Prefix
 	// AllowedRegistries are the hosts (with port, where it is not the scheme's)
 	// that images and URLs may name; empty means all (--allowed-registries).
@@ -49,17 +50,23 @@ type Cloud interface {
 }
 
 // DefaultDeniedNetworks is the default of --denied-networks: loopback and link-local
-// addresses, and those of the clouds' metadata services that are neither. Nodes and
-// clouds keep there what is not for tenants.
+// addresses, and those of the clouds' metadata and identity services that are neither.
+// Nodes and clouds keep there what is not for tenants.
 var DefaultDeniedNetworks = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("::1/128"),
 	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("fd00:ec2::254/128"),  // AWS
-	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba Cloud
-	netip.MustParsePrefix("168.63.129.16/32"),   // Azure
-	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle Cloud
+	netip.MustParsePrefix("fd00:ec2::254/128"),      // AWS
+	netip.MustParsePrefix("fd00:ec2::23/128"),       // AWS, the agent of EKS Pod Identity
+	netip.MustParsePrefix("fd20:ce::254/128"),       // Google Cloud
+	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba Cloud
+	netip.MustParsePrefix("fd00:100::100:200/128"),  // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),       // Azure
+	netip.MustParsePrefix("192.0.0.192/32"),         // Oracle Cloud
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // Oracle Cloud
+	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),  // Akamai
+	netip.MustParsePrefix("fd00:42::42/128"),        // Scaleway
 }
 
 // userAgent is the operator's User-Agent.

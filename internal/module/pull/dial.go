@@ -95,8 +95,9 @@ func (g *guardedDialer) check(host, resolved string) error {
 		return fmt.Errorf("checking the address of %s: %w", host, err)
 	}
 	addr := connectedTo(ap.Addr())
+	behind := connectedTo(translated(addr))
 	for _, prefix := range g.denied {
-		if prefix.Contains(addr) {
+		if prefix.Contains(addr) || prefix.Contains(behind) {
 			return module.Terminal(wasmev1.ReasonRegistryForbidden, "connecting to %s: its address is in %s, which the operator's --denied-networks forbids", host, prefix)
 		}
 	}
@@ -114,6 +115,19 @@ func connectedTo(addr netip.Addr) netip.Addr {
 		return netip.IPv6Loopback()
 	}
 	return addr
+}
+
+// nat64 is the well-known prefix of RFC 6052. Networks may translate behind a prefix of
+// their own, too, which only they know.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// translated returns the IPv4 address to which NAT64 translates an address.
+func translated(addr netip.Addr) netip.Addr {
+	if !nat64.Contains(addr) {
+		return addr
+	}
+	all := addr.As16()
+	return netip.AddrFrom4([4]byte(all[12:]))
 }
 
 // unmapPrefixes turns prefixes of IPv4-mapped addresses into those of IPv4.
