@@ -145,6 +145,16 @@ var firings = []struct {
 		wasme_sidecar_probes_total{endpoint="envoy", result="timeout"} 0+4x30
 		wasme_sidecar_probes_total{endpoint="agent", result="timeout"} 0+9x30`, 26 * time.Minute, nil},
 
+	{"WasmeTrustedRootStale", "after two days, although another replica has none", `
+		wasme_trusted_root_fetched_timestamp_seconds{pod="x"} 60x2900
+		wasme_trusted_root_fetched_timestamp_seconds{pod="y"} 0x2900`,
+		48*time.Hour + 17*time.Minute, []string{"The operator cannot renew the trusted root of Sigstore"}},
+	{"WasmeTrustedRootStale", "not when it is renewed, or none is needed", `
+		wasme_trusted_root_fetched_timestamp_seconds{pod="x"} 60x1440 86400x1500
+		wasme_trusted_root_fetched_timestamp_seconds{pod="y"} 0x2900`, 48*time.Hour + 17*time.Minute, nil},
+	{"WasmeTrustedRootStale", "not before the first fetch", `
+		wasme_trusted_root_fetched_timestamp_seconds{pod="x"} 0x2900`, 48*time.Hour + 17*time.Minute, nil},
+
 	{"WasmeOperatorWithoutLeader", "when none leads", `
 		leader_election_master_status{name="wasme-operator", pod="x"} 0x15
 		leader_election_master_status{name="wasme-operator", pod="y"} 0x15`,

@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/wasme-io/wasme-operator/internal/tracing"
 	"github.com/wasme-io/wasme-operator/internal/trust"
@@ -105,7 +106,8 @@ func (r *Root) Start(ctx context.Context) error {
 	}
 }
 
-// fetch keeps the root that there is when it fails.
+// fetch keeps the root that there is when it fails. No status has the error then, so it is
+// logged.
 func (r *Root) fetch(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchBound)
 	defer cancel()
@@ -118,9 +120,11 @@ func (r *Root) fetch(ctx context.Context) (err error) {
 	defer r.mu.Unlock()
 	if err != nil {
 		r.err = fmt.Errorf("fetching the trusted root of Sigstore from %s: %w", r.options.URL, err)
+		log.FromContext(ctx).Error(r.err, "Fetching the trusted root failed")
 		return r.err
 	}
 	r.roots, r.err = trust.Roots{fetched}, nil
+	fetchedTimestamp.Set(float64(r.options.Clock.Now().Unix()))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
@@ -17,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/wasme-io/wasme-operator/internal/trust"
 	"github.com/wasme-io/wasme-operator/test/moduletest"
@@ -35,6 +37,8 @@ type fixture struct {
 	woken    chan struct{}
 	requests atomic.Int32
 	down     atomic.Bool
+	// logged is what it has logged. It is complete once somebody is woken.
+	logged strings.Builder
 }
 
 func start(t *testing.T, valid time.Duration) *fixture {
@@ -57,7 +61,8 @@ func start(t *testing.T, valid time.Duration) *fixture {
 		URL: server.URL, Anchor: repository.Anchor, Transport: server.Client().Transport,
 		Wake: func() { f.woken <- struct{}{} }, Clock: f.clock,
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	logger := funcr.New(func(_, line string) { f.logged.WriteString(line + "\n") }, funcr.Options{})
+	ctx, cancel := context.WithCancel(log.IntoContext(context.Background(), logger))
 	ended := make(chan error)
 	go func() { ended <- f.Start(ctx) }()
 	t.Cleanup(func() {
@@ -141,6 +146,34 @@ func TestRootThatCannotBeFetchedIsTriedAgain(t *testing.T) {
 	f.wait()
 	if roots, err := f.Roots(); err == nil || !f.verifies(roots) {
 		t.Errorf("a day later, while it is down: %v, %v", roots, err)
+	}
+}
+
+func TestRootThatCannotBeRenewedIsReported(t *testing.T) {
+	f := start(t, time.Hour)
+	_, _ = f.Roots()
+	f.wait()
+	fetched := f.clock.Now()
+	if f.logged.Len() > 0 {
+		t.Errorf("logged: %s", &f.logged)
+	}
+	f.down.Store(true)
+	f.step(renewal)
+	f.wait()
+	if logged := f.logged.String(); !strings.Contains(logged, "Fetching the trusted root failed") || !strings.Contains(logged, "503") || strings.Contains(logged, "remote body") {
+		t.Errorf("logged: %s", logged)
+	}
+	f.wantTimestamp(fetched)
+	f.down.Store(false)
+	f.step(time.Minute)
+	f.wait()
+	f.wantTimestamp(f.clock.Now())
+}
+
+func (f *fixture) wantTimestamp(want time.Time) {
+	f.t.Helper()
+	if got := moduletest.Gather(f.t, fetchedTimestamp)["wasme_trusted_root_fetched_timestamp_seconds"]; got != float64(want.Unix()) {
+		f.t.Errorf("fetched at %v, not %d", got, want.Unix())
 	}
 }
 
