@@ -348,7 +348,8 @@ func Own(ctx context.Context, pkg, target string) error {
 }
 
 func own(ctx context.Context, pkg, target string, flags ...string) error {
-	arguments := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", target}, flags...)
+	// The tag is the Makefile's: a manager without it is larger.
+	arguments := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags", "-s -w", "-o", target}, flags...)
 	build, err := ownCommand(ctx, append(arguments, pkg)...)
 	if err != nil {
 		return err
