@@ -185,9 +185,8 @@ func canonicalHost(key string) string {
 }
 
 // splitKey returns the host, with its port, and the path of a key of a Docker
-// configuration file: a host, or a URL. Docker Hub goes by several names, of
-// which the one that ggcr uses is returned; /v1/ and /v2/ are old ways to name
-// the whole registry.
+// configuration file: a host, or a URL. /v1/ and /v2/ are old ways to name the whole
+// registry.
 func splitKey(key string) (string, string) {
 	if !strings.Contains(key, "://") {
 		key = "https://" + key
@@ -200,12 +199,7 @@ func splitKey(key string) (string, string) {
 	if path == "/v1/" || path == "/v2/" {
 		path = "/"
 	}
-	host := strings.TrimSuffix(strings.ToLower(u.Host), ":443")
-	switch host {
-	case "docker.io", "registry-1.docker.io", "registry.hub.docker.com":
-		host = name.DefaultRegistry
-	}
-	return host, path
+	return module.CanonicalHost(u.Host), path
 }
 
 // credential returns the entry's credential; auth is base64 of username:password.
