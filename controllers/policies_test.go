@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -102,18 +101,11 @@ var _ = Describe("Policies", func() {
 		w.stop()
 		w.operator = startOperator(ctx, w.clock, w.store, trusting(server.URL, repository.Anchor))
 	}
-	offline := func(ctx context.Context, content []byte) *wasmev1.TrustedRootSource {
-		GinkgoHelper()
-		Expect(user.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "sigstore"}, Data: map[string]string{"trusted_root.json": string(content)},
-		})).To(Succeed())
-		return &wasmev1.TrustedRootSource{ConfigMap: wasmev1.TrustedRootConfigMap{Name: "sigstore", Key: "trusted_root.json"}}
-	}
-	trustedRoot := func() []byte {
+	trustedRoot := func() *wasmev1.TrustedRoot {
 		GinkgoHelper()
 		text, err := sigstore.TrustedRoot(false)
 		Expect(err).NotTo(HaveOccurred())
-		return text
+		return &wasmev1.TrustedRoot{Inline: string(text)}
 	}
 	keyless := func() wasmev1.Signer {
 		return wasmev1.Signer{Name: "ci", Keyless: &wasmev1.SignerIdentity{Issuer: signerIssuer, Subject: signerIdentity}}
@@ -136,7 +128,7 @@ var _ = Describe("Policies", func() {
 				if root == "online" {
 					online(ctx, time.Hour)
 				} else {
-					spec.TrustedRoot = offline(ctx, trustedRoot())
+					spec.TrustedRoot = trustedRoot()
 				}
 				policy(ctx, spec)
 				reference, image := pushed(ctx, "signed")
@@ -152,7 +144,7 @@ var _ = Describe("Policies", func() {
 				if root == "online" {
 					online(ctx, time.Hour)
 				} else {
-					spec.TrustedRoot = offline(ctx, trustedRoot())
+					spec.TrustedRoot = trustedRoot()
 				}
 				policy(ctx, spec)
 				reference, image := pushed(ctx, "signed")
@@ -171,7 +163,7 @@ var _ = Describe("Policies", func() {
 			otherKey, _, err := signing.NewKey()
 			Expect(err).NotTo(HaveOccurred())
 			spec := requiring(keyless())
-			spec.TrustedRoot = offline(ctx, trustedRoot())
+			spec.TrustedRoot = trustedRoot()
 			policy(ctx, spec)
 			ours := sigstore.Keyless(signerIdentity, signerIssuer)
 			var fds []*wasmev1.FilterDeployment
@@ -293,6 +285,9 @@ var _ = Describe("Policies", func() {
 		reference, _ := pushed(ctx, "image")
 		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
+		result, err := w.reconcile(ctx, fd)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(BeNumerically("<=", configMapInterval+configMapInterval/10), "labels of namespaces are read again")
 		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonWarned, "ClusterFilterPolicy "+here.Name+": modules must not come from spec.filter.image: use url", "proxies get it all the same"))
 		Expect(fd).To(haveCondition(wasmev1.ConditionReady, metav1.ConditionTrue, wasmev1.ReasonReady))
 
@@ -315,13 +310,13 @@ var _ = Describe("Policies", func() {
 
 	It("say which policy is broken, and admit nothing meanwhile", func(ctx SpecContext) {
 		spec := requiring(keyless())
-		spec.TrustedRoot = offline(ctx, []byte("<html>"))
+		spec.TrustedRoot = &wasmev1.TrustedRoot{Inline: "<html>"}
 		made := policy(ctx, spec)
 		reference, image := pushed(ctx, "signed")
 		Expect(attachments["the tag"].attach(ctx, w.registry, image, sigstore.Keyless(signerIdentity, signerIssuer))).To(Succeed())
 		fd := w.filterDeployment(ctx, "f", reference, filterID("f"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionUnknown, wasmev1.ReasonSignaturesUnavailable, "FilterPolicy p: reading spec.trustedRoot.configMap: key trusted_root.json of ConfigMap sigstore in namespace "+w.namespace+": it is not JSON"))
+		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionFalse, wasmev1.ReasonPolicyInvalid, "FilterPolicy p: spec.trustedRoot.inline: it is not JSON"))
 		Expect(w.held(ctx)).To(BeEmpty())
 		made.Spec = requiring(wasmev1.Signer{Name: "ci", Key: &wasmev1.SignerKey{PEM: "my key"}})
 		Expect(user.Update(ctx, made)).To(Succeed())

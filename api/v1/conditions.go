@@ -108,8 +108,8 @@ const (
 	ReasonCapabilityDenied = "CapabilityDenied"
 	// ReasonFailStrategyDenied: a policy does not allow the filter's failStrategy.
 	ReasonFailStrategyDenied = "FailStrategyDenied"
-	// ReasonPolicyInvalid: a policy has a key, a pattern or a trusted root that cannot be
-	// used. Nothing meets it until it is fixed.
+	// ReasonPolicyInvalid: a policy has a key, a pattern, a selector or a trusted root
+	// that cannot be used. Nothing meets it until it is fixed.
 	ReasonPolicyInvalid = "PolicyInvalid"
 
 	// ReasonPreflighted: the module ran without a fault (Preflighted).

@@ -93,7 +93,7 @@ type FilterPolicySpec struct {
 	// must come from. Default: the public instance of Sigstore, or the one of the
 	// operator's --tuf-url, whose trusted root the operator fetches.
 	// +optional
-	TrustedRoot *TrustedRootSource `json:"trustedRoot,omitempty"`
+	TrustedRoot *TrustedRoot `json:"trustedRoot,omitempty"`
 
 	// deniedCapabilities are what modules must not be able to do, by what they import.
 	// +optional
@@ -112,13 +112,15 @@ type FilterPolicySpec struct {
 type ImageRule struct {
 	// patterns match the names of images, with the registry and without tag and digest,
 	// such as `ghcr.io/acme/*` or `ghcr.io/acme/**`: `*` stands for anything within a
-	// part of the path, `**` for any parts.
+	// part of the path, `**` for any parts. There are no other wildcards.
 	// +required
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[A-Za-z0-9._:/*-]+$')",message="this is not a pattern: use letters, digits and ._:/- with the wildcards * and **"
+	// +kubebuilder:validation:items:XValidation:rule="!self.matches('[^/][*][*]|[*][*][^/]')",message="** must be a whole part of the path: use * within a part"
 	Patterns []string `json:"patterns"`
 
 	// signers must have signed the image. Default: nobody.
@@ -145,7 +147,8 @@ type Signers struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.minimum) || self.minimum <= size(self.signers)",message="minimum is larger than the number of signers: lower it, or add signers",fieldPath=".minimum"
 type AnyOfSigners struct {
-	// minimum is how many of the signers must have signed. Default: 1.
+	// minimum is how many of the signers must have signed, each with a key or an identity
+	// of its own. Default: 1.
 	// +optional
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=1
@@ -209,48 +212,34 @@ type SignerIdentity struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Subject string `json:"subject,omitempty"`
 
-	// subjectRegExp is a regular expression (RE2) that the whole subject must match.
+	// subjectRegExp is a regular expression (RE2) that the whole subject must match. The
+	// expressions of a policy have up to 16384 instructions, some one for each letter.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	SubjectRegExp string `json:"subjectRegExp,omitempty"`
 }
 
-// TrustedRootSource is where the trusted root of a Sigstore instance comes from.
-type TrustedRootSource struct {
-	// configMap is a key of a ConfigMap with the trusted root in JSON, as `cosign
-	// trusted-root create` or `gh attestation trusted-root` write it. It may have several,
-	// one after the other. It is read again every 30 s.
-	// +required
-	ConfigMap TrustedRootConfigMap `json:"configMap"`
-}
-
-// TrustedRootConfigMap references one key of a ConfigMap.
-type TrustedRootConfigMap struct {
-	// namespace of the ConfigMap. A FilterPolicy leaves it out: it is its own.
-	// +optional
-	// +kubebuilder:validation:MaxLength=63
-	Namespace string `json:"namespace,omitempty"`
-
-	// name of the ConfigMap.
+// TrustedRoot is the trusted root of a Sigstore instance.
+type TrustedRoot struct {
+	// inline is the trusted root in JSON, as `cosign trusted-root create` or `gh
+	// attestation trusted-root` write it. It may have several, one after the other.
+	// It is part of the policy, so that nobody can change one without the other.
 	// +required
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
-
-	// key in its data.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Key string `json:"key"`
+	// +kubebuilder:validation:MaxLength=131072
+	Inline string `json:"inline"`
 }
 
 // ClusterFilterPolicySpec says which filters may run in some namespaces.
 type ClusterFilterPolicySpec struct {
 	FilterPolicySpec `json:",inline"`
 
-	// namespaceSelector selects namespaces by their labels. Default: all.
+	// namespaceSelector selects namespaces by their labels, which are read every 30 s.
+	// Default: all.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchLabels) || self.matchLabels.all(key, key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",message="a key of matchLabels is not a label key: use one such as app or app.kubernetes.io/name"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && size(e.values) > 0))",message="the values of an expression do not fit its operator: give In and NotIn values, and Exists and DoesNotExist none"
 	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
 }
 
@@ -269,7 +258,6 @@ type FilterPolicy struct {
 
 	// spec says which filters may run.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="!has(self.trustedRoot) || !has(self.trustedRoot.configMap.__namespace__)",message="a FilterPolicy reads the ConfigMap of its own namespace: leave namespace out",fieldPath=".trustedRoot.configMap.namespace"
 	Spec FilterPolicySpec `json:"spec"`
 }
 
@@ -298,7 +286,6 @@ type ClusterFilterPolicy struct {
 
 	// spec says which filters may run, and where.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="!has(self.trustedRoot) || has(self.trustedRoot.configMap.__namespace__)",message="a ClusterFilterPolicy has no namespace of its own: set the namespace of the ConfigMap",fieldPath=".trustedRoot.configMap.namespace"
 	Spec ClusterFilterPolicySpec `json:"spec"`
 }
 

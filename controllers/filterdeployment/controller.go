@@ -2,7 +2,7 @@
 // FilterDeployments say.
 //
 // One pass (controller.go) reads, decides and writes. It reads the module
-// (module.go), what the policies say (admission.go), what a run of it shows (preflight.go), the workloads with their pods (workloads.go, references.go), the revisions
+// (module.go), what the policies say (policies.go, admission.go), what a run of it shows (preflight.go), the workloads with their pods (workloads.go, references.go), the revisions
 // (revisions.go) and the outputs (outputs.go). internal/rollout decides what each
 // output is to hold. The pass writes that, and then the status and the events
 // (status.go, events.go). It waits for nothing but the API server: what takes
@@ -20,6 +20,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -53,8 +54,8 @@ const (
 
 	// recheckJitter spreads the re-checks of FilterDeployments over time.
 	recheckJitter = 0.1
-	// rereadInterval is how soon a change of a ConfigMap, or of the waypoint that a
-	// namespace chooses, is noticed: neither is watched.
+	// rereadInterval is how soon a change of a ConfigMap, of the waypoint that a namespace
+	// chooses, or of the labels for which policies select it, is noticed: none is watched.
 	rereadInterval = 30 * time.Second
 )
 
@@ -112,6 +113,8 @@ type Reconciler struct {
 	rendered renderedSpecs
 	paces    paces
 	applied  appliedMemory
+	// readPolicies are the policies, each read once.
+	readPolicies readPolicies
 	// handedOver is since when another installation looks after a FilterDeployment.
 	handedOver memory[time.Time]
 	// conflicts are the waits after writes that were based on a cache that is behind.
@@ -231,6 +234,8 @@ func (r *Reconciler) rendering() string {
 type pass struct {
 	rollout.Report
 	contest contest
+	// policiesByLabels says that labels of the namespace decide about policies.
+	policiesByLabels bool
 	// behind is when to look again at a cache that did not show all outputs; 0 when it did.
 	behind time.Duration
 }
@@ -255,7 +260,12 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 		return nil, err
 	}
 	if state.Asked != nil {
-		if p.Admission, err = r.admit(ctx, fd, state.Asked); err != nil {
+		applying, err := r.policiesFor(ctx, fd.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		p.policiesByLabels = applying.byLabels
+		if p.Admission, err = r.admit(ctx, fd, state.Asked, applying.applying); err != nil {
 			return nil, err
 		}
 		if p.Admission.Holds {
@@ -415,8 +425,7 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		return ctrl.Result{}, err
 	}
 	interval := r.RecheckInterval
-	filter, options := fd.Spec.Filter, fd.Spec.Filter.ImagePullOptions
-	if p.Admission.Verdict.Reason != "" || filter.ConfigFrom != nil || filter.ConfigMap != nil || filter.PreflightTests != nil || options != nil && options.CACertificates != nil || referencesService(fd) {
+	if rereads(fd, p) {
 		interval = min(interval, rereadInterval)
 	}
 	again := wait.Jitter(interval, recheckJitter)
@@ -430,6 +439,15 @@ func (r *Reconciler) next(fd *wasmev1.FilterDeployment, p *pass) (ctrl.Result, e
 		}
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// rereads reports whether a pass depends on what is not watched.
+func rereads(fd *wasmev1.FilterDeployment, p *pass) bool {
+	filter, options := fd.Spec.Filter, fd.Spec.Filter.ImagePullOptions
+	if filter.ConfigFrom != nil || filter.ConfigMap != nil || filter.PreflightTests != nil || options != nil && options.CACertificates != nil {
+		return true
+	}
+	return p.policiesByLabels || p.Admission.Verdict.Status == metav1.ConditionUnknown || referencesService(fd)
 }
 
 // outputKind returns the kind of outputs that the spec asks for.

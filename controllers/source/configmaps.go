@@ -78,12 +78,6 @@ func (f *Finder) PreflightTests(ctx context.Context, namespace string, from wasm
 	return found.content, nil
 }
 
-// TrustedRoot returns the content that a policy's trustedRoot references.
-func (f *Finder) TrustedRoot(ctx context.Context, namespace string, from wasmev1.ConfigMapKey) ([]byte, error) {
-	found, err := f.smallValue(ctx, namespace, "spec.trustedRoot.configMap", from)
-	return found.content, err
-}
-
 // certificates returns the content that imagePullOptions.caCertificates references.
 func (f *Finder) certificates(ctx context.Context, namespace string, from wasmev1.ConfigMapKey) (string, error) {
 	const field = "spec.filter.imagePullOptions.caCertificates"

@@ -16,7 +16,7 @@ import (
 // Subject is what is decided about.
 type Subject struct {
 	Filter wasmev1.FilterSpec
-	// Repository is the image's name without tag and digest; empty for other modules.
+	// Repository is the image's name (RepositoryOf); empty for other modules.
 	Repository string
 	// Image is the digest that the reference had.
 	Image v1.Hash
@@ -46,7 +46,7 @@ type Judgement struct {
 }
 
 // Judge says what a filter breaks of a policy. Roots are those of the policy.
-func (p Policy) Judge(subject Subject, roots trust.Roots) Judgement {
+func (p *Policy) Judge(subject Subject, roots trust.Roots) Judgement {
 	var found Judgement
 	broken := func(reason, format string, args ...any) {
 		found.Violations = append(found.Violations, Violation{reason, p.Name + ": " + fmt.Sprintf(format, args...)})
@@ -71,7 +71,7 @@ func (p Policy) Judge(subject Subject, roots trust.Roots) Judgement {
 	}
 	rules := p.rulesFor(subject.Repository)
 	if len(rules) == 0 {
-		broken(wasmev1.ReasonImageDenied, "spec.images has no pattern for %s: use another image, or add one", subject.Repository)
+		broken(wasmev1.ReasonImageDenied, "no pattern of the policy's spec.images matches %s: use another image, or add a pattern to the policy", subject.Repository)
 	}
 	evidence := claimsOf(subject, roots)
 	for _, rule := range rules {
@@ -140,32 +140,33 @@ func (r imageRule) check(shown evidence, found *Judgement) []string {
 			lacks = append(lacks, fmt.Sprintf("%s has not signed the image %s", one.name, shown.image))
 		}
 	}
-	signed := 0
-	for _, one := range r.anyOf {
-		if one.hasSigned(shown, found) {
-			signed++
-		}
-	}
-	if signed < r.minimum {
+	if signed := r.countAnyOf(shown, found); signed < r.minimum {
 		names := condition.Enumerate(r.anyOf, ", ", func(s signer) string { return s.name })
-		lacks = append(lacks, fmt.Sprintf("%d of the %d signers that are needed (%s) have signed the image %s", signed, r.minimum, names, shown.image))
+		have := "has"
+		if signed != 1 {
+			have = "have"
+		}
+		lacks = append(lacks, fmt.Sprintf("%d of %s %s signed the image %s, %d must", signed, names, have, shown.image, r.minimum))
 	}
 	return lacks
 }
 
 func (s signer) hasSigned(shown evidence, found *Judgement) bool {
 	for _, one := range shown.claims {
-		form, signed := s.made(one, shown.image)
-		if !signed {
-			continue
+		if form, signed := s.made(one, shown.image); signed {
+			found.note(s, form)
+			return true
 		}
-		if !slices.Contains(found.By, s.name) {
-			found.By = append(found.By, s.name)
-		}
-		found.Form = cmp.Or(found.Form, form)
-		return true
 	}
 	return false
+}
+
+// note notes that a signer has signed.
+func (j *Judgement) note(by signer, form wasmev1.SignatureForm) {
+	if !slices.Contains(j.By, by.name) {
+		j.By = append(j.By, by.name)
+	}
+	j.Form = cmp.Or(j.Form, form)
 }
 
 // made reports whether the signer has made a signature, and how it is attached.
@@ -174,7 +175,18 @@ func (s signer) made(one claim, image v1.Hash) (wasmev1.SignatureForm, bool) {
 		form, err := one.ByKey(image, s.key)
 		return form, err == nil
 	}
-	return one.form, one.err == nil && one.who.Issuer == s.issuer && s.subject.MatchString(one.who.Subject)
+	return one.form, one.err == nil && s.is(one.who)
+}
+
+// is reports whether an identity is the signer's.
+func (s signer) is(who trust.Identity) bool {
+	switch {
+	case who.Issuer != s.issuer:
+		return false
+	case s.expression != nil:
+		return s.expression.MatchString(who.Subject)
+	}
+	return who.Subject == s.subject
 }
 
 // describe says which signatures the image has.

@@ -1,10 +1,14 @@
 package policy
 
 import (
+	"regexp/syntax"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/trust"
@@ -61,6 +65,11 @@ func keyless(subject string) wasmev1.Signer {
 	return wasmev1.Signer{Name: "ci", Keyless: &wasmev1.SignerIdentity{Issuer: issuer, Subject: subject}}
 }
 
+// repeated is a signer with an expression of n thousand letters.
+func repeated(n int) wasmev1.Signer {
+	return wasmev1.Signer{Name: "x", Keyless: &wasmev1.SignerIdentity{Issuer: issuer, SubjectRegExp: strings.Repeat("a{1000}", n)}}
+}
+
 func rule(pattern string, signers *wasmev1.Signers) []wasmev1.ImageRule {
 	return []wasmev1.ImageRule{{Patterns: []string{pattern}, Signers: signers}}
 }
@@ -69,6 +78,11 @@ func TestJudge(t *testing.T) {
 	f := newFixture(t)
 	ours, theirs := f.signed(f.instance.Keyless(release, issuer)), f.signed(f.instance.Keyless("mallory@evil.example", issuer))
 	anna, berta := f.signed(f.keys["anna"]), f.signed(f.keys["berta"])
+	sameKey := wasmev1.Signer{Name: "anna again", Key: f.key("anna").Key}
+	anyone := wasmev1.Signer{Name: "anyone", Keyless: &wasmev1.SignerIdentity{Issuer: issuer, SubjectRegExp: ".*"}}
+	twoOf := func(signers ...wasmev1.Signer) *wasmev1.Signers {
+		return &wasmev1.Signers{AnyOf: &wasmev1.AnyOfSigners{Minimum: new(int32(2)), Signers: signers}}
+	}
 	anyOf := func(minimum int32) *wasmev1.Signers {
 		return &wasmev1.Signers{AnyOf: &wasmev1.AnyOfSigners{Minimum: new(minimum), Signers: []wasmev1.Signer{f.key("anna"), f.key("berta"), f.key("carl")}}}
 	}
@@ -105,7 +119,7 @@ func TestJudge(t *testing.T) {
 		},
 		"an image that no pattern matches": {
 			spec:   wasmev1.FilterPolicySpec{Images: rule("ghcr.io/other/*", nil)},
-			reason: wasmev1.ReasonImageDenied, message: "spec.images has no pattern for ghcr.io/acme/add-header",
+			reason: wasmev1.ReasonImageDenied, message: "no pattern of the policy's spec.images matches ghcr.io/acme/add-header: use another image",
 		},
 		"one star is one part": {
 			spec: wasmev1.FilterPolicySpec{Images: rule("ghcr.io/*", nil)}, reason: wasmev1.ReasonImageDenied,
@@ -117,8 +131,15 @@ func TestJudge(t *testing.T) {
 		"signed by key":              {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(f.key("anna")))}, signatures: []trust.Signature{theirs, anna}},
 		"all must sign":              {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(f.key("anna"), f.key("berta")))}, signatures: []trust.Signature{anna}, reason: wasmev1.ReasonNotSigned, message: "berta has not signed"},
 		"all have signed":            {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(f.key("anna"), f.key("berta")))}, signatures: []trust.Signature{anna, berta}},
-		"too few have signed":        {spec: wasmev1.FilterPolicySpec{Images: rule("**", anyOf(2))}, signatures: []trust.Signature{anna, anna}, reason: wasmev1.ReasonNotSigned, message: "1 of the 2 signers that are needed (anna, berta, carl) have signed"},
+		"too few have signed":        {spec: wasmev1.FilterPolicySpec{Images: rule("**", anyOf(2))}, signatures: []trust.Signature{anna, anna}, reason: wasmev1.ReasonNotSigned, message: "1 of anna, berta, carl has signed the image " + image.String() + ", 2 must"},
 		"enough have signed":         {spec: wasmev1.FilterPolicySpec{Images: rule("**", anyOf(2))}, signatures: []trust.Signature{anna, berta}},
+		"one identity counts once":   {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(keyless(release), expression, anyone))}, signatures: []trust.Signature{ours, ours}, reason: wasmev1.ReasonNotSigned, message: "1 of ci, "},
+		"one key counts once":        {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(f.key("anna"), sameKey))}, signatures: []trust.Signature{anna}, reason: wasmev1.ReasonNotSigned, message: "1 of anna, anna again has signed"},
+		"one signer counts once":     {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(anyone, f.key("anna")))}, signatures: []trust.Signature{ours, theirs}, reason: wasmev1.ReasonNotSigned, message: "1 of anyone, anna has signed"},
+		"two people, in any order":   {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(anyone, keyless(release)))}, signatures: []trust.Signature{ours, theirs}},
+		"two people, the other way":  {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(keyless(release), anyone))}, signatures: []trust.Signature{ours, theirs}},
+		"a person and a key":         {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(anyone, f.key("anna")))}, signatures: []trust.Signature{ours, anna}},
+		"nobody of two":              {spec: wasmev1.FilterPolicySpec{Images: rule("**", twoOf(anyone, f.key("anna")))}, signatures: []trust.Signature{berta}, reason: wasmev1.ReasonNotSigned, message: "0 of anyone, anna have signed the image"},
 		"keyless":                    {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(keyless(release)))}, signatures: []trust.Signature{ours}},
 		"keyless by expression":      {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(expression))}, signatures: []trust.Signature{ours}},
 		"somebody else":              {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(keyless(release)))}, signatures: []trust.Signature{theirs}, reason: wasmev1.ReasonNotSigned, message: "one is by mallory@evil.example (https://issuer.example)"},
@@ -134,7 +155,9 @@ func TestJudge(t *testing.T) {
 		},
 		"a broken key":        {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(wasmev1.Signer{Name: "x", Key: &wasmev1.SignerKey{PEM: "x"}}))}, reason: wasmev1.ReasonPolicyInvalid, message: "spec.images[0].signers.allOf[0].key.pem: it is not one key in PEM"},
 		"a broken expression": {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(wasmev1.Signer{Name: "x", Keyless: &wasmev1.SignerIdentity{Issuer: issuer, SubjectRegExp: "("}}))}, reason: wasmev1.ReasonPolicyInvalid, message: "keyless.subjectRegExp: it is not a regular expression (RE2)"},
-		"a broken pattern":    {spec: wasmev1.FilterPolicySpec{Images: rule("ghcr.io/[", nil)}, reason: wasmev1.ReasonPolicyInvalid, message: `spec.images[0].patterns[0]: "ghcr.io/[" is not a pattern: close its brackets`},
+		"a broken pattern":    {spec: wasmev1.FilterPolicySpec{Images: rule("ghcr.io/{a,b}", nil)}, reason: wasmev1.ReasonPolicyInvalid, message: `spec.images[0].patterns[0]: "ghcr.io/{a,b}" is not a pattern: use letters, digits and ._:/- with the wildcards * and **`},
+		"a broken root":       {spec: wasmev1.FilterPolicySpec{TrustedRoot: &wasmev1.TrustedRoot{Inline: "<html>"}}, reason: wasmev1.ReasonPolicyInvalid, message: "spec.trustedRoot.inline: it is not JSON"},
+		"large expressions":   {spec: wasmev1.FilterPolicySpec{Images: rule("**", allOf(repeated(10), repeated(10)))}, reason: wasmev1.ReasonPolicyInvalid, message: "allOf[1].keyless.subjectRegExp: the expressions of the policy are too large, more than 16384 instructions"},
 	} {
 		subject := row.subject
 		subject.Filter.FailStrategy, subject.Image, subject.Signatures = wasmev1.FailReload, image, row.signatures
@@ -184,6 +207,72 @@ func TestNeedsAreThoseOfTheEntriesThatMatch(t *testing.T) {
 	} {
 		if got := Read("p", spec).Needs(repository); got != want {
 			t.Errorf("%q: %+v, want %+v", repository, got, want)
+		}
+	}
+}
+
+func TestNothingIsNeededForAnInvalidPolicy(t *testing.T) {
+	spec := wasmev1.FilterPolicySpec{
+		DeniedCapabilities: []wasmev1.Capability{wasmev1.CapabilityMetrics},
+		Images:             append(rule("**", &wasmev1.Signers{AllOf: []wasmev1.Signer{keyless(release)}}), rule("?", nil)...),
+	}
+	if got := Read("p", spec).Needs("ghcr.io/acme/filter"); got != (Needs{}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestStricterEntriesHoldHoweverAnImageIsWritten(t *testing.T) {
+	spec := wasmev1.FilterPolicySpec{Images: append(
+		rule("ghcr.io/acme/payments/**", &wasmev1.Signers{AllOf: []wasmev1.Signer{keyless(release)}}), rule("**", nil)...)}
+	for _, written := range []string{"ghcr.io/acme/payments/x", "GHCR.io:443/acme/payments/x", "ghcr.io./acme/payments/x", "ghcr.io/acme/free/../payments/x"} {
+		reference, err := name.ParseReference(written)
+		moduletest.Must(t, err)
+		got := Read("p", spec).Judge(Subject{Repository: RepositoryOf(reference), Image: image}, nil)
+		if len(got.Violations) != 1 || got.Violations[0].Reason != wasmev1.ReasonNotSigned {
+			t.Errorf("%s: %v", written, got.Violations)
+		}
+	}
+}
+
+func TestPoliciesOfTheClusterApplyWhereTheySelect(t *testing.T) {
+	selecting := func(by *metav1.LabelSelector) *Policy {
+		return ReadCluster("ClusterFilterPolicy p", wasmev1.ClusterFilterPolicySpec{NamespaceSelector: by})
+	}
+	team := labels.Set{"team": "a"}
+	for name, row := range map[string]struct {
+		policy           *Policy
+		applies, selects bool
+	}{
+		"all":           {selecting(nil), true, false},
+		"this one":      {selecting(&metav1.LabelSelector{MatchLabels: team}), true, true},
+		"another one":   {selecting(&metav1.LabelSelector{MatchLabels: labels.Set{"team": "b"}}), false, true},
+		"all, by label": {selecting(&metav1.LabelSelector{}), true, true},
+	} {
+		if row.policy.AppliesTo(team) != row.applies || row.policy.SelectsNamespaces() != row.selects {
+			t.Errorf("%s: it applies: %v, by labels: %v", name, row.policy.AppliesTo(team), row.policy.SelectsNamespaces())
+		}
+		if got := row.policy.Judge(Subject{}, nil); len(got.Violations) > 0 {
+			t.Errorf("%s: %v", name, got.Violations)
+		}
+	}
+	broken := selecting(&metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn}}})
+	got := broken.Judge(Subject{}, nil)
+	if !broken.AppliesTo(nil) || len(got.Violations) != 1 || got.Violations[0].Reason != wasmev1.ReasonPolicyInvalid || !strings.Contains(got.Violations[0].Message, "ClusterFilterPolicy p: spec.namespaceSelector: ") {
+		t.Errorf("a selector that cannot be read: applies %v, %v", broken.AppliesTo(nil), got.Violations)
+	}
+}
+
+// What an expression is estimated to take is what it takes, within a factor.
+func TestInstructionsAreEstimated(t *testing.T) {
+	for _, text := range []string{
+		"a", `https://github\.com/acme/[^/]+/\.github/workflows/release\.yaml@refs/tags/v.+`, "a{1000}", "(a{30}){30}", "(a|bc|[d-f]*){2,50}", "(ab?){7,}x+", `(\w+\.){20}`,
+	} {
+		parsed, err := syntax.Parse(text, syntax.Perl)
+		moduletest.Must(t, err)
+		program, err := syntax.Compile(parsed.Simplify())
+		moduletest.Must(t, err)
+		if got, is := instructionsOf(parsed), len(program.Inst); got < is/3 || got > 5*is {
+			t.Errorf("%s is estimated at %d instructions, and has %d", text, got, is)
 		}
 	}
 }

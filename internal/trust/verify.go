@@ -159,7 +159,7 @@ func explain(err error) error {
 		{"artifact does not match", anotherImage},
 		{"outside certificate validity", "its certificate was not valid when it was made"},
 		{"failed to verify log inclusion", "the transparency log of the trusted root does not have it"},
-		{"failed to verify timestamps", "nothing that the trusted root knows proves when it was made"},
+		{"failed to verify timestamps", "it has no trusted timestamp"},
 		{"failed to verify leaf certificate", "its certificate is not one of the trusted root, or was not valid when it was made"},
 		{"failed to verify signed certificate timestamp", "its certificate is not in a certificate transparency log of the trusted root"},
 		{"expected key signature", "it is by an identity, not by a key"},

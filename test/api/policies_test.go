@@ -31,8 +31,6 @@ func createPolicy(ctx context.Context, kind, spec string) error {
 const (
 	byKey    = "{name: a, key: {pem: x}}"
 	byPerson = "{name: b, keyless: {issuer: 'https://i', subject: me}}"
-	rootHere = "trustedRoot: {configMap: {name: c, key: k}}"
-	rootIn   = "trustedRoot: {configMap: {namespace: ns, name: c, key: k}}"
 )
 
 // signedBy is a spec with these signers.
@@ -50,8 +48,10 @@ var _ = DescribeTable("a policy is accepted",
 	Entry("images without signers", "FilterPolicy", "{images: [{patterns: ['ghcr.io/**']}]}"),
 	Entry("allOf", "FilterPolicy", signedBy("allOf: ["+byKey+","+byPerson+"]")),
 	Entry("anyOf", "FilterPolicy", signedBy("anyOf: {minimum: 2, signers: ["+byKey+","+byPerson+"]}")),
-	Entry("a trusted root of its namespace", "FilterPolicy", "{"+rootHere+"}"),
-	Entry("a trusted root of any namespace", "ClusterFilterPolicy", "{"+rootIn+"}"),
+	Entry("patterns", "FilterPolicy", "{images: [{patterns: ['**', 'GHCR.io:443/acme/**/my_filter-*', '*/a*b/*', 'h/**']}]}"),
+	Entry("a trusted root", "FilterPolicy", "{trustedRoot: {inline: '{}'}}"),
+	Entry("a trusted root of the cluster", "ClusterFilterPolicy", "{trustedRoot: {inline: '"+strings.Repeat("a", 131072)+"'}}"),
+	Entry("every operator in the selector", "ClusterFilterPolicy", "{namespaceSelector: {matchExpressions: [{key: a/b, operator: In, values: [c]}, {key: a, operator: NotIn, values: [c]}, {key: a, operator: Exists}, {key: a, operator: DoesNotExist, values: []}]}}"),
 )
 
 var _ = DescribeTable("a policy is refused",
@@ -72,7 +72,17 @@ var _ = DescribeTable("a policy is refused",
 	Entry("an identity without subject", "FilterPolicy", signedBy("allOf: [{name: a, keyless: {issuer: i}}]"), "exactly one of subject and subjectRegExp"),
 	Entry("an identity with two", "FilterPolicy", signedBy("allOf: [{name: a, keyless: {issuer: i, subject: s, subjectRegExp: s}}]"), "exactly one of subject and subjectRegExp"),
 	Entry("an identity without issuer", "FilterPolicy", signedBy("allOf: [{name: a, keyless: {subject: s}}]"), "issuer"),
-	Entry("a trusted root of another namespace", "FilterPolicy", "{"+rootIn+"}", "a FilterPolicy reads the ConfigMap of its own namespace: leave namespace out"),
-	Entry("a trusted root of no namespace", "ClusterFilterPolicy", "{"+rootHere+"}", "set the namespace of the ConfigMap"),
+	Entry("alternatives in a pattern", "FilterPolicy", "{images: [{patterns: ['ghcr.io/{a,b}']}]}", "this is not a pattern: use letters, digits and ._:/- with the wildcards * and **"),
+	Entry("a class in a pattern", "FilterPolicy", "{images: [{patterns: ['ghcr.io/[ab]']}]}", "this is not a pattern"),
+	Entry("another wildcard in a pattern", "FilterPolicy", "{images: [{patterns: ['ghcr.io/a?']}]}", "this is not a pattern"),
+	Entry("** after a letter", "FilterPolicy", "{images: [{patterns: ['ghcr.io/a**']}]}", "** must be a whole part of the path: use * within a part"),
+	Entry("** before a letter", "FilterPolicy", "{images: [{patterns: ['ghcr.io/**a']}]}", "** must be a whole part of the path"),
+	Entry("***", "FilterPolicy", "{images: [{patterns: ['ghcr.io/***']}]}", "** must be a whole part of the path"),
+	Entry("an empty trusted root", "FilterPolicy", "{trustedRoot: {inline: ''}}", "spec.trustedRoot.inline"),
+	Entry("a large trusted root", "FilterPolicy", "{trustedRoot: {inline: '"+strings.Repeat("a", 131073)+"'}}", "spec.trustedRoot.inline"),
+	Entry("a trusted root in a ConfigMap", "FilterPolicy", "{trustedRoot: {configMap: {name: a, key: b}}}", "spec.trustedRoot.inline: Required value"),
+	Entry("an operator without values in the selector", "ClusterFilterPolicy", "{namespaceSelector: {matchExpressions: [{key: a, operator: In}]}}", "give In and NotIn values"),
+	Entry("an operator with values in the selector", "ClusterFilterPolicy", "{namespaceSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}", "give In and NotIn values"),
+	Entry("a label that is not one in the selector", "ClusterFilterPolicy", "{namespaceSelector: {matchLabels: {'a b': c}}}", "a key of matchLabels is not a label key"),
 	Entry("an unknown operator in the selector", "ClusterFilterPolicy", "{namespaceSelector: {matchExpressions: [{key: a, operator: Maybe}]}}", "namespaceSelector"),
 )
