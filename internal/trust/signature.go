@@ -54,7 +54,8 @@ type Signature struct {
 }
 
 // ParseLayer reads the signature in a layer, whose digest was checked.
-func ParseLayer(layer v1.Descriptor, content []byte) (Signature, error) {
+func ParseLayer(layer v1.Descriptor, content []byte) (parsed Signature, err error) {
+	defer survive(&err)
 	if layer.MediaType == simpleSigning {
 		return parseSimpleSigning(layer.Annotations, content)
 	}
@@ -63,6 +64,14 @@ func ParseLayer(layer v1.Descriptor, content []byte) (Signature, error) {
 		return Signature{}, fmt.Errorf("reading a Sigstore bundle: %w", err)
 	}
 	return Signature{bundle: read}, nil
+}
+
+// survive is deferred around what reads signatures: they were written by anyone who can
+// push to the registry, so a panic of a parser means that a signature cannot be read.
+func survive(err *error) {
+	if cause := recover(); cause != nil {
+		*err = fmt.Errorf("it could not be read: %v", cause)
+	}
 }
 
 // parseSimpleSigning makes a bundle of cosign's annotations.

@@ -87,14 +87,9 @@ func demands(trusted root.TrustedMaterial) []verify.VerifierOption {
 	return append(all, verify.WithSignedTimestamps(1))
 }
 
-// verify checks that a signature is about an image. What it reads was written by anyone
-// who can push to the registry, so a panic of a parser is a refusal.
+// verify checks that a signature is about an image.
 func (s Signature) verify(image v1.Hash, trusted root.TrustedMaterial, demanded []verify.VerifierOption, by verify.PolicyOption) (result *verify.VerificationResult, form wasmev1.SignatureForm, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			result, form, err = nil, "", fmt.Errorf("it could not be read: %v", cause)
-		}
-	}()
+	defer survive(&err)
 	artifact, err := s.artifact(image)
 	if err != nil {
 		return nil, "", err

@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -199,6 +200,17 @@ func TestPublicInstanceVerifiesWhatGitHubSigned(t *testing.T) {
 	signed := Signature{bundle: data.Bundle(t, "sigstore.js@2.0.0-provenance.sigstore.json")}
 	if _, _, err := signed.Keyless(digestOf("image"), trusted); err == nil || err.Error() != anotherImage {
 		t.Errorf("it is refused because %v", err)
+	}
+}
+
+func TestPanicsAreErrors(t *testing.T) {
+	read := func() (err error) {
+		defer survive(&err)
+		var empty *Signature
+		return errors.New(string(empty.payload))
+	}
+	if err := read(); err == nil || !strings.Contains(err.Error(), "it could not be read") {
+		t.Errorf("a panic is %v", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package pull
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -19,16 +18,25 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/trust"
 )
 
-// maxSignatures is how many signatures of an image are read. Each takes up to 1 MiB, and
-// some milliseconds to verify.
-const maxSignatures = 32
+// maxSignatures is how many signatures of an image are read, those that turn out to be
+// unreadable included. Each takes some milliseconds to verify. All together have up to
+// maxSignatureBytes, and each up to trust.MaxLayerBytes.
+const (
+	maxSignatures     = 32
+	maxSignatureBytes = 4 << 20
+)
 
 // Signatures are what a registry has beside an image. Nothing of it is verified.
 type Signatures struct {
 	Signatures []trust.Signature
 	// Unreadable are what should be signatures, and is not in a form that they have.
 	Unreadable []error
+	// Bytes is how much was read.
+	Bytes int64
 }
+
+// full reports whether no more signatures are read.
+func (s *Signatures) full() bool { return len(s.Signatures)+len(s.Unreadable) >= maxSignatures }
 
 // Signatures returns the signatures of the image whose manifest or index has that digest:
 // those under cosign's tag, and those that refer to the image (OCI 1.1), which a registry
@@ -44,6 +52,9 @@ func (i *Image) Signatures(ctx context.Context, image v1.Hash) (Signatures, erro
 		references = append(references, i.ref.Context().Digest(digest.String()))
 	}
 	for _, reference := range references {
+		if found.full() {
+			break
+		}
 		if err := i.readSignatures(ctx, reference, &found); err != nil {
 			return Signatures{}, err
 		}
@@ -83,53 +94,78 @@ func (i *Image) readSignatures(ctx context.Context, reference name.Reference, in
 		return nil
 	}
 	if err != nil {
-		return i.unreadable(err, into)
+		return unreadable(i.failed(readingSignature, err), into)
 	}
 	manifest, err := oci.ParseManifest(got.Manifest)
 	if err != nil {
-		return i.unreadable(err, into)
+		return unreadable(err, into)
 	}
 	for _, layer := range manifest.Layers {
-		if !trust.HasSignatures(layer) || len(into.Signatures)+len(into.Unreadable) == maxSignatures {
+		if into.full() {
+			break
+		}
+		if !trust.HasSignatures(layer) {
 			continue
 		}
-		content, err := i.readLayer(ctx, layer)
-		if err != nil {
+		if err := i.readSignature(ctx, layer, into); err != nil {
 			return err
-		}
-		if signature, err := trust.ParseLayer(layer, content); err != nil {
-			into.Unreadable = append(into.Unreadable, err)
-		} else {
-			into.Signatures = append(into.Signatures, signature)
 		}
 	}
 	return nil
 }
 
-// unreadable notes a manifest that cannot be read. Whether that is because of its content
-// or because of the registry decides: the registry is asked again.
-func (i *Image) unreadable(err error, into *Signatures) error {
-	failure := i.failed("reading a signature of", err)
-	if about := module.AsError(failure); about != nil && (about.Reason == wasmev1.ReasonInvalidImage || about.Reason == wasmev1.ReasonDigestMismatch) {
+// readingSignature is what is done when it fails.
+const readingSignature = "reading a signature of"
+
+func (i *Image) readSignature(ctx context.Context, layer v1.Descriptor, into *Signatures) error {
+	content, err := i.readLayer(ctx, layer, min(trust.MaxLayerBytes, maxSignatureBytes-into.Bytes))
+	into.Bytes += int64(len(content))
+	if err != nil {
+		return unreadable(err, into)
+	}
+	signature, err := trust.ParseLayer(layer, content)
+	if err != nil {
 		into.Unreadable = append(into.Unreadable, err)
 		return nil
+	}
+	into.Signatures = append(into.Signatures, signature)
+	return nil
+}
+
+// unreadable notes what cannot be read because of its content: others of the image may be
+// what is looked for. What fails because of the registry is returned: it is asked again.
+func unreadable(failure error, into *Signatures) error {
+	if about := module.AsError(failure); about != nil {
+		switch about.Reason {
+		case wasmev1.ReasonInvalidImage, wasmev1.ReasonDigestMismatch, wasmev1.ReasonTooLarge, wasmev1.ReasonImageNotFound:
+			into.Unreadable = append(into.Unreadable, failure)
+			return nil
+		}
 	}
 	return failure
 }
 
-func (i *Image) readLayer(ctx context.Context, layer v1.Descriptor) ([]byte, error) {
+// readLayer reads a layer of at most limit bytes. The content is returned with an error,
+// too, as far as it was read.
+func (i *Image) readLayer(ctx context.Context, layer v1.Descriptor, limit int64) ([]byte, error) {
+	if layer.Size < 0 || layer.Size > limit {
+		return nil, i.largeSignature(layer.Size, limit)
+	}
 	blob, err := i.openBlob(ctx, layer)
 	if err != nil {
-		return nil, i.failed("reading a signature of", err)
+		return nil, i.failed(readingSignature, err)
 	}
 	defer blob.Close()
-	var content bytes.Buffer
-	n, err := io.Copy(&content, io.LimitReader(blob, trust.MaxLayerBytes+1))
+	content, err := io.ReadAll(io.LimitReader(blob, layer.Size+1))
 	if err != nil {
-		return nil, i.contentError(ctx, err)
+		return content, i.contentError(ctx, err)
 	}
-	if n > trust.MaxLayerBytes {
-		return nil, module.Temporary(wasmev1.ReasonTooLarge, "reading a signature of %s: it is larger than %d bytes: remove it from the registry", i.req.Image, trust.MaxLayerBytes)
+	if size := int64(len(content)); size > layer.Size {
+		return content, i.largeSignature(size, layer.Size)
 	}
-	return content.Bytes(), nil
+	return content, nil
+}
+
+func (i *Image) largeSignature(size, limit int64) error {
+	return module.Temporary(wasmev1.ReasonTooLarge, "%s %s: it has %d bytes of at most %d", readingSignature, i.req.Image, size, limit)
 }

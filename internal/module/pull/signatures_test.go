@@ -163,12 +163,102 @@ func TestSignaturesAreBounded(t *testing.T) {
 	if got := strings.Count(s.forms(), "Tag"); got != maxSignatures {
 		t.Errorf("%d signatures are read", got)
 	}
-	huge := s.bundle()
-	huge.Content = append(huge.Content, bytes.Repeat([]byte(" "), trust.MaxLayerBytes)...)
-	s = pushForSigning(t)
-	s.refer(huge)
-	_, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
-	moduletest.WantError(t, err, wasmev1.ReasonTooLarge, "remove it from the registry")
+	found, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
+	moduletest.Must(t, err)
+	if want := int64(len(layers[0].Content)) * maxSignatures; found.Bytes != want {
+		t.Errorf("%d bytes are counted, want %d", found.Bytes, want)
+	}
+}
+
+// padded is a signature with so many bytes more.
+func (s *signed) padded(by int) signing.Layer {
+	s.t.Helper()
+	layer := s.bundle()
+	layer.Content = append(layer.Content, bytes.Repeat([]byte(" "), by)...)
+	return layer
+}
+
+// What is unreadable counts, too, when many are there: a manifest that is none, and then
+// more signatures than are read.
+func TestUnreadableSignaturesAreBounded(t *testing.T) {
+	s := pushForSigning(t)
+	junk := make([]signing.Layer, maxSignatures)
+	for i := range junk {
+		junk[i] = signing.Layer{MediaType: signing.BundleType, Content: []byte("<html>")}
+	}
+	moduletest.Must(t, signing.PushTag(t.Context(), s.Registry, "filter", s.descriptor.Digest, junk...))
+	referrers := make([]v1.Descriptor, 3)
+	for i := range referrers {
+		referrers[i] = s.refer(s.padded(i))
+	}
+	moduletest.Must(t, signing.PushFallback(t.Context(), s.Registry, "filter", s.descriptor.Digest, referrers...))
+	s.Inject(func(next http.Handler) http.Handler {
+		return signing.WithoutReferrers(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/manifests/"+referrers[0].Digest.String()) {
+				w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
+				_, _ = w.Write([]byte("{}"))
+				return
+			}
+			next.ServeHTTP(w, req)
+		}))
+	})
+	found, err := s.image.Signatures(t.Context(), s.descriptor.Digest)
+	moduletest.Must(t, err)
+	if signatures, unreadable := len(found.Signatures), len(found.Unreadable); signatures+unreadable != maxSignatures {
+		t.Errorf("%d signatures and %d unreadable ones are read", signatures, unreadable)
+	}
+}
+
+// An image may have large attestations, or broken ones, beside the signature that counts.
+func TestLayersThatCannotBeReadDoNotHideOthers(t *testing.T) {
+	for name, row := range map[string]struct {
+		attach func(*signed)
+		want   string
+	}{
+		"a large layer": {func(s *signed) { s.refer(s.padded(trust.MaxLayerBytes)) }, "Bundle unreadable"},
+		"a layer that is larger than its manifest says": {func(s *signed) {
+			layer := s.padded(1)
+			s.refer(layer)
+			s.Inject(answering(layer, append(layer.Content, ' ')))
+		}, "Bundle unreadable"},
+		"a layer that is gone": {func(s *signed) {
+			layer := s.padded(1)
+			s.refer(layer)
+			s.Inject(failing("/blobs/sha256:"+moduletest.SHA256(string(layer.Content)), http.StatusNotFound))
+		}, "Bundle unreadable"},
+		"a layer with another digest": {func(s *signed) {
+			layer := s.padded(1)
+			s.refer(layer)
+			s.Inject(answering(layer, bytes.ToUpper(layer.Content)))
+		}, "Bundle unreadable"},
+		"more bytes than are read": {func(s *signed) {
+			for i := range 5 {
+				s.refer(s.padded(trust.MaxLayerBytes - 10_000 - i))
+			}
+		}, "Bundle Bundle Bundle Bundle Bundle unreadable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := pushForSigning(t)
+			s.refer(s.bundle())
+			row.attach(s)
+			if got := s.forms(); got != row.want {
+				t.Errorf("the signatures are %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+// answering answers requests for a layer with other content.
+func answering(layer signing.Layer, content []byte) registry.Fault {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.Path, "/blobs/sha256:"+moduletest.SHA256(string(layer.Content))) {
+				_, _ = w.Write(content)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}
 }
 
 func TestSignaturesOfARegistryThatFails(t *testing.T) {
