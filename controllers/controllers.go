@@ -103,14 +103,15 @@ func Add(ctx context.Context, manager ctrl.Manager, opts Options) (*Controllers,
 		resolver := resolve.New(opts.Store, puller, options)
 		return source.Finder{Reader: manager.GetAPIReader(), Modules: resolver, Values: values, Allowed: opts.AllowedSources, LegacyPullSecrets: opts.LegacyPullSecrets}
 	}
+	modules := finder(filterDeployments)
 	reconciler := &filterdeployment.Reconciler{
 		Client:               manager.GetClient(),
 		Reader:               manager.GetAPIReader(),
-		Finder:               finder(filterDeployments),
+		Finder:               modules,
 		Store:                opts.Store,
 		Preflights:           pool.New(pool.Options{Open: opts.Store.Open, Run: opts.Run, Wake: filterDeployments.Wake, Workers: preflightWorkers}),
 		PreflightDefault:     opts.Preflight,
-		Signatures:           signatures.New(puller, filterDeployments.Wake),
+		Signatures:           signatures.New(puller, modules.Modules, filterDeployments.Wake),
 		Peers:                replicas,
 		Written:              opts.Written,
 		Outputs:              outputkinds.New(kinds),

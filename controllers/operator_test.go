@@ -168,7 +168,8 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 	Expect(err).NotTo(HaveOccurred())
 	preflights := pool.New(pool.Options{Open: modules.Open, Run: flags.run, Wake: func(name types.NamespacedName) { o.woken <- name }, Workers: 1})
 	resolvers.Go(func() { _ = preflights.Start(running) })
-	signed := signatures.New(puller, func(name types.NamespacedName) { o.woken <- name })
+	finds := resolver(o.woken)
+	signed := signatures.New(puller, finds, func(name types.NamespacedName) { o.woken <- name })
 	resolvers.Go(func() { _ = signed.Start(running) })
 	if flags.sigstore.URL == "" { // without one, nothing is to be fetched
 		flags.sigstore = online.Options{URL: "http://127.0.0.1:1", Anchor: []byte("{}"), Transport: http.DefaultTransport}
@@ -187,7 +188,7 @@ func startOperator(ctx context.Context, clock *testingclock.FakeClock, folder st
 		PreflightDefault: wasmev1.PreflightOff,
 		Client:           cached,
 		Reader:           reader,
-		Finder:           source.Finder{Reader: reader, Values: source.NewValues(), Modules: resolver(o.woken)},
+		Finder:           source.Finder{Reader: reader, Values: source.NewValues(), Modules: finds},
 		Store:            modules,
 		Peers:            alone,
 		Written:          written,

@@ -92,7 +92,7 @@ func TestNothingIsRememberedOfAFilterDeployment(t *testing.T) {
 			g := NewWithT(t)
 			r := &Reconciler{
 				Client: fake.NewClientBuilder().WithScheme(scheme).WithObjects(row.left...).Build(),
-				Finder: source.Finder{Modules: &resolve.Resolver{}}, Preflights: pool.New(pool.Options{}), Signatures: signatures.New(nil, nil), Written: &Written{},
+				Finder: source.Finder{Modules: &resolve.Resolver{}}, Preflights: pool.New(pool.Options{}), Signatures: signatures.New(nil, nil, nil), Written: &Written{},
 				Budget: rollout.NewBudget(rollout.DefaultLimit), Clock: clock.RealClock{},
 			}
 			for _, fd := range []*wasmev1.FilterDeployment{named("f"), named("other")} {

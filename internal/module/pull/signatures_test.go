@@ -235,7 +235,7 @@ func TestLayersThatCannotBeReadDoNotHideOthers(t *testing.T) {
 			for i := range 5 {
 				s.refer(s.padded(trust.MaxLayerBytes - 10_000 - i))
 			}
-		}, "Bundle Bundle Bundle Bundle Bundle unreadable"},
+		}, strings.Repeat("Bundle ", 5) + "unreadable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := pushForSigning(t)

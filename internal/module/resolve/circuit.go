@@ -70,14 +70,20 @@ func (c circuits) record(j *job, found outcome, now time.Time) *module.Error {
 		c.failed.Remove(j.way)
 		return found.err
 	}
-	next := c.of(j.way).after(found.err, now)
-	c.failed.Add(j.way, next)
+	return c.fail(j.way, j.host, found.err, now)
+}
+
+// fail notes a failure on the way to a host, and returns the error, with the time of the
+// next look where the server limits requests.
+func (c circuits) fail(way way, host string, err *module.Error, now time.Time) *module.Error {
+	next := c.of(way).after(err, now)
+	c.failed.Add(way, next)
 	if next.limited {
-		next.err = module.Temporary(found.err.Reason, "%s: it is asked again at %s", found.err.Message, next.until.UTC().Format(time.RFC3339))
+		next.err = module.Temporary(err.Reason, "%s: it is asked again at %s", err.Message, next.until.UTC().Format(time.RFC3339))
 		return next.err
 	}
-	next.err = module.Temporary(found.err.Reason, "%s fails again and again: it gets one request at a time until it answers", j.host)
-	return found.err
+	next.err = module.Temporary(err.Reason, "%s fails again and again: it gets one request at a time until it answers", host)
+	return err
 }
 
 // after returns the circuit after one more failure.

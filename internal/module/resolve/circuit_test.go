@@ -111,7 +111,7 @@ func TestManyImagesDoNotHammerARegistry(t *testing.T) {
 	f.until("the others waiting for it", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		for _, waiting := range f.probes.waiting {
+		for _, waiting := range f.probes.Waiting {
 			return waiting.Len() > images/2
 		}
 		return false
@@ -235,7 +235,7 @@ func (f *resolverTest) quiet() {
 	f.until("quiet", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if len(f.hosts.used) > 0 {
+		if len(f.hosts.Used) > 0 {
 			return false
 		}
 		for _, e := range f.entries {

@@ -3,13 +3,13 @@
 //
 // Resolve answers at once from what is known (resolver.go). A worker takes a
 // request when it is planned and due, and when its registry and a namespace of
-// its owners have a free slot, so that none holds up the others (work.go,
-// slots.go). It looks where the request points (lookup.go): a HEAD with the
+// its owners have a free slot, so that none holds up the others (work.go).
+// It looks where the request points (lookup.go): a HEAD with the
 // request's own credential proves the right to the image, and only an image that
 // the store does not know is pulled. A failure is tried again with backoff and
 // without end, as the image may be replaced. A registry that limits requests, or
-// failed several times in a row, is left alone for a while (circuit.go). Owners are
-// woken when a result changes.
+// failed several times in a row, is left alone for a while (circuit.go), by others who
+// read from it, too (visit.go). Owners are woken when a result changes.
 package resolve
 
 import (
@@ -26,6 +26,7 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 	"github.com/wasme-io/wasme-operator/internal/module/store"
+	"github.com/wasme-io/wasme-operator/internal/slots"
 )
 
 // DefaultWorkers is the number of requests that a Resolver works on at once.
@@ -86,10 +87,10 @@ type Resolver struct {
 	mu         sync.Mutex
 	entries    map[pull.Request]*entry
 	requests   map[types.NamespacedName]pull.Request
-	hosts      slots[string]
-	namespaces slots[string]
+	hosts      slots.Slots[string, pull.Request]
+	namespaces slots.Slots[string, pull.Request]
 	circuits   circuits
-	probes     slots[way]
+	probes     slots.Slots[way, pull.Request]
 }
 
 // entry is what is known of a request, and who wants to know.
@@ -126,10 +127,10 @@ func New(modules *store.Store, client *pull.Client, opts Options) *Resolver {
 		backoff:    workqueue.NewTypedItemExponentialFailureRateLimiter[pull.Request](minRetry, maxRetry),
 		entries:    map[pull.Request]*entry{},
 		requests:   map[types.NamespacedName]pull.Request{},
-		hosts:      newSlots[string](slotsPerHost),
-		namespaces: newSlots[string](slotsPerNamespace),
+		hosts:      slots.New[string, pull.Request](slotsPerHost),
+		namespaces: slots.New[string, pull.Request](slotsPerNamespace),
 		circuits:   newCircuits(),
-		probes:     newSlots[way](1),
+		probes:     slots.New[way, pull.Request](1),
 	}
 }
 

@@ -306,7 +306,7 @@ func TestATenantLeavesRoomAtASharedRegistry(t *testing.T) {
 	f.until("taking the tenant's slots", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.namespaces.used["tenant"] == slotsPerNamespace
+		return f.namespaces.Used["tenant"] == slotsPerNamespace
 	})
 	f.resolved(holder("good"), good)
 }
@@ -395,7 +395,7 @@ func TestARequestThatWaitsRunsForANewOwnerWhoseNamespaceHasASlot(t *testing.T) {
 	f.until("taking the tenant's slots", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.namespaces.used["tenant"] == slotsPerNamespace
+		return f.namespaces.Used["tenant"] == slotsPerNamespace
 	})
 	f.Resolve(apitypes.NamespacedName{Namespace: "tenant", Name: "waits"}, shared)
 	f.until("waiting for a slot", func() bool {
@@ -406,7 +406,7 @@ func TestARequestThatWaitsRunsForANewOwnerWhoseNamespaceHasASlot(t *testing.T) {
 	f.resolved(holder("has a slot"), shared)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.namespaces.used["tenant"] != slotsPerNamespace {
+	if f.namespaces.Used["tenant"] != slotsPerNamespace {
 		t.Error("it ran only when the tenant had a slot again")
 	}
 }
@@ -732,7 +732,7 @@ func (f *resolverTest) settled(req pull.Request) {
 		defer f.mu.Unlock()
 		e := f.entries[req]
 		waits := e.planned && !e.notBefore.After(f.clock.Now())
-		return !waits && len(f.hosts.used) == 0
+		return !waits && len(f.hosts.Used) == 0
 	})
 }
 

@@ -120,11 +120,11 @@ func (r *Resolver) hold(e *entry, by *circuit, now time.Time) sets.Set[types.Nam
 func (r *Resolver) findSlots(j *job) (free bool) {
 	req := j.entry.req
 	switch {
-	case j.probe && !r.probes.free(j.way):
-		r.probes.wait(j.way, req)
+	case j.probe && !r.probes.Free(j.way):
+		r.probes.Wait(j.way, req)
 		return false
-	case !r.hosts.free(j.host):
-		r.hosts.wait(j.host, req)
+	case !r.hosts.Free(j.host):
+		r.hosts.Wait(j.host, req)
 		return false
 	}
 	j.namespace, free = r.freeNamespace(j.entry)
@@ -132,10 +132,10 @@ func (r *Resolver) findSlots(j *job) (free bool) {
 }
 
 func (r *Resolver) take(j *job) {
-	r.hosts.take(j.host)
-	r.namespaces.take(j.namespace)
+	r.hosts.Take(j.host)
+	r.namespaces.Take(j.namespace)
 	if j.probe {
-		r.probes.take(j.way)
+		r.probes.Take(j.way)
 	}
 }
 
@@ -143,12 +143,12 @@ func (r *Resolver) take(j *job) {
 // the entry waits for one in all of them.
 func (r *Resolver) freeNamespace(e *entry) (string, bool) {
 	for owner := range e.owners {
-		if r.namespaces.free(owner.Namespace) {
+		if r.namespaces.Free(owner.Namespace) {
 			return owner.Namespace, true
 		}
 	}
 	for owner := range e.owners {
-		r.namespaces.wait(owner.Namespace, e.req)
+		r.namespaces.Wait(owner.Namespace, e.req)
 	}
 	return "", false
 }
@@ -188,9 +188,9 @@ func (e *entry) keeps(err *module.Error) bool {
 
 // release gives a job's slots back and lets those run that waited for them.
 func (r *Resolver) release(j *job) {
-	waiting := r.hosts.release(j.host).Union(r.namespaces.release(j.namespace))
+	waiting := r.hosts.Release(j.host).Union(r.namespaces.Release(j.namespace))
 	if j.probe {
-		waiting = waiting.Union(r.probes.release(j.way))
+		waiting = waiting.Union(r.probes.Release(j.way))
 	}
 	for req := range waiting {
 		r.queue.Add(req)
