@@ -16,6 +16,7 @@ import (
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"k8s.io/utils/lru"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 )
@@ -51,11 +52,18 @@ type Signature struct {
 	// payload is what was signed in the simple signing format; nil in a bundle.
 	payload []byte
 	bundle  *bundle.Bundle
+	// verified has what was found of it (verification), since that takes milliseconds and
+	// is asked for again and again; nil when nothing is remembered.
+	verified *lru.Cache
 }
+
+// maxVerified is the number of roots and images for which it is remembered.
+const maxVerified = 8
 
 // ParseLayer reads the signature in a layer, whose digest was checked.
 func ParseLayer(layer v1.Descriptor, content []byte) (parsed Signature, err error) {
 	defer survive(&err)
+	defer func() { parsed.verified = lru.New(maxVerified) }()
 	if layer.MediaType == simpleSigning {
 		return parseSimpleSigning(layer.Annotations, content)
 	}

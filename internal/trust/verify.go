@@ -60,17 +60,51 @@ func (s Signature) ByKey(image v1.Hash, key crypto.PublicKey) (wasmev1.Signature
 func (s Signature) Keyless(image v1.Hash, roots Roots) (Identity, wasmev1.SignatureForm, error) {
 	failure := errors.New("no Sigstore instance is trusted")
 	for _, trusted := range roots {
-		result, form, err := s.verify(image, trusted, demands(trusted), verify.WithoutIdentitiesUnsafe())
-		if err == nil && result.Signature.Certificate == nil {
-			err = errors.New("it is by a key, not by an identity")
+		found := s.keyless(verification{image, trusted})
+		if found.err == nil {
+			return found.who, found.form, nil
 		}
-		if err == nil {
-			certificate := result.Signature.Certificate
-			return Identity{Issuer: certificate.Issuer, Subject: certificate.SubjectAlternativeName}, form, nil
-		}
-		failure = err
+		failure = found.err
 	}
 	return Identity{}, "", failure
+}
+
+// verification is one with one root. What it finds depends on nothing else: the time that
+// counts is that of the signature.
+type verification struct {
+	image   v1.Hash
+	trusted root.TrustedMaterial
+}
+
+// verified is what a verification has found.
+type verified struct {
+	who  Identity
+	form wasmev1.SignatureForm
+	err  error
+}
+
+func (s Signature) keyless(by verification) verified {
+	if s.verified == nil {
+		return s.verifyKeyless(by)
+	}
+	if known, found := s.verified.Get(by); found {
+		return known.(verified)
+	}
+	found := s.verifyKeyless(by)
+	s.verified.Add(by, found)
+	return found
+}
+
+func (s Signature) verifyKeyless(by verification) verified {
+	result, form, err := s.verify(by.image, by.trusted, demands(by.trusted), verify.WithoutIdentitiesUnsafe())
+	if err != nil {
+		return verified{err: err}
+	}
+	certificate := result.Signature.Certificate
+	if certificate == nil {
+		return verified{err: errors.New("it is by a key, not by an identity")}
+	}
+	return verified{who: Identity{Issuer: certificate.Issuer, Subject: certificate.SubjectAlternativeName}, form: form}
 }
 
 // demands are what a signature must prove with the logs and authorities that an instance

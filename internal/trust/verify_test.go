@@ -169,6 +169,27 @@ func TestChangedSignaturesAreRefused(t *testing.T) {
 	}
 }
 
+func TestVerificationsAreRemembered(t *testing.T) {
+	instance, image := newInstance(t), digestOf("image")
+	layer, err := instance.Keyless(identity, issuer).Bundle(image, signing.Signed)
+	moduletest.Must(t, err)
+	signed, roots, others := parse(t, layer), rootsOf(t, instance), rootsOf(t, newInstance(t))
+	for range 3 {
+		if who, _, err := signed.Keyless(image, roots); err != nil || who.Subject != identity {
+			t.Errorf("by its root: %v, %v", who, err)
+		}
+		if _, _, err := signed.Keyless(image, others); err == nil {
+			t.Error("by another root it is accepted")
+		}
+		if _, _, err := signed.Keyless(digestOf("another"), roots); err == nil {
+			t.Error("for another image it is accepted")
+		}
+	}
+	if got := signed.verified.Len(); got != 3 {
+		t.Errorf("%d verifications are remembered", got)
+	}
+}
+
 func TestOtherStatementsDoNotCount(t *testing.T) {
 	instance, image := newInstance(t), digestOf("image")
 	layer, err := instance.Keyless(identity, issuer).Bundle(image, signing.Scanned)
