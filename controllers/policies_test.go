@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -331,6 +332,21 @@ var _ = Describe("Policies", func() {
 		Expect(w.settle(ctx, fd)).To(Succeed())
 		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonWarned, "FilterPolicy p: reading spec.trustedRoot.configMap: ", "it is not JSON", "proxies get it all the same"))
 		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", fd.Status.Revision))
+	})
+
+	It("hold however an image is written, and do not have it looked at more often", func(ctx SpecContext) {
+		spec := requiring(key())
+		spec.Images[0].Patterns = []string{w.registry.Host() + "/*"}
+		spec.Images = append(spec.Images, wasmev1.ImageRule{Patterns: []string{"**"}})
+		policy(ctx, spec)
+		reference, _ := pushed(ctx, "image")
+		fd := w.filterDeployment(ctx, "f", strings.Replace(reference, ":", ":0", 1), filterID("f")) // the port
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionFalse, wasmev1.ReasonNotSigned))
+		Expect(w.held(ctx)).To(BeEmpty())
+		result, err := w.reconcile(ctx, fd)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(result.RequeueAfter).To(BeNumerically(">=", w.RecheckInterval))
 	})
 
 	It("admit nothing while the trusted root cannot be fetched, and what is signed once it can", func(ctx SpecContext) {
