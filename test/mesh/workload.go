@@ -119,8 +119,9 @@ type Running struct {
 }
 
 // StartWorkload creates a workload's objects, where they are missing, and one
-// pod of it; it returns once the app answers through its sidecar. Start the
-// same workload with another Replica for another pod.
+// pod of it; it returns once the app answers through its sidecar, and removes
+// the pod if it does not. Start the same workload with another Replica for another
+// pod.
 func (m *Mesh) StartWorkload(ctx context.Context, workload Workload) (*Running, error) {
 	if workload.Kind == "" {
 		workload.Kind = Deployment
@@ -131,7 +132,7 @@ func (m *Mesh) StartWorkload(ctx context.Context, workload Workload) (*Running, 
 	}
 	for _, step := range []func(context.Context) error{r.startApp, r.prepareSidecar, r.createObjects, r.StartSidecar} {
 		if err := step(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("starting %s/%s: %w", workload.Namespace, workload.Name, err), r.end())
+			return nil, errors.Join(fmt.Errorf("starting %s/%s: %w", workload.Namespace, workload.Name, err), r.Stop(ctx))
 		}
 	}
 	return r, nil

@@ -170,6 +170,9 @@ func (p *Process) PID() int { return p.record.PID }
 // Log is the path of the process's output.
 func (p *Process) Log() string { return p.log }
 
+// ErrNotReady is wrapped by the error of WaitReady when the timeout is over.
+var ErrNotReady = errors.New("it is not ready in time")
+
 // WaitReady polls ready until it returns nil, and fails when the process ends
 // before, or when the timeout or ctx is over. Its error quotes the last lines
 // of the log.
@@ -184,6 +187,9 @@ func (p *Process) WaitReady(ctx context.Context, timeout time.Duration, ready fu
 		last = ready(ctx)
 		return last == nil, nil
 	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		err = ErrNotReady
+	}
 	if err != nil {
 		return fmt.Errorf("waiting for %s: %w\nlast of %s:\n%s", p.record.Name, errors.Join(err, last), p.log, p.tail())
 	}

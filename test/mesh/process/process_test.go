@@ -102,6 +102,19 @@ func TestAFailedStartShowsTheLog(t *testing.T) {
 	}
 }
 
+func TestAProcessThatIsNotReadyInTimeIsToldFromOneThatEnded(t *testing.T) {
+	group := process.Group{Folder: t.TempDir()}
+	never := func(context.Context) error { return errors.New("not yet") }
+	runs := start(t, group, process.Command{Name: "runs", Path: "/bin/cat", Args: []string{"/dev/zero"}})
+	if err := runs.WaitReady(t.Context(), 10*time.Millisecond, never); !errors.Is(err, process.ErrNotReady) {
+		t.Errorf("%v", err)
+	}
+	ended := start(t, group, process.Command{Name: "ends", Path: "/bin/true"})
+	if err := ended.WaitReady(t.Context(), time.Minute, never); err == nil || errors.Is(err, process.ErrNotReady) {
+		t.Errorf("%v", err)
+	}
+}
+
 func start(t *testing.T, group process.Group, command process.Command) *process.Process {
 	t.Helper()
 	p, err := group.Start(command)
