@@ -15,18 +15,19 @@ const (
 	broken     symptom = "not 200"             // another status, such as 500 and 503 of a filter
 	unfiltered symptom = "unfiltered"          // 200, past a filter that the workload has
 	outdated   symptom = "older configuration" // than one that pods have proved, or one that nobody asked for
+	misplaced  symptom = "filtered by another" // by a filter that the workload does not have
 )
 
 // symptoms lists all.
-var symptoms = []symptom{noAnswer, denied, broken, unfiltered, outdated}
+var symptoms = []symptom{noAnswer, denied, broken, unfiltered, outdated, misplaced}
 
 // failure is a request that failed.
 type failure struct {
-	At       time.Time
-	Pod      string
-	Workload string
-	Symptom  symptom
-	Detail   string
+	Began, Ended time.Time
+	Pod          string
+	Workload     string
+	Symptom      symptom
+	Detail       string
 }
 
 // Causes that are no faults, but follow from them.
@@ -34,6 +35,8 @@ const (
 	// unservedStart is a sidecar that started while a replica did not serve modules. Its agent
 	// may have given up.
 	unservedStart kind = "sidecar started without modules"
+	// unreached is a workload that is new, until its filter has reached it.
+	unreached kind = "workload not reached yet"
 )
 
 // cause is a fault that began, as far as requests and rollouts may suffer from it.
@@ -63,22 +66,25 @@ type rule struct {
 //   - One that starts while a replica is down or hangs may get no module: FailReload denies
 //     requests until the operator has renewed the fetch.
 //   - An output that is edited or deleted by hand takes the filter off its workload. The cause
-//     ends when the operator has repaired it; istiod and Envoy need a moment after that.
+//     ends when the operator has repaired it, which repairTime bounds; istiod and Envoy need a
+//     moment after that.
+//   - A workload that is new has no filter until its output is there, which repairTime bounds, too.
 //   - Without a FilterDeployment there is no filter. The cause ends when the new one is Ready.
 var rules = []rule{
 	{sidecarKilled, []symptom{noAnswer}, time.Second},
 	{unservedStart, []symptom{denied}, time.Second},
 	{outputEdited, []symptom{unfiltered}, 10 * time.Second},
-	{outputUnlabeled, []symptom{unfiltered}, 10 * time.Second},
 	{outputDeleted, []symptom{unfiltered}, 10 * time.Second},
+	{unreached, []symptom{unfiltered}, time.Second},
 	{filterRecreated, []symptom{unfiltered}, time.Second},
 }
 
-// explain returns the first cause that explains a failure by the rules; nil for none.
+// explain returns the first cause that explains a failure by the rules; nil for none. A request
+// that began before a cause, and ended during it, may have suffered from it.
 func explain(f failure, causes []cause) *cause {
 	for i, c := range causes {
 		for _, r := range rules {
-			if r.kind == c.Kind && slices.Contains(r.symptoms, f.Symptom) && c.hits(f) && c.covers(f.At, r.after) {
+			if r.kind == c.Kind && slices.Contains(r.symptoms, f.Symptom) && c.hits(f.Pod, f.Workload) && c.overlaps(f.Began, f.Ended, r.after) {
 				return &causes[i]
 			}
 		}
@@ -86,35 +92,59 @@ func explain(f failure, causes []cause) *cause {
 	return nil
 }
 
-// hits reports whether the pod of a failure, or its workload, is what the cause is about.
-func (c cause) hits(f failure) bool {
-	return slices.Contains(c.Of, f.Pod) || slices.Contains(c.Of, f.Workload)
+// hits reports whether one of the names is what the cause is about.
+func (c cause) hits(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(c.Of, name) })
 }
 
-func (c cause) covers(at time.Time, after time.Duration) bool {
-	return !at.Before(c.Begin) && (c.End.IsZero() || !at.After(c.End.Add(after)))
+// overlaps reports whether the cause, and so long a time after it, has a moment in common with
+// another time.
+func (c cause) overlaps(from, to time.Time, after time.Duration) bool {
+	return !to.Before(c.Begin) && (c.End.IsZero() || !from.After(c.End.Add(after)))
 }
 
-// underWay are the causes that were under way at a time.
+// underWay returns the causes that were under way at a time.
 func underWay(causes []cause, at time.Time) []cause {
 	var found []cause
 	for _, c := range causes {
-		if c.covers(at, 0) {
+		if c.overlaps(at, at, 0) {
 			found = append(found, c)
 		}
 	}
 	return found
 }
 
-// rollbackCauses are the faults after which a good revision may be rolled back: pods
-// cannot fetch its module in time, cannot be told of it, or go while they try it. A user
-// would try it again, as the status says, and so does the soak.
-var rollbackCauses = []kind{
-	replicaKilled, replicaStopped, replicaPaused, replicaHung, clockAhead, apiServerAway, apiServerHung,
-	istiodKilled, istiodPaused, sidecarKilled, podAdded, outputEdited, outputUnlabeled, outputDeleted,
+// impairments are the faults that keep a good revision from its pods, or the operator from its
+// work, and for how long after their end: replicas elect a leader and fill their caches, sidecars
+// reconnect to istiod, and watches come back a minute after an outage of the API server.
+var impairments = map[kind]time.Duration{
+	replicaKilled: 30 * time.Second, replicaStopped: 30 * time.Second, replicaPaused: 30 * time.Second, replicaHung: 30 * time.Second,
+	clockAhead:   30 * time.Second,
+	istiodKilled: 30 * time.Second, istiodPaused: 30 * time.Second,
+	apiServerKilled: time.Minute, apiServerPaused: time.Minute, apiServerAway: time.Minute, apiServerHung: time.Minute,
 }
 
-// explainsRollback reports whether one of the causes does.
-func explainsRollback(causes []cause) bool {
-	return slices.ContainsFunc(causes, func(c cause) bool { return slices.Contains(rollbackCauses, c.Kind) })
+// disturbances are the faults that hit a rollout in the pods and workloads that try it: they are
+// away, come or go, or lose their output.
+var disturbances = map[kind]time.Duration{
+	sidecarKilled: 10 * time.Second, unservedStart: 10 * time.Second, podAdded: 10 * time.Second, workloadAdded: 10 * time.Second,
+	outputEdited: 10 * time.Second, outputUnlabeled: 10 * time.Second, outputDeleted: 10 * time.Second,
+}
+
+// impaired reports whether a fault may have kept the operator, or what it depends on, from its
+// work at some moment of this time.
+func impaired(causes []cause, from, to time.Time) bool {
+	return slices.ContainsFunc(causes, func(c cause) bool {
+		after, found := impairments[c.Kind]
+		return found && c.overlaps(from, to, after)
+	})
+}
+
+// explainsRollback reports whether a fault explains that a good revision was rolled back which
+// was asked for and rejected at these times, from pods and workloads with these names.
+func explainsRollback(causes []cause, names []string, asked, rejected time.Time) bool {
+	return impaired(causes, asked, rejected) || slices.ContainsFunc(causes, func(c cause) bool {
+		after, found := disturbances[c.Kind]
+		return found && c.hits(names...) && c.overlaps(asked, rejected, after)
+	})
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +18,7 @@ import (
 	extensions "istio.io/client-go/pkg/apis/extensions/v1alpha1"
 	networking "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	k8s "sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -41,10 +42,11 @@ func (w *world) settle(ctx context.Context, ended <-chan struct{}) (took time.Du
 	begin, agreed := time.Now(), false
 	for {
 		problems = w.look(ctx)
-		if !isClosed(ended) {
+		over := isClosed(ended)
+		if !over {
 			problems = append(problems, "a fault has not ended: "+describe(underWay(w.ledger.known(), time.Now())))
 		}
-		retried, unexplained := w.retryRolledBack(ctx)
+		retried, unexplained := w.retryRolledBack(ctx, over)
 		problems = append(problems, retried...)
 		took = time.Since(begin)
 		if len(unexplained) > 0 || len(problems) == 0 && agreed || len(problems) > 0 && took > settleTime {
@@ -70,31 +72,80 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// retryRolledBack tries revisions again that were rolled back although they are good, if a
-// fault explains that. It returns those, and those that none explains.
-func (w *world) retryRolledBack(ctx context.Context) (retried, unexplained []string) {
+// retryRolledBack tries revisions again that were rolled back although they are good, once
+// faults are over that explain it. It returns those, and those that none explains.
+func (w *world) retryRolledBack(ctx context.Context, over bool) (retried, unexplained []string) {
 	for _, f := range w.filters {
-		says, rejected, err := f.read(ctx)
-		if err != nil || rejected == "" || f.expect(0).State != good {
-			continue
-		}
-		problem := fmt.Sprintf("%s: revision %s was rolled back: %s", f.name, rejected, says.Message)
-		if !explainsRollback(w.ledger.known()) {
+		if problem := w.unexplainedRollback(ctx, f); problem != "" {
 			unexplained = append(unexplained, problem)
 			continue
 		}
-		if err := f.retry(ctx, rejected); err != nil {
-			problem += ": " + err.Error()
+		says, err := f.read(ctx)
+		if err != nil || says.Rejected == "" || f.expect(0).State != good {
+			continue
 		}
-		retried = append(retried, problem)
+		retried = append(retried, fmt.Sprintf("%s: revision %s was rolled back: %s", f.name, says.Rejected, says.Message))
+		_, last := f.history()
+		if says.rejection() == last || !over || explainsRollback(w.ledger.known(), w.namesOf(f), time.Now(), time.Now()) {
+			continue
+		}
+		if w.retries++; w.retries > mostRetries(w.began) {
+			unexplained = append(unexplained, fmt.Sprintf("%s: good revisions were rolled back %d times by now", f.name, w.retries))
+		}
+		if err := f.retry(ctx, says.rejection()); err != nil {
+			retried = append(retried, err.Error())
+		}
 	}
 	return retried, unexplained
 }
 
-// look says in what statuses, specs and pods disagree now.
+// mostRetries returns how many good revisions may be rolled back because of faults by now.
+func mostRetries(began time.Time) int { return 2 + int(time.Since(began)/retryEvery) }
+
+// retryEvery is how often that may happen in the long run.
+const retryEvery = 10 * time.Minute
+
+// clockError is how wrong a time in a status may be: the clock of a replica, and a part of a
+// second that is cut off.
+const clockError = skew + time.Second
+
+// unexplainedRollback says that a filter's revision was rolled back although it is good, and
+// no fault explains that, or no fault was left when it was tried again; empty: it was not.
+func (w *world) unexplainedRollback(ctx context.Context, f *filter) string {
+	says, err := f.read(ctx)
+	if err != nil || says.Rejected == "" || f.expect(0).State != good {
+		return ""
+	}
+	asked, last := f.history()
+	rejected := says.RejectedAt.Add(clockError)
+	if now := time.Now(); rejected.After(now) {
+		rejected = now
+	}
+	again := last.revision == says.Rejected
+	switch {
+	case says.rejection() == last:
+		return ""
+	case again:
+		return fmt.Sprintf("%s: revision %s was rolled back again when faults were over: %s", f.name, says.Rejected, says.Message)
+	case !explainsRollback(w.ledger.known(), w.namesOf(f), asked, rejected):
+		return fmt.Sprintf("%s: revision %s was rolled back, and no fault explains it: %s", f.name, says.Rejected, says.Message)
+	}
+	return ""
+}
+
+// namesOf returns the names of a filter's workloads and pods.
+func (w *world) namesOf(f *filter) []string {
+	names := slices.Clone(f.reaches)
+	for _, p := range w.podsOf(f) {
+		names = append(names, p.Pod)
+	}
+	return names
+}
+
+// look says in what statuses, specs and pods disagree now, and what the replicas lack.
 func (w *world) look(ctx context.Context) (problems []string) {
 	for _, f := range w.filters {
-		says, _, err := f.read(ctx)
+		says, err := f.read(ctx)
 		if err != nil {
 			problems = append(problems, err.Error())
 			continue
@@ -108,7 +159,7 @@ func (w *world) look(ctx context.Context) (problems []string) {
 	for _, p := range w.podsOf(nil) {
 		w.observe(ctx, p, nil, &problems)
 	}
-	return append(problems, w.stray(ctx)...)
+	return slices.Concat(problems, w.stray(ctx), w.replicas.unsettled(ctx))
 }
 
 // observe asks a pod what it runs, and notes what it is not to have.
@@ -146,14 +197,16 @@ func (w *world) stray(ctx context.Context) []string {
 	if !slices.Equal(want, outputs) {
 		problems = append(problems, fmt.Sprintf("the outputs are %v and should be %v", outputs, want))
 	}
-	if most := mostRevisions * len(w.filters); revisions > most {
-		problems = append(problems, fmt.Sprintf("there are %d ControllerRevisions, of at most %d", revisions, most))
+	for owner, count := range revisions {
+		if count > mostRevisions {
+			problems = append(problems, fmt.Sprintf("%s has %d ControllerRevisions, of at most %d", owner, count, mostRevisions))
+		}
 	}
 	return problems
 }
 
-// objects are the names of the outputs, and the number of ControllerRevisions.
-func (w *world) objects(ctx context.Context) (outputs []string, revisions int, err error) {
+// objects returns the names of the outputs, and the number of each filter's ControllerRevisions.
+func (w *world) objects(ctx context.Context) (outputs []string, revisions map[string]int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
 	var filters networking.EnvoyFilterList
@@ -161,7 +214,7 @@ func (w *world) objects(ctx context.Context) (outputs []string, revisions int, e
 	var history appsv1.ControllerRevisionList
 	for _, list := range []k8s.ObjectList{&filters, &plugins, &history} {
 		if err := w.admin.List(ctx, list, k8s.InNamespace(namespace)); err != nil {
-			return nil, 0, fmt.Errorf("listing objects: %w", err)
+			return nil, nil, fmt.Errorf("listing objects: %w", err)
 		}
 	}
 	for _, object := range filters.Items {
@@ -170,90 +223,151 @@ func (w *world) objects(ctx context.Context) (outputs []string, revisions int, e
 	for _, object := range plugins.Items {
 		outputs = append(outputs, object.Name)
 	}
-	return outputs, len(history.Items), nil
+	revisions = map[string]int{}
+	for _, object := range history.Items {
+		revisions[metav1.GetControllerOf(&object).Name]++
+	}
+	return outputs, revisions, nil
 }
 
-const residentMemory = "resident memory (MiB)"
+const (
+	liveHeap       = "live heap (MiB)"
+	residentMemory = "resident memory (MiB)"
+)
 
-// The series of samples, and how much each may grow. A process of Go keeps some of the memory
-// of its last peak; goroutines and files come and go with connections. The store fills up to one
+// The series of samples, and by how much each may grow. The live heap is what Go's collector has
+// marked last. A process keeps some of the memory of its last peak. The store fills up to one
 // file for each of the few modules and images that there are.
-var series = map[string]tolerance{
-	residentMemory:        {share: 0.2, number: 16},
-	"goroutines":          {share: 0.1, number: 30},
-	"open files":          {share: 0.1, number: 15},
-	"files in the store":  {number: 20},
-	"ControllerRevisions": {number: 4},
-	"objects in etcd":     {share: 0.02, number: 10},
+var series = map[string]float64{
+	liveHeap: 8, residentMemory: 32, "goroutines": 10, "open files": 5, "files in the store": 20, "objects in etcd": 10,
 }
 
-// measured are the metrics of a replica that are sampled.
-var measured = map[string]string{
-	residentMemory: "process_resident_memory_bytes", "goroutines": "go_goroutines", "open files": "process_open_fds",
+// measured are the metrics of a replica that are sampled, and their units.
+var measured = map[string]struct {
+	metric string
+	unit   float64
+}{
+	liveHeap:       {"go_gc_heap_live_bytes", 1 << 20},
+	residentMemory: {"process_resident_memory_bytes", 1 << 20},
+	"goroutines":   {"go_goroutines", 1},
+	"open files":   {"process_open_fds", 1},
 }
 
-// sample measures at a quiet point.
-func (w *world) sample(ctx context.Context) (map[string][]sample, error) {
-	found := map[string][]sample{}
+// sample measures at a quiet point. It returns what is wrong with a replica, too: it must not
+// have panicked, nor be busy at rest.
+func (w *world) sample(ctx context.Context) (found map[string][]sample, problems []string, err error) {
+	found = map[string][]sample{}
 	add := func(name, where, life string, value float64) {
 		found[name] = append(found[name], sample{Series: name + " of " + where, Life: where + life, Value: value})
 	}
-	for _, one := range w.replicas.all {
-		name := fmt.Sprintf("replica-%d", one.index)
-		metrics, err := scrape(mesh.Fetch(ctx, one.MetricsURL))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+	before, err := w.figures(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := pause(ctx, quietTime); err != nil {
+		return nil, nil, err
+	}
+	after, err := w.figures(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, now := range after {
+		name := fmt.Sprintf("replica-%d", i)
+		for _, problem := range restless(before[i], now) {
+			problems = append(problems, name+": "+problem)
 		}
-		life := fmt.Sprintf(" since %.2f", metrics["process_start_time_seconds"])
-		if metrics["leader_election_master_status"] == 1 {
+		life := fmt.Sprintf(" since %.2f", now.metrics.sum("process_start_time_seconds"))
+		if now.metrics.sum("leader_election_master_status") == 1 {
 			life += " leads"
 		}
-		for as, metric := range measured {
-			value := metrics[metric]
-			if metric == "process_resident_memory_bytes" {
-				value /= 1 << 20
-			}
-			add(as, name, life, value)
+		for as, of := range measured {
+			add(as, name, life, now.metrics.sum(of.metric)/of.unit)
 		}
-		files, err := storeFiles(one.Store())
+		add("files in the store", name, "", float64(now.files))
+	}
+	stored, err := w.stored(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	add("objects in etcd", "all", "", stored)
+	return found, problems, nil
+}
+
+const (
+	// quietTime is how long the replicas are watched at rest, and mostReconciles and mostWrites how
+	// often each may reconcile and write meanwhile: images are polled, pods asked, leases renewed.
+	quietTime      = 5 * time.Second
+	mostReconciles = 60
+	mostWrites     = 10
+)
+
+// figures are what a replica says of itself, and its store.
+type figures struct {
+	metrics metrics
+	files   int
+	partial []string // files that are half written
+}
+
+// figures returns those of each replica.
+func (w *world) figures(ctx context.Context) ([]figures, error) {
+	all := make([]figures, 0, len(w.replicas.all))
+	for _, one := range w.replicas.all {
+		scraping, cancel := context.WithTimeout(ctx, userTime)
+		scraped, err := parse(mesh.Fetch(scraping, one.MetricsURL))
+		cancel()
+		if err != nil {
+			return nil, fmt.Errorf("replica-%d: %w", one.index, err)
+		}
+		if scraped.sum("process_start_time_seconds") == 0 {
+			return nil, fmt.Errorf("replica-%d serves no metrics", one.index)
+		}
+		files, partial, err := storeFiles(one.Store())
 		if err != nil {
 			return nil, err
 		}
-		add("files in the store", name, "", float64(files))
+		all = append(all, figures{scraped, files, partial})
 	}
-	_, revisions, err := w.objects(ctx)
-	if err != nil {
-		return nil, err
-	}
-	add("ControllerRevisions", "all", "", float64(revisions))
-	stored, err := w.stored(ctx)
-	if err != nil {
-		return nil, err
-	}
-	add("objects in etcd", "all", "", stored)
-	return found, nil
+	return all, nil
 }
 
-// storeFiles counts the files of a store. None may be half written.
-func storeFiles(folder string) (int, error) {
-	count := 0
-	err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
+// restless says what is wrong with a replica that was at rest between two times.
+func restless(before, after figures) (problems []string) {
+	if panics := after.metrics.sum("controller_runtime_reconcile_panics_total"); panics > 0 {
+		problems = append(problems, fmt.Sprintf("%.0f reconciles panicked", panics))
+	}
+	if n := after.metrics.sum("controller_runtime_reconcile_total") - before.metrics.sum("controller_runtime_reconcile_total"); n > mostReconciles {
+		problems = append(problems, fmt.Sprintf("%.0f reconciles in %s at rest", n, quietTime))
+	}
+	if n := after.metrics.writes() - before.metrics.writes(); n > mostWrites {
+		problems = append(problems, fmt.Sprintf("%.0f writes in %s at rest", n, quietTime))
+	}
+	for _, path := range before.partial {
+		if slices.Contains(after.partial, path) {
+			problems = append(problems, "a file was left half written: "+path)
+		}
+	}
+	return problems
+}
+
+// storeFiles counts the files of a store, and returns those that are half written.
+func storeFiles(folder string) (count int, partial []string, err error) {
+	err = filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil
-		}
-		if err != nil || entry.IsDir() {
+		case err != nil || entry.IsDir():
 			return err
-		}
-		count++
-		if filepath.Base(filepath.Dir(path)) == "tmp" {
-			return fmt.Errorf("a file was left half written: %s", path)
+		case filepath.Base(filepath.Dir(path)) == "tmp":
+			partial = append(partial, path)
+		default:
+			count++
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("looking into the store: %w", err)
+		return 0, nil, fmt.Errorf("looking into the store: %w", err)
 	}
-	return count, nil
+	return count, partial, nil
 }
 
 // stored counts the objects in etcd, events and leases aside, which end by themselves.
@@ -266,26 +380,23 @@ func (w *world) stored(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the API server's metrics: %w", err)
 	}
-	families, err := parse(content)
+	scraped, err := parse(content)
 	if err != nil {
 		return 0, err
 	}
-	sum := 0.0
-	for _, metric := range families["apiserver_resource_objects"].GetMetric() {
-		temporary := slices.ContainsFunc(metric.GetLabel(), func(l *dto.LabelPair) bool {
-			return l.GetName() == "resource" && (strings.HasPrefix(l.GetValue(), "events") || strings.HasPrefix(l.GetValue(), "leases"))
-		})
-		if !temporary {
-			sum += max(0, metric.GetGauge().GetValue()) // -1: not counted yet
-		}
-	}
+	sum := scraped.sum("apiserver_resource_objects", func(labels map[string]string) bool {
+		return !strings.HasPrefix(labels["resource"], "events") && !strings.HasPrefix(labels["resource"], "leases")
+	})
 	if sum == 0 {
 		return 0, errors.New("the API server does not count its objects")
 	}
 	return sum, nil
 }
 
-func parse(content []byte) (map[string]*dto.MetricFamily, error) {
+// metrics are what a process serves of them.
+type metrics map[string]*dto.MetricFamily
+
+func parse(content []byte) (metrics, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(content))
 	if err != nil {
@@ -294,20 +405,22 @@ func parse(content []byte) (map[string]*dto.MetricFamily, error) {
 	return families, nil
 }
 
-// scrape returns the gauges of a replica that have one value.
-func scrape(content []byte) (map[string]float64, error) {
-	families, err := parse(content)
-	if err != nil {
-		return nil, err
-	}
-	values := map[string]float64{}
-	for name, family := range families {
-		if all := family.GetMetric(); len(all) == 1 && all[0].Gauge != nil {
-			values[name] = all[0].GetGauge().GetValue()
+// sum adds up the values of a gauge or a counter with labels of a kind.
+func (m metrics) sum(name string, like ...func(labels map[string]string) bool) float64 {
+	sum := 0.0
+	for _, metric := range m[name].GetMetric() {
+		labels := map[string]string{}
+		for _, label := range metric.GetLabel() {
+			labels[label.GetName()] = label.GetValue()
+		}
+		if !slices.ContainsFunc(like, func(is func(map[string]string) bool) bool { return !is(labels) }) {
+			sum += max(0, metric.GetGauge().GetValue()) + metric.GetCounter().GetValue() // -1: not counted yet
 		}
 	}
-	if values["process_start_time_seconds"] == 0 {
-		return nil, os.ErrNotExist
-	}
-	return values, nil
+	return sum
+}
+
+// writes counts a replica's requests to the API server that are none to read.
+func (m metrics) writes() float64 {
+	return m.sum("rest_client_requests_total", func(labels map[string]string) bool { return labels["method"] != http.MethodGet })
 }

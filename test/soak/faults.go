@@ -15,8 +15,10 @@ import (
 	k8s "sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
+	"github.com/wasme-io/wasme-operator/internal/rollout"
 	"github.com/wasme-io/wasme-operator/test/filters"
 	"github.com/wasme-io/wasme-operator/test/mesh"
+	"github.com/wasme-io/wasme-operator/test/mesh/process"
 	"github.com/wasme-io/wasme-operator/test/registry"
 )
 
@@ -128,7 +130,7 @@ func (r *replica) restart(offset time.Duration) error {
 const agentPatience = 20 * time.Second
 
 // replicaFaults are those during which a replica does not serve modules.
-var replicaFaults = []kind{replicaKilled, replicaStopped, replicaPaused, replicaHung, clockAhead, apiServerAway, apiServerHung}
+var replicaFaults = append([]kind{replicaKilled, replicaStopped, clockAhead}, leaseFaults...)
 
 // unserved reports whether a replica did not serve modules at some time since then.
 func (w *world) unserved(since time.Time) bool {
@@ -152,13 +154,18 @@ func (w *world) killSidecar(ctx context.Context, f fault, until hold) error {
 		return err
 	}
 	began := time.Now()
-	// It fails when the sidecar does not answer within a minute. The checkpoint knows better how
-	// long that may take.
-	if err := p.StartSidecar(ctx); err != nil && ctx.Err() != nil {
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		if untilAnswers(asking, p, func(a mesh.Answer) bool { return a.Status != 0 }) == nil {
+			over()
+		}
+	}()
+	// What is not ready in time is asked further: the checkpoint knows how long that may take.
+	if err := p.StartSidecar(ctx); err != nil && !errors.Is(err, process.ErrNotReady) {
 		return err
 	}
-	over()
-	if err := w.untilServed(ctx, p); err != nil {
+	if err := untilAnswers(ctx, p, p.serves); err != nil {
 		return err
 	}
 	if w.unserved(began) {
@@ -167,13 +174,19 @@ func (w *world) killSidecar(ctx context.Context, f fault, until hold) error {
 	return nil
 }
 
-// untilServed waits until a pod answers as its filters ask for.
-func (w *world) untilServed(ctx context.Context, p *pod) error {
+// serves reports whether an answer is as the pod's filters ask for.
+func (p *pod) serves(answer mesh.Answer) bool {
+	s, _ := judge(answer.Status, answer.Hello, boundsOf(p.filters))
+	return s == ""
+}
+
+// untilAnswers waits until a pod answers like this.
+func untilAnswers(ctx context.Context, p *pod, like func(mesh.Answer) bool) error {
 	for {
 		asking, cancel := context.WithTimeout(ctx, answerTime)
 		answer := mesh.Ask(asking, p.URL)
 		cancel()
-		if s, _ := judge(answer.Status, answer.Hello, boundsOf(p.filters)); s == "" {
+		if like(answer) {
 			return nil
 		}
 		if err := pause(ctx, clientPause); err != nil {
@@ -191,46 +204,64 @@ func pause(ctx context.Context, length time.Duration) error {
 	}
 }
 
+// repairTime is how long the operator may take to write an output that is missing or wrong.
+const repairTime = 20 * time.Second
+
+// overdue says that something has taken longer than repairTime since then, although no fault
+// explains that; nil: it has not.
+func (w *world) overdue(since time.Time, what string) error {
+	if took := time.Since(since); took > repairTime && !impaired(w.ledger.known(), since, time.Now()) {
+		return fmt.Errorf("%s after %.0f s, and no fault explains it", what, took.Seconds())
+	}
+	return nil
+}
+
 // addPod starts a pod, with its workload where that is missing, and removes it in the end.
-func (w *world) addPod(ctx context.Context, f fault, until hold, workload mesh.Workload, filters []*filter) error {
+func (w *world) addPod(ctx context.Context, f fault, until hold, workload mesh.Workload, filters []*filter) (err error) {
 	over := w.ledger.begin(f.Kind, f.Target)
 	defer over()
+	reached := func() {}
+	if workload.Name == extra {
+		reached = w.ledger.begin(unreached, extra)
+	}
+	defer reached()
+	defer func() { err = errors.Join(err, w.removeExtra(ctx, workload)) }()
 	began := time.Now()
 	p := &pod{filters: filters}
-	var err error
 	if p.Running, err = w.mesh.StartWorkload(ctx, workload); err != nil {
-		if w.unserved(began) { // it gets no module: the kubelet would wait for longer
+		if errors.Is(err, process.ErrNotReady) && w.unserved(began) { // it gets no module: the kubelet would wait for longer
 			return errSkipped
 		}
 		return err
 	}
-	if err := w.untilServed(ctx, p); err != nil {
-		return err
-	}
+	began = time.Now()
 	p.client = startClient(ctx, p.Running, boundsOf(filters), w.ledger)
 	w.mu.Lock()
 	w.pods[p.Pod] = p
 	w.mu.Unlock()
+	served := untilAnswers(ctx, p, p.serves)
+	reached()
+	late := w.overdue(began, "its pod has no filter")
 	waited := until(ctx)
 	p.client.stop()
 	w.mu.Lock()
 	delete(w.pods, p.Pod)
 	w.mu.Unlock()
-	return errors.Join(waited, w.removePod(ctx, p))
+	return errors.Join(served, late, waited, try(ctx, "removing "+p.Pod, p.Stop))
 }
 
-// removePod removes a pod, and the workload that was there for it only.
-func (w *world) removePod(ctx context.Context, p *pod) error {
-	if p.Workload.Name == extra {
-		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: extra}}
-		if err := w.admin.Delete(ctx, deployment, k8s.PropagationPolicy(metav1.DeletePropagationBackground)); k8s.IgnoreNotFound(err) != nil {
-			return err
-		}
+// removeExtra removes the workload that comes and goes.
+func (w *world) removeExtra(ctx context.Context, workload mesh.Workload) error {
+	if workload.Name != extra {
+		return nil
 	}
-	return p.Stop(ctx)
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: extra}}
+	return try(ctx, "removing "+extra, func(ctx context.Context) error {
+		return k8s.IgnoreNotFound(w.admin.Delete(ctx, deployment.DeepCopy(), k8s.PropagationPolicy(metav1.DeletePropagationBackground)))
+	})
 }
 
-// outputOf is the Istio object of a filter's first workload.
+// outputOf returns the Istio object of a filter's first workload.
 func outputOf(f *filter) *unstructured.Unstructured {
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"})
@@ -242,19 +273,23 @@ func outputOf(f *filter) *unstructured.Unstructured {
 	return object
 }
 
-// ownerLabel is on each output.
-const ownerLabel = "wasme.io/filterdeployment"
+// calmTime is how long a fault waits until a filter's rollout is complete.
+const calmTime = 15 * time.Second
 
 // tamper changes or deletes an output by hand, and waits until the operator has repaired it.
 func (w *world) tamper(ctx context.Context, f fault) error {
 	of := w.filter(f.Target)
+	before, err := w.restingOutput(ctx, of)
+	if err != nil {
+		return err
+	}
 	over := w.ledger.begin(f.Kind, of.workloads[0])
 	defer over()
 	object := outputOf(of)
-	err := try(ctx, string(f.Kind), func(ctx context.Context) error {
+	err = try(ctx, string(f.Kind), func(ctx context.Context) error {
 		switch f.Kind {
 		case outputDeleted:
-			return w.admin.Delete(ctx, object.DeepCopy())
+			return k8s.IgnoreNotFound(w.admin.Delete(ctx, object.DeepCopy()))
 		case outputUnlabeled:
 			return w.admin.Patch(ctx, object.DeepCopy(), k8s.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":null}}`)))
 		default:
@@ -268,26 +303,38 @@ func (w *world) tamper(ctx context.Context, f fault) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	for {
-		if w.repaired(ctx, object.DeepCopy()) {
+		if now, err := w.output(ctx, of); err == nil && sameOutput(before, now) {
 			return nil
 		}
-		if err := pause(ctx, userPause); err != nil {
+		if err := errors.Join(w.overdue(began, "it is not repaired"), pause(ctx, userPause)); err != nil {
 			return err
 		}
 	}
 }
 
-// repaired reports whether an output is what the operator makes.
-func (w *world) repaired(ctx context.Context, object *unstructured.Unstructured) bool {
+// restingOutput returns the output of a filter whose rollout is complete, so that the output has
+// no reason to change; errSkipped: the rollout is not complete in time.
+func (w *world) restingOutput(ctx context.Context, of *filter) (*unstructured.Unstructured, error) {
+	for began := time.Now(); time.Since(began) < calmTime; {
+		says, err := of.read(ctx)
+		calm := err == nil && says.Ready == "True" && says.SHA256 == of.expect(0).SHA256 && (says.Phase == "" || says.Phase == wasmev1.RolloutComplete)
+		if object, err := w.output(ctx, of); calm && err == nil && object.GetAnnotations()[rollout.StagedAnnotation] == "" {
+			return object, nil
+		}
+		if err := pause(ctx, userPause); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errSkipped
+}
+
+func (w *world) output(ctx context.Context, of *filter) (*unstructured.Unstructured, error) {
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
-	if err := w.admin.Get(ctx, k8s.ObjectKeyFromObject(object), object); err != nil {
-		return false
-	}
-	patches, _, _ := unstructured.NestedSlice(object.Object, "spec", "configPatches")
-	value, _, _ := unstructured.NestedString(object.Object, "spec", "pluginConfig", "value")
-	return object.GetLabels()[ownerLabel] != "" && (len(patches) > 0 || (value != "" && value != "edited"))
+	object := outputOf(of)
+	return object, w.admin.Get(ctx, k8s.ObjectKeyFromObject(object), object)
 }
 
 func (w *world) filter(name string) *filter { return w.filtersOf(name)[0] }
@@ -295,6 +342,9 @@ func (w *world) filter(name string) *filter { return w.filtersOf(name)[0] }
 // use is what users do to a FilterDeployment.
 func (w *world) use(ctx context.Context, f fault, until hold) error {
 	of := w.filter(f.Target)
+	if problem := w.unexplainedRollback(ctx, of); problem != "" {
+		w.report(problem)
+	}
 	over := w.ledger.begin(f.Kind, of.reaches...)
 	defer over()
 	switch f.Kind {
@@ -303,7 +353,7 @@ func (w *world) use(ctx context.Context, f fault, until hold) error {
 	case imageChanged:
 		return of.configure(ctx, of.next(of.variant))
 	case tagMoved:
-		return of.move(ctx)
+		return of.follow(ctx, of.move)
 	case filterSuspended:
 		return w.suspend(ctx, of, until)
 	case filterRecreated:
@@ -312,6 +362,8 @@ func (w *world) use(ctx context.Context, f fault, until hold) error {
 		return w.breakTag(ctx, of, until)
 	case configurationRefused:
 		return w.refuse(ctx, of, until)
+	case revisionRefused:
+		return w.rollBack(ctx, of, until)
 	default:
 		return fmt.Errorf("no fault %q", f.Kind)
 	}
@@ -346,23 +398,16 @@ func (w *world) recreate(ctx context.Context, of *filter, until hold) error {
 	if err := of.create(ctx); err != nil {
 		return err
 	}
-	for {
-		if says, _, err := of.read(ctx); err == nil && says.Ready == "True" {
-			return nil
-		}
-		if err := pause(ctx, userPause); err != nil {
-			return err
-		}
-	}
+	return of.await(ctx, func(says reported) bool { return says.Ready == "True" })
 }
 
 // breakTag moves the tag of the image to a module that no proxy can run, and back.
 func (w *world) breakTag(ctx context.Context, of *filter, until hold) error {
-	if err := of.configure(ctx, latest); err != nil {
-		return err
-	}
-	of.become(refused)
-	if err := of.push(ctx, latest, of.variants.broken); err != nil {
+	err := of.follow(ctx, func(ctx context.Context) error {
+		of.becomeRefused(wasmev1.ReasonMissingImport)
+		return of.push(ctx, latest, of.variants.broken)
+	})
+	if err != nil {
 		return err
 	}
 	if err := until(ctx); err != nil {
@@ -374,11 +419,8 @@ func (w *world) breakTag(ctx context.Context, of *filter, until hold) error {
 
 // refuse gives a FilterDeployment a configuration that its module refuses, and a good one.
 func (w *world) refuse(ctx context.Context, of *filter, until hold) error {
-	of.become(refused)
-	err := of.edit(ctx, func(fd *wasmev1.FilterDeployment) {
-		fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: fmt.Appendf(nil, "%q", filters.RefusedConfiguration)}
-	})
-	if err != nil {
+	of.becomeRefused(wasmev1.ReasonConfigurationRefused)
+	if err := of.edit(ctx, spoil); err != nil {
 		return err
 	}
 	if err := until(ctx); err != nil {
@@ -386,4 +428,30 @@ func (w *world) refuse(ctx context.Context, of *filter, until hold) error {
 	}
 	of.become(good)
 	return of.configure(ctx, of.tag)
+}
+
+// rollBack does the same without a preflight, so that the pods refuse it, and waits until the
+// revision is rolled back.
+func (w *world) rollBack(ctx context.Context, of *filter, until hold) error {
+	of.become(rolledBack)
+	err := of.edit(ctx, func(fd *wasmev1.FilterDeployment) {
+		spoil(fd)
+		fd.Spec.Filter.Preflight = wasmev1.PreflightOff
+	})
+	if err != nil {
+		return err
+	}
+	if err := of.await(ctx, func(says reported) bool { return says.Reason == wasmev1.ReasonRolledBack }); err != nil {
+		return err
+	}
+	if err := until(ctx); err != nil {
+		return err
+	}
+	of.become(good)
+	return of.configure(ctx, of.tag)
+}
+
+// spoil gives a FilterDeployment a configuration that its module refuses.
+func spoil(fd *wasmev1.FilterDeployment) {
+	fd.Spec.Filter.Config = &wasmev1.Configuration{Raw: fmt.Appendf(nil, "%q", filters.RefusedConfiguration)}
 }

@@ -70,15 +70,25 @@ type filter struct {
 
 	mu      sync.Mutex
 	state   state
-	newest  int    // number of the newest good configuration
-	proved  int    // that of the last quiet point
-	tag     string // of its image
-	variant string // behind that tag
-	moved   string // variant behind latest
+	refusal string    // the reason that Ready is to have while the state is refused
+	newest  int       // number of the newest good configuration
+	proved  int       // that of the last quiet point
+	tag     string    // of its image
+	variant string    // behind that tag
+	moved   string    // variant behind latest
+	modules []string  // variants behind the image since the last quiet point
+	asked   time.Time // when the image or the configuration changed last
+	retried rejection // the last one that was tried again
 	retries int
 }
 
-// bounds are the configurations that it may answer with now.
+// rejection is a revision that was rolled back, and when, by the clock of the replica.
+type rejection struct {
+	revision string
+	at       time.Time
+}
+
+// bounds returns the configurations that it may answer with now.
 func (f *filter) bounds() (proved, newest int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,10 +98,14 @@ func (f *filter) bounds() (proved, newest int) {
 func (f *filter) expect(workloads int) expectation {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return expectation{
-		Name: f.name, State: f.state, Newest: f.newest, Proved: f.proved, SHA256: f.variants.sha256(f.variant),
+	want := expectation{
+		Name: f.name, State: f.state, Refusal: f.refusal, Newest: f.newest, Proved: f.proved, SHA256: f.variants.sha256(f.variant),
 		Workloads: workloads, Rows: f.output == wasmev1.OutputEnvoyFilter,
 	}
+	for _, variant := range f.modules {
+		want.Modules = append(want.Modules, f.variants.sha256(variant))
+	}
+	return want
 }
 
 // prove notes that pods run the newest configuration.
@@ -99,8 +113,35 @@ func (f *filter) prove() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state == good {
-		f.proved = f.newest
+		f.proved, f.modules = f.newest, []string{f.variant}
 	}
+}
+
+// follow does something to the tag latest, which the image has from then on.
+func (f *filter) follow(ctx context.Context, do func(context.Context) error) error {
+	if f.tag != latest {
+		if err := f.configure(ctx, latest); err != nil {
+			return err
+		}
+	}
+	return do(ctx)
+}
+
+// await waits until the status says something of the newest spec.
+func (f *filter) await(ctx context.Context, what func(reported) bool) error {
+	for {
+		if says, err := f.read(ctx); err == nil && what(says) {
+			return nil
+		}
+		if err := pause(ctx, userPause); err != nil {
+			return err
+		}
+	}
+}
+
+// change notes that the image or the configuration is about to change. The caller holds mu.
+func (f *filter) change(variant string) {
+	f.variant, f.modules, f.asked, f.retried = variant, append(f.modules, variant), time.Now(), rejection{}
 }
 
 func (f *filter) key() k8s.ObjectKey { return k8s.ObjectKey{Namespace: namespace, Name: f.name} }
@@ -126,16 +167,17 @@ func (f *filter) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	f.moved, f.tag, f.variant = f.variants.names[0], latest, f.variants.names[0]
+	f.moved, f.tag = f.variants.names[0], latest
+	f.change(f.moved)
 	return f.push(ctx, latest, f.variants.modules[f.moved])
 }
 
-// configuration is the one with a number: an object, as a WasmPlugin needs one.
+// configuration returns the one with a value: an object, as a WasmPlugin needs one.
 func (f *filter) configuration(value string) *wasmev1.Configuration {
 	return &wasmev1.Configuration{Raw: fmt.Appendf(nil, `{"value":%q}`, value)}
 }
 
-// object is the FilterDeployment of a good state.
+// object returns the FilterDeployment of a good state.
 func (f *filter) object() *wasmev1.FilterDeployment {
 	return &wasmev1.FilterDeployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: f.name},
@@ -179,6 +221,7 @@ func (f *filter) create(ctx context.Context) error {
 	f.mu.Lock()
 	f.newest++
 	f.state = good
+	f.change(f.variant)
 	object := f.object()
 	f.mu.Unlock()
 	return try(ctx, "creating "+f.name, func(ctx context.Context) error {
@@ -206,14 +249,15 @@ func (f *filter) edit(ctx context.Context, change func(*wasmev1.FilterDeployment
 func (f *filter) configure(ctx context.Context, tag string, more ...func(*wasmev1.FilterDeployment)) error {
 	f.mu.Lock()
 	f.newest++ // before the first pod can have it
-	f.tag, f.variant = tag, tag
+	f.tag = tag
 	if tag == latest {
-		f.variant = f.moved
+		tag = f.moved
 	}
-	value, image := configured(f.name, f.newest), f.reference(tag)
+	f.change(tag)
+	value, image := configured(f.name, f.newest), f.reference(f.tag)
 	f.mu.Unlock()
 	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
-		fd.Spec.Filter.Config, fd.Spec.Filter.Image = f.configuration(value), image
+		fd.Spec.Filter.Config, fd.Spec.Filter.Image, fd.Spec.Filter.Preflight = f.configuration(value), image, ""
 		for _, change := range more {
 			change(fd)
 		}
@@ -226,49 +270,61 @@ func (f *filter) become(s state) {
 	f.state = s
 }
 
+// becomeRefused notes that the preflight is to refuse the spec, with this reason.
+func (f *filter) becomeRefused(reason string) {
+	f.become(refused)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refusal = reason
+}
+
 // move has the tag latest be the next variant.
 func (f *filter) move(ctx context.Context) error {
 	f.mu.Lock()
 	f.moved = f.next(f.moved)
 	if f.tag == latest {
-		f.variant = f.moved
+		f.change(f.moved)
 	}
 	module := f.variants.modules[f.moved]
 	f.mu.Unlock()
 	return f.push(ctx, latest, module)
 }
 
-// next is the variant that follows another.
+// next returns the variant that follows another.
 func (f *filter) next(variant string) string {
-	for i, name := range f.variants.names {
-		if name == variant {
-			return f.variants.names[(i+1)%len(f.variants.names)]
-		}
-	}
-	return f.variants.names[0]
+	names := f.variants.names
+	return names[(slices.Index(names, variant)+1)%len(names)]
 }
 
 // retry tries a revision again that was rolled back, as the status says.
-func (f *filter) retry(ctx context.Context, revision string) error {
+func (f *filter) retry(ctx context.Context, what rejection) error {
 	f.mu.Lock()
 	f.retries++
-	value := fmt.Sprintf("%s/%d", revision, f.retries)
+	f.retried, f.asked = what, time.Now()
+	value := fmt.Sprintf("%s/%d", what.revision, f.retries)
 	f.mu.Unlock()
 	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
 		metav1.SetMetaDataAnnotation(&fd.ObjectMeta, wasmev1.RetryAnnotation, value)
 	})
 }
 
-// read returns what the status says of the newest spec, and the revision that was rolled back
-// if Ready says so.
-func (f *filter) read(ctx context.Context) (says reported, rejected string, err error) {
+// history returns when the image or the configuration changed last, and the last rejection that
+// was tried again.
+func (f *filter) history() (asked time.Time, retried rejection) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked, f.retried
+}
+
+// read returns what the status says of the newest spec.
+func (f *filter) read(ctx context.Context) (reported, error) {
 	var fd wasmev1.FilterDeployment
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
 	if err := f.admin.Get(ctx, f.key(), &fd); err != nil {
-		return reported{}, "", fmt.Errorf("reading %s: %w", f.name, err)
+		return reported{}, fmt.Errorf("reading %s: %w", f.name, err)
 	}
-	says = reported{Revision: fd.Status.Revision}
+	says := reported{Revision: fd.Status.Revision}
 	if fd.Status.Module != nil {
 		says.SHA256 = fd.Status.Module.SHA256
 	}
@@ -277,11 +333,14 @@ func (f *filter) read(ctx context.Context) (says reported, rejected string, err 
 	}
 	ready := apimeta.FindStatusCondition(fd.Status.Conditions, wasmev1.ConditionReady)
 	if ready == nil || ready.ObservedGeneration != fd.Generation {
-		return says, "", nil
+		return says, nil
 	}
 	says.Ready, says.Reason, says.Message = string(ready.Status), ready.Reason, ready.Message
-	if ready.Reason == wasmev1.ReasonRolledBack && fd.Status.Rollout != nil && fd.Status.Rollout.Rejected != nil {
-		rejected = fd.Status.Rollout.Rejected.Revision
+	if rollout := fd.Status.Rollout; rollout != nil {
+		says.Phase, says.From, says.To = rollout.Phase, rollout.From, rollout.To
+		if rollout.Phase == wasmev1.RolloutRolledBack && rollout.Rejected != nil {
+			says.Rejected, says.RejectedAt = rollout.Rejected.Revision, rollout.Rejected.At.UTC()
+		}
 	}
-	return says, rejected, nil
+	return says, nil
 }

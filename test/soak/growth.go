@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // sample is what a quiet point has measured.
 type sample struct {
@@ -15,11 +12,6 @@ type sample struct {
 	Value float64
 }
 
-// tolerance is how much a series may grow: by a share of what it was, and a number.
-type tolerance struct {
-	share, number float64
-}
-
 const (
 	// warmUp is the number of samples at the begin of a life that do not count: caches and
 	// pools fill.
@@ -28,24 +20,39 @@ const (
 	leastSamples = 4
 )
 
-// growth says which lives of a series have grown. It compares the median of the last half
-// of the samples with that of the first half. What leaks with each round passes any
-// tolerance in a run that is long enough. A slope through few points would follow the moment
-// at which Go's collector last ran, and a maximum one unusual round; a median follows neither.
-func growth(samples []sample, allowed tolerance) []string {
+// growth says which lives of a series have grown by more than a number. It compares the least of
+// the last half of the samples with that of the first half: what was freed since, or comes and
+// goes with a round, is not in it. What leaks with each round passes any number in a run that is
+// long enough.
+func growth(samples []sample, allowed float64) []string {
 	var grown []string
 	for _, life := range lives(samples) {
-		if len(life) < warmUp+leastSamples {
+		if !judged(life) {
 			continue
 		}
 		counted := life[warmUp:]
-		first, last := median(counted[:len(counted)/2]), median(counted[len(counted)/2:])
-		if last > first*(1+allowed.share)+allowed.number {
-			grown = append(grown, fmt.Sprintf("%s grew from %.0f to %.0f (medians of two halves of %d quiet points)",
+		first, last := least(counted[:len(counted)/2]), least(counted[len(counted)/2:])
+		if last > first+allowed {
+			grown = append(grown, fmt.Sprintf("%s grew from %.0f to %.0f (least of two halves of %d quiet points)",
 				life[0].Series, first, last, len(counted)))
 		}
 	}
 	return grown
+}
+
+// judged reports whether a life is long enough to say whether it has grown.
+func judged(life []sample) bool { return len(life) >= warmUp+leastSamples }
+
+// unjudged says that no life of a series was long enough; empty: one was.
+func unjudged(samples []sample) string {
+	longest := 0
+	for _, life := range lives(samples) {
+		if judged(life) {
+			return ""
+		}
+		longest = max(longest, len(life))
+	}
+	return fmt.Sprintf("growth of %s was not judged: %d quiet points", samples[0].Series, longest)
 }
 
 // lives groups samples by their life, in their order.
@@ -65,15 +72,10 @@ func lives(samples []sample) [][]sample {
 	return grouped
 }
 
-func median(of []sample) float64 {
-	values := make([]float64, 0, len(of))
+func least(of []sample) float64 {
+	found := of[0].Value
 	for _, s := range of {
-		values = append(values, s.Value)
+		found = min(found, s.Value)
 	}
-	slices.Sort(values)
-	middle := len(values) / 2
-	if len(values)%2 == 0 {
-		return (values[middle-1] + values[middle]) / 2
-	}
-	return values[middle]
+	return found
 }

@@ -36,6 +36,9 @@ func main() {
 	}
 }
 
+// judgedLength is how long a run must be to say whether anything grows.
+const judgedLength = time.Hour
+
 // errProblems is returned when the run was completed and has found something.
 var errProblems = errors.New("the soak has found problems")
 
@@ -67,6 +70,9 @@ func run(length time.Duration, seed uint64) (err error) {
 	heal()
 	s.happening.Wait()
 	s.summarise()
+	if err == nil && length >= judgedLength && len(s.notJudged()) > 0 {
+		return errProblems
+	}
 	return err
 }
 

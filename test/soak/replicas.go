@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -114,17 +116,15 @@ func (r *replicas) tendOne(ctx context.Context, one *replica) bool {
 	}
 	if one.Ended() {
 		one.restarts++
-		if !r.mayEnd() {
-			r.problems(fmt.Sprintf("replica-%d ended by itself, and no fault explains it: see its log", one.index))
+		if last := lastLine(one.Log()); !mayEnd(last, r.ledger.known(), time.Now()) {
+			r.problems(fmt.Sprintf("replica-%d ended by itself, and no fault explains it: %s", one.index, last))
 		}
 		if err := one.Start(); err != nil {
 			r.problems(err.Error())
 		}
 		return false
 	}
-	probing, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
-	if mesh.Ask(probing, one.ReadyURL).Status == http.StatusOK {
+	if one.ready(ctx) {
 		one.failures = 0
 		return true
 	}
@@ -132,17 +132,52 @@ func (r *replicas) tendOne(ctx context.Context, one *replica) bool {
 	return one.failures < probeFailures
 }
 
-// mayEnd reports whether a fault explains that a replica ended: it could not renew its lease.
-func (r *replicas) mayEnd() bool {
-	for _, c := range r.ledger.known() {
-		switch c.Kind {
-		case apiServerAway, apiServerHung, apiServerKilled, apiServerPaused, replicaHung, replicaPaused:
-			if c.covers(time.Now(), blameTime) {
-				return true
-			}
+// lostLease is the error with which a replica ends that could not renew its lease.
+const lostLease = "leader election lost"
+
+// lastLine returns the last line of a log.
+func lastLine(log string) string {
+	content, err := os.ReadFile(log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	return lines[len(lines)-1]
+}
+
+// mayEnd reports whether a replica that ends now with a last line may do so: a fault explains
+// that it could not renew its lease, and it says that it did not.
+func mayEnd(last string, causes []cause, now time.Time) bool {
+	return strings.Contains(last, lostLease) && slices.ContainsFunc(causes, func(c cause) bool {
+		return slices.Contains(leaseFaults, c.Kind) && c.overlaps(now, now, blameTime)
+	})
+}
+
+// leaseFaults are those during which a lease may not be renewed.
+var leaseFaults = []kind{apiServerAway, apiServerHung, apiServerKilled, apiServerPaused, replicaHung, replicaPaused}
+
+// unsettled says which replica is not ready, and whether not exactly one leads.
+func (r *replicas) unsettled(ctx context.Context) (problems []string) {
+	leaders := 0
+	for _, one := range r.all {
+		if !one.ready(ctx) {
+			problems = append(problems, fmt.Sprintf("replica-%d is not ready", one.index))
+		}
+		if one.leads(ctx) {
+			leaders++
 		}
 	}
-	return false
+	if leaders != 1 {
+		problems = append(problems, fmt.Sprintf("%d replicas lead", leaders))
+	}
+	return problems
+}
+
+// ready reports whether a replica says so.
+func (r *replica) ready(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	return mesh.Ask(ctx, r.ReadyURL).Status == http.StatusOK
 }
 
 // leads reports whether a replica holds the lease, by its own metrics.

@@ -16,7 +16,6 @@ type soak struct {
 	*world
 
 	seed    uint64
-	began   time.Time
 	round   int
 	settles []time.Duration // of each round, the time until everything was at rest
 	samples map[string][]sample
@@ -132,14 +131,13 @@ func untilClosed(end <-chan struct{}, lasts func()) hold {
 	}
 }
 
-// happen has a fault happen when its time has come and its target is free.
+// happen has a fault happen when its time has come and its targets are free: a former one may
+// take longer than planned.
 func (s *soak) happen(ctx context.Context, f fault, begin time.Time, until hold) {
-	target := s.target(f.Target)
 	if err := pause(ctx, f.At-time.Since(begin)); err != nil {
 		return
 	}
-	target.Lock()
-	defer target.Unlock()
+	defer s.lock(f.locked(recipes(targets())))()
 	began := time.Now()
 	say("  %s: %s", f.Kind, f.Target)
 	switch err := s.inject(ctx, f, until); {
@@ -156,14 +154,25 @@ func (s *soak) happen(ctx context.Context, f fault, begin time.Time, until hold)
 	}
 }
 
-// target is locked by the fault that happens to it: a former one may take longer than planned.
-func (s *soak) target(name string) *sync.Mutex {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.targets[name] == nil {
-		s.targets[name] = &sync.Mutex{}
+// lock waits until all targets are free. They are in order, so that no two faults wait for each
+// other.
+func (s *soak) lock(names []string) (unlock func()) {
+	locked := make([]*sync.Mutex, 0, len(names))
+	for _, name := range names {
+		s.mu.Lock()
+		if s.targets[name] == nil {
+			s.targets[name] = &sync.Mutex{}
+		}
+		target := s.targets[name]
+		s.mu.Unlock()
+		target.Lock()
+		locked = append(locked, target)
 	}
-	return s.targets[name]
+	return func() {
+		for _, target := range locked {
+			target.Unlock()
+		}
+	}
 }
 
 // check is the quiet point after a round. It returns the problems.
@@ -177,10 +186,14 @@ func (s *soak) check(ctx context.Context, rest <-chan struct{}) ([]string, error
 			f.prove()
 		}
 		s.settles = append(s.settles, took)
-		measured, err := s.sample(ctx)
-		if err != nil {
-			return nil, err
+		measured, restless, err := s.sample(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
+		if err != nil {
+			problems = append(problems, err.Error())
+		}
+		problems = append(problems, restless...)
 		for name, samples := range measured {
 			s.samples[name] = append(s.samples[name], samples...)
 		}
@@ -195,22 +208,37 @@ func (s *soak) check(ctx context.Context, rest <-chan struct{}) ([]string, error
 
 // grown says which series have grown.
 func (s *soak) grown() (problems []string) {
+	s.perSeries(func(name string, of []sample) { problems = append(problems, growth(of, series[name])...) })
+	return problems
+}
+
+// notJudged says of which series there are too few samples.
+func (s *soak) notJudged() (gaps []string) {
+	s.perSeries(func(_ string, of []sample) {
+		if gap := unjudged(of); gap != "" {
+			gaps = append(gaps, gap)
+		}
+	})
+	return gaps
+}
+
+// perSeries calls do with the samples of each series and place, in order.
+func (s *soak) perSeries(do func(name string, of []sample)) {
 	for _, name := range slices.Sorted(maps.Keys(series)) {
 		of := map[string][]sample{}
 		for _, one := range s.samples[name] {
 			of[one.Series] = append(of[one.Series], one)
 		}
 		for _, where := range slices.Sorted(maps.Keys(of)) {
-			problems = append(problems, growth(of[where], series[name])...)
+			do(name, of[where])
 		}
 	}
-	return problems
 }
 
-// latest are the newest samples of the replicas' memory and goroutines.
+// latest returns the newest samples of the replicas' memory and goroutines.
 func (s *soak) latest() string {
 	var parts []string
-	for _, name := range []string{residentMemory, "goroutines"} {
+	for _, name := range []string{liveHeap, "goroutines"} {
 		all := s.samples[name]
 		for _, one := range all[max(0, len(all)-len(s.replicas.all)):] {
 			parts = append(parts, fmt.Sprintf("%s %.0f", one.Series, one.Value))
@@ -250,22 +278,11 @@ func (s *soak) summarise() {
 	if len(s.settles) > 0 {
 		fmt.Printf("at rest after a round: longest %s, median %s\n", slices.Max(s.settles).Round(time.Second), middle(s.settles).Round(time.Second))
 	}
-	for _, name := range slices.Sorted(maps.Keys(series)) {
-		s.printSeries(name)
-	}
-}
-
-// printSeries prints the first and last value of each series.
-func (s *soak) printSeries(name string) {
-	first, last, order := map[string]float64{}, map[string]float64{}, []string{}
-	for _, one := range s.samples[name] {
-		if _, known := first[one.Series]; !known {
-			first[one.Series], order = one.Value, append(order, one.Series)
-		}
-		last[one.Series] = one.Value
-	}
-	for _, where := range order {
-		fmt.Printf("%-42s first %.0f, last %.0f\n", where, first[where], last[where])
+	s.perSeries(func(_ string, of []sample) {
+		fmt.Printf("%-42s first %.0f, last %.0f\n", of[0].Series, of[0].Value, of[len(of)-1].Value)
+	})
+	for _, gap := range s.notJudged() {
+		fmt.Println(gap)
 	}
 }
 

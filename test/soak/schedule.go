@@ -38,6 +38,7 @@ const (
 
 	configurationChanged kind = "configuration changed"
 	configurationRefused kind = "configuration refused"
+	revisionRefused      kind = "revision refused" // by pods, past the preflight
 	imageChanged         kind = "image changed"
 	tagMoved             kind = "tag moved"
 	tagBroken            kind = "tag broken"
@@ -99,7 +100,8 @@ const (
 func recipes(pods, filters, pulled []string) []recipe {
 	const s = time.Second
 	replicas := []string{leader, follower}
-	cluster := []string{theAPIServer, theIstiod} // what a new pod cannot do without
+	cluster := []string{theAPIServer, theIstiod}         // what a new pod cannot do without
+	reached := slices.Concat(cluster, []string{ofExtra}) // nor a new workload, which a suspended filter does not reach
 	return []recipe{
 		{kind: registryDown, weight: 2, targets: []string{theRegistry}, least: 3 * s, most: 20 * s},
 		{kind: registrySlow, weight: 2, targets: []string{theRegistry}, least: 5 * s, most: 20 * s},
@@ -118,12 +120,13 @@ func recipes(pods, filters, pulled []string) []recipe {
 		{kind: istiodPaused, weight: 3, targets: []string{theIstiod}, least: s, most: 15 * s},
 		{kind: sidecarKilled, weight: 6, targets: pods, least: s, most: 8 * s},
 		{kind: podAdded, weight: 4, targets: []string{wide}, busy: cluster, least: 10 * s, most: 25 * s},
-		{kind: workloadAdded, weight: 3, targets: []string{extra}, busy: cluster, least: 10 * s, most: 25 * s},
+		{kind: workloadAdded, weight: 3, targets: []string{extra}, busy: reached, least: 10 * s, most: 25 * s},
 		{kind: outputEdited, weight: 3, targets: filters},
 		{kind: outputUnlabeled, weight: 2, targets: filters},
 		{kind: outputDeleted, weight: 3, targets: filters},
 		{kind: configurationChanged, weight: 8, targets: filters},
 		{kind: configurationRefused, weight: 4, targets: pulled, least: 5 * s, most: 25 * s, lasts: true},
+		{kind: revisionRefused, weight: 5, targets: pulled, least: 2 * s, most: 15 * s, lasts: true},
 		{kind: imageChanged, weight: 4, targets: pulled},
 		{kind: tagMoved, weight: 3, targets: pulled},
 		{kind: tagBroken, weight: 3, targets: pulled, least: 8 * s, most: 25 * s, lasts: true},
@@ -180,6 +183,18 @@ func place(random *rand.Rand, of []recipe, taken map[string][]span) (fault, bool
 		return f, true
 	}
 	return fault{}, false
+}
+
+// locked returns what nothing else may happen to during a fault, in order.
+func (f fault) locked(of []recipe) []string {
+	names := []string{f.Target}
+	for _, r := range of {
+		if r.kind == f.Kind {
+			names = append(names, r.busy...)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // draw returns one of the recipes, by their weights.

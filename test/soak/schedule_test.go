@@ -67,6 +67,16 @@ func TestPlan(t *testing.T) {
 	})
 }
 
+func TestAFaultLocksWhatItsRecipeSaysInOrder(t *testing.T) {
+	of := []recipe{{kind: podAdded, targets: []string{wide}, busy: []string{theIstiod, theAPIServer}}, {kind: imageChanged}}
+	if got := (fault{Kind: podAdded, Target: wide}).locked(of); !slices.Equal(got, []string{theAPIServer, theIstiod, wide}) {
+		t.Errorf("%v", got)
+	}
+	if got := (fault{Kind: imageChanged, Target: "staged"}).locked(of); !slices.Equal(got, []string{"staged"}) {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestNothingHappensTwiceAtOneTimeToOneTarget(t *testing.T) {
 	busy := map[kind][]string{}
 	for _, r := range recipes(targets()) {

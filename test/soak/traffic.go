@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,7 +17,7 @@ import (
 
 const (
 	// clientPause is the time between two requests of a client.
-	clientPause = 50 * time.Millisecond
+	clientPause = 100 * time.Millisecond
 	// answerTime is how long a client waits for an answer.
 	answerTime = 10 * time.Second
 )
@@ -72,7 +75,7 @@ func (l *ledger) record(f *failure) {
 	}
 }
 
-// known are the causes so far.
+// known returns the causes so far.
 func (l *ledger) known() []cause {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,7 +119,7 @@ func (l *ledger) counts() (requests, failed int) {
 	return l.requests, failed
 }
 
-// tell says of each pod and symptom how many requests failed, and what was under way at the
+// tell says for each pod and symptom how many requests failed, and what was under way at the
 // first of them.
 func tell(failures []failure, causes []cause) []string {
 	type key struct {
@@ -137,7 +140,7 @@ func tell(failures []failure, causes []cause) []string {
 		all := of[k]
 		first, last := all[0], all[len(all)-1]
 		problems = append(problems, fmt.Sprintf("%d requests to %s failed (%s: %s) from %s to %s; under way: %s", len(all), k.pod, k.symptom,
-			first.Detail, first.At.Format(clockFormat), last.At.Format(clockFormat), describe(underWay(causes, first.At))))
+			first.Detail, first.Ended.Format(clockFormat), last.Ended.Format(clockFormat), describe(underWay(causes, first.Ended))))
 	}
 	return problems
 }
@@ -159,7 +162,8 @@ func describe(causes []cause) string {
 // point has proved, up to the newest.
 type bounds func() (proved, newest int)
 
-// client sends requests to one pod until it is stopped.
+// client sends requests to one pod until it is stopped: some over one connection each, and some
+// over one that stays.
 type client struct {
 	pod      *mesh.Running
 	filters  map[string]bounds
@@ -172,7 +176,16 @@ type client struct {
 func startClient(ctx context.Context, pod *mesh.Running, filters map[string]bounds, l *ledger) *client {
 	c := &client{pod: pod, filters: filters, ledger: l}
 	ctx, c.stopping = context.WithCancel(ctx)
+	kept := &connection{address: strings.TrimPrefix(pod.URL, "http://")}
+	c.every(ctx, func(ctx context.Context) mesh.Answer { return mesh.Ask(ctx, pod.URL) }, func() {})
+	c.every(ctx, kept.ask, kept.close)
+	return c
+}
+
+// every sends requests in a way of their own.
+func (c *client) every(ctx context.Context, ask func(context.Context) mesh.Answer, end func()) {
 	c.done.Go(func() {
+		defer end()
 		next := time.NewTicker(clientPause)
 		defer next.Stop()
 		for {
@@ -180,11 +193,10 @@ func startClient(ctx context.Context, pod *mesh.Running, filters map[string]boun
 			case <-ctx.Done():
 				return
 			case <-next.C:
-				c.ask(ctx)
+				c.ask(ctx, ask)
 			}
 		}
 	})
-	return c
 }
 
 func (c *client) stop() {
@@ -192,11 +204,11 @@ func (c *client) stop() {
 	c.done.Wait()
 }
 
-func (c *client) ask(ctx context.Context) {
+func (c *client) ask(ctx context.Context, ask func(context.Context) mesh.Answer) {
 	began := time.Now()
 	asking, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	answer := mesh.Ask(asking, c.pod.URL)
+	answer := ask(asking)
 	if ctx.Err() != nil {
 		return
 	}
@@ -205,7 +217,58 @@ func (c *client) ask(ctx context.Context) {
 		c.ledger.record(nil)
 		return
 	}
-	c.ledger.record(&failure{At: began, Pod: c.pod.Pod, Workload: c.pod.Workload.Name, Symptom: s, Detail: detail})
+	c.ledger.record(&failure{Began: began, Ended: time.Now(), Pod: c.pod.Pod, Workload: c.pod.Workload.Name, Symptom: s, Detail: detail})
+}
+
+// connection sends requests one after the other over one connection, until the other side says
+// that it ends. Go's own client would not do: it sends a request again when its connection is cut.
+type connection struct {
+	address string
+	conn    net.Conn
+	reader  *bufio.Reader
+}
+
+// ask returns the zero answer when none came.
+func (c *connection) ask(ctx context.Context) mesh.Answer {
+	answer, lasts, err := c.exchange(ctx)
+	if err != nil || !lasts {
+		c.close()
+	}
+	if err != nil {
+		return mesh.Answer{}
+	}
+	return answer
+}
+
+func (c *connection) exchange(ctx context.Context) (answer mesh.Answer, lasts bool, err error) {
+	if c.conn == nil {
+		var dialer net.Dialer
+		if c.conn, err = dialer.DialContext(ctx, "tcp", c.address); err != nil {
+			return mesh.Answer{}, false, err
+		}
+		c.reader = bufio.NewReader(c.conn)
+	}
+	conn := c.conn
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Now()) })()
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", c.address); err != nil {
+		return mesh.Answer{}, false, err
+	}
+	response, err := http.ReadResponse(c.reader, nil)
+	if err != nil {
+		return mesh.Answer{}, false, err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return mesh.Answer{}, false, err
+	}
+	return mesh.Answer{Status: response.StatusCode, Hello: response.Header.Values("hello")}, !response.Close, nil
+}
+
+func (c *connection) close() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
 }
 
 // judge says how an answer, by its status (0: none) and its headers hello, shows that its request
@@ -228,6 +291,9 @@ func judge(status int, hello []string, filters map[string]bounds) (s symptom, de
 		if proved, newest := allowed(); number < proved || number > newest {
 			return outdated, fmt.Sprintf("hello: %v, not %d to %d", hello, proved, newest)
 		}
+	}
+	if len(hello) > len(filters) {
+		return misplaced, fmt.Sprintf("hello: %v", hello)
 	}
 	return "", ""
 }

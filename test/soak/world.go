@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8s "sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +32,9 @@ type world struct {
 	mu       sync.Mutex
 	pods     map[string]*pod // by their short names: <workload>-<replica>
 	problems []string        // found between checkpoints
+
+	began   time.Time // of the first round
+	retries int       // of good revisions that were rolled back
 }
 
 // pod is one that runs, with its client.
@@ -195,7 +199,7 @@ func boundsOf(filters []*filter) map[string]bounds {
 	return of
 }
 
-// podsOf are the pods that a filter is to run on; those of no filter for nil.
+// podsOf returns the pods that a filter is to run on; those of no filter for nil.
 func (w *world) podsOf(f *filter) []*pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
