@@ -1,6 +1,7 @@
 // Command soak runs the operator for as long as asked in a real mesh under traffic, has
-// faults happen to everything around it, and fails on a request that no fault explains, on
-// growth, and on a status that disagrees with what Envoy itself reports.
+// faults happen to everything around it, and fails on a request or a rollback that no fault
+// explains, on a replica that ends, panics or is busy at rest, on growth, and on a status that
+// disagrees with what Envoy itself reports.
 //
 // It goes in rounds. In each of them faults begin and end, drawn from a seed; then everything must
 // come to rest, and at this quiet point statuses, pods and objects are compared, failed requests
