@@ -76,23 +76,21 @@ func isClosed(c <-chan struct{}) bool {
 // faults are over that explain it. It returns those, and those that none explains.
 func (w *world) retryRolledBack(ctx context.Context, over bool) (retried, unexplained []string) {
 	for _, f := range w.filters {
-		if problem := w.unexplainedRollback(ctx, f); problem != "" {
+		rejected, problem := w.falselyRejected(ctx, f)
+		if problem != "" {
 			unexplained = append(unexplained, problem)
+		}
+		if problem != "" || rejected.revision == "" {
 			continue
 		}
-		says, err := f.read(ctx)
-		if err != nil || says.Rejected == "" || f.expect(0).State != good {
-			continue
-		}
-		retried = append(retried, fmt.Sprintf("%s: revision %s was rolled back: %s", f.name, says.Rejected, says.Message))
-		_, last := f.history()
-		if says.rejection() == last || !over || explainsRollback(w.ledger.known(), w.namesOf(f), time.Now(), time.Now()) {
+		retried = append(retried, fmt.Sprintf("%s: revision %s was rolled back because of faults", f.name, rejected.revision))
+		if _, _, last := f.history(); rejected == last || !over || explainsRollback(w.ledger.known(), w.namesOf(f), time.Now(), time.Now()) {
 			continue
 		}
 		if w.retries++; w.retries > mostRetries(w.began) {
 			unexplained = append(unexplained, fmt.Sprintf("%s: good revisions were rolled back %d times by now", f.name, w.retries))
 		}
-		if err := f.retry(ctx, says.rejection()); err != nil {
+		if err := f.retry(ctx, rejected); err != nil {
 			retried = append(retried, err.Error())
 		}
 	}
@@ -109,28 +107,30 @@ const retryEvery = 10 * time.Minute
 // second that is cut off.
 const clockError = skew + time.Second
 
-// unexplainedRollback says that a filter's revision was rolled back although it is good, and
-// no fault explains that, or no fault was left when it was tried again; empty: it was not.
-func (w *world) unexplainedRollback(ctx context.Context, f *filter) string {
+// falselyRejected returns the revision of a filter that was rolled back although it is good, none
+// for the zero one. It is a problem if no fault explains that, or if no fault was left when it was
+// tried again. What is asked for is read before the status, which may be newer, but not older.
+func (w *world) falselyRejected(ctx context.Context, f *filter) (what rejection, problem string) {
+	state, asked, last := f.history()
 	says, err := f.read(ctx)
-	if err != nil || says.Rejected == "" || f.expect(0).State != good {
-		return ""
+	if state != good || err != nil || says.Rejected == "" {
+		return rejection{}, ""
 	}
-	asked, last := f.history()
+	what = says.rejection()
 	rejected := says.RejectedAt.Add(clockError)
 	if now := time.Now(); rejected.After(now) {
 		rejected = now
 	}
-	again := last.revision == says.Rejected
 	switch {
-	case says.rejection() == last:
-		return ""
-	case again:
-		return fmt.Sprintf("%s: revision %s was rolled back again when faults were over: %s", f.name, says.Rejected, says.Message)
+	case what == last:
+	case rejected.Before(asked): // it was another one: a tag has moved since, and the status does not say so yet
+		return rejection{}, ""
+	case what.revision == last.revision:
+		problem = fmt.Sprintf("%s: revision %s was rolled back again when faults were over: %s", f.name, says.Rejected, says.Message)
 	case !explainsRollback(w.ledger.known(), w.namesOf(f), asked, rejected):
-		return fmt.Sprintf("%s: revision %s was rolled back, and no fault explains it: %s", f.name, says.Rejected, says.Message)
+		problem = fmt.Sprintf("%s: revision %s was rolled back, and no fault explains it: %s", f.name, says.Rejected, says.Message)
 	}
-	return ""
+	return what, problem
 }
 
 // namesOf returns the names of a filter's workloads and pods.

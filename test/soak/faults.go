@@ -342,7 +342,7 @@ func (w *world) filter(name string) *filter { return w.filtersOf(name)[0] }
 // use is what users do to a FilterDeployment.
 func (w *world) use(ctx context.Context, f fault, until hold) error {
 	of := w.filter(f.Target)
-	if problem := w.unexplainedRollback(ctx, of); problem != "" {
+	if _, problem := w.falselyRejected(ctx, of); problem != "" {
 		w.report(problem)
 	}
 	over := w.ledger.begin(f.Kind, of.reaches...)
@@ -413,8 +413,9 @@ func (w *world) breakTag(ctx context.Context, of *filter, until hold) error {
 	if err := until(ctx); err != nil {
 		return err
 	}
+	err = of.move(ctx)
 	of.become(good)
-	return of.move(ctx)
+	return err
 }
 
 // refuse gives a FilterDeployment a configuration that its module refuses, and a good one.
@@ -426,8 +427,9 @@ func (w *world) refuse(ctx context.Context, of *filter, until hold) error {
 	if err := until(ctx); err != nil {
 		return err
 	}
+	err := of.configure(ctx, of.tag)
 	of.become(good)
-	return of.configure(ctx, of.tag)
+	return err
 }
 
 // rollBack does the same without a preflight, so that the pods refuse it, and waits until the
@@ -447,8 +449,9 @@ func (w *world) rollBack(ctx context.Context, of *filter, until hold) error {
 	if err := until(ctx); err != nil {
 		return err
 	}
+	err = of.configure(ctx, of.tag)
 	of.become(good)
-	return of.configure(ctx, of.tag)
+	return err
 }
 
 // spoil gives a FilterDeployment a configuration that its module refuses.

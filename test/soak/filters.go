@@ -141,7 +141,14 @@ func (f *filter) await(ctx context.Context, what func(reported) bool) error {
 
 // change notes that the image or the configuration is about to change. The caller holds mu.
 func (f *filter) change(variant string) {
-	f.variant, f.modules, f.asked, f.retried = variant, append(f.modules, variant), time.Now(), rejection{}
+	f.variant, f.modules = variant, append(f.modules, variant)
+}
+
+// changed notes that it has changed: what the status says from now on is of that.
+func (f *filter) changed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked, f.retried = time.Now(), rejection{}
 }
 
 func (f *filter) key() k8s.ObjectKey { return k8s.ObjectKey{Namespace: namespace, Name: f.name} }
@@ -224,6 +231,7 @@ func (f *filter) create(ctx context.Context) error {
 	f.change(f.variant)
 	object := f.object()
 	f.mu.Unlock()
+	defer f.changed()
 	return try(ctx, "creating "+f.name, func(ctx context.Context) error {
 		err := f.admin.Create(ctx, object.DeepCopy())
 		if apierrors.IsAlreadyExists(err) {
@@ -256,6 +264,7 @@ func (f *filter) configure(ctx context.Context, tag string, more ...func(*wasmev
 	f.change(tag)
 	value, image := configured(f.name, f.newest), f.reference(f.tag)
 	f.mu.Unlock()
+	defer f.changed()
 	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
 		fd.Spec.Filter.Config, fd.Spec.Filter.Image, fd.Spec.Filter.Preflight = f.configuration(value), image, ""
 		for _, change := range more {
@@ -287,6 +296,7 @@ func (f *filter) move(ctx context.Context) error {
 	}
 	module := f.variants.modules[f.moved]
 	f.mu.Unlock()
+	defer f.changed()
 	return f.push(ctx, latest, module)
 }
 
@@ -308,12 +318,12 @@ func (f *filter) retry(ctx context.Context, what rejection) error {
 	})
 }
 
-// history returns when the image or the configuration changed last, and the last rejection that
-// was tried again.
-func (f *filter) history() (asked time.Time, retried rejection) {
+// history returns the state, when the image or the configuration changed last, and the last
+// rejection that was tried again.
+func (f *filter) history() (s state, asked time.Time, retried rejection) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.asked, f.retried
+	return f.state, f.asked, f.retried
 }
 
 // read returns what the status says of the newest spec.
