@@ -113,10 +113,10 @@ const clockError = skew + time.Second
 func (w *world) falselyRejected(ctx context.Context, f *filter) (what rejection, problem string) {
 	state, asked, last := f.history()
 	says, err := f.read(ctx)
-	if state != good || err != nil || says.Rejected == "" {
+	what = says.rejection()
+	if state != good || err != nil || says.Rejected == "" || f.hasEarned(what) {
 		return rejection{}, ""
 	}
-	what = says.rejection()
 	rejected := says.RejectedAt.Add(clockError)
 	if now := time.Now(); rejected.After(now) {
 		rejected = now

@@ -443,7 +443,11 @@ func (w *world) rollBack(ctx context.Context, of *filter, until hold) error {
 	if err != nil {
 		return err
 	}
-	if err := of.await(ctx, func(says reported) bool { return says.Reason == wasmev1.ReasonRolledBack }); err != nil {
+	err = of.await(ctx, func(says reported) bool {
+		of.earn(says.rejection())
+		return says.Reason == wasmev1.ReasonRolledBack
+	})
+	if err != nil {
 		return err
 	}
 	if err := until(ctx); err != nil {

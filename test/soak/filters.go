@@ -79,6 +79,7 @@ type filter struct {
 	modules []string  // variants behind the image since the last quiet point
 	asked   time.Time // when the image or the configuration changed last
 	retried rejection // the last one that was tried again
+	earned  rejection // the last one of a revision that was to be rolled back
 	retries int
 }
 
@@ -316,6 +317,21 @@ func (f *filter) retry(ctx context.Context, what rejection) error {
 	return f.edit(ctx, func(fd *wasmev1.FilterDeployment) {
 		metav1.SetMetaDataAnnotation(&fd.ObjectMeta, wasmev1.RetryAnnotation, value)
 	})
+}
+
+// earn notes that a revision was to be rolled back. The status of a later spec may still have it,
+// until its preflight is over.
+func (f *filter) earn(what rejection) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.earned = what
+}
+
+// hasEarned reports whether a rejection is that of a revision that was to be rolled back.
+func (f *filter) hasEarned(what rejection) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.earned == what
 }
 
 // history returns the state, when the image or the configuration changed last, and the last
