@@ -330,7 +330,7 @@ var _ = Describe("Policies", func() {
 		made.Spec.Mode = wasmev1.PolicyWarn
 		Expect(user.Update(ctx, made)).To(Succeed())
 		Expect(w.settle(ctx, fd)).To(Succeed())
-		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonWarned, "FilterPolicy p: reading spec.trustedRoot.configMap: ", "it is not JSON", "proxies get it all the same"))
+		Expect(fd).To(haveCondition(wasmev1.ConditionAdmitted, metav1.ConditionTrue, wasmev1.ReasonWarned, "FilterPolicy p: spec.trustedRoot.inline: ", "it is not JSON", "proxies get it all the same"))
 		Expect(w.held(ctx)).To(HaveKeyWithValue("a-f", fd.Status.Revision))
 	})
 

@@ -159,6 +159,9 @@ type Plan struct {
 	// renderingFailed is what is wrong with the outputs that are rendered anew; without a
 	// reason nothing is.
 	renderingFailed condition.Verdict
+	// superseded says that the spec asks for another revision than that of the rollout, which
+	// failed.
+	superseded bool
 	// back says that workloads go back to what they ran before.
 	back bool
 	// canary says that single pods run the revision, beside those that only try it.
@@ -178,6 +181,7 @@ func Decide(s State) Plan {
 	p := Plan{verifyPods: s.Unverified == "", notRequired: s.Verification == wasmev1.VerificationNotRequired, Deleted: s.Deleted, undistributed: s.Undistributed}
 	p.Rollout = s.rollout()
 	p.InForce, p.Standing = s.inForce(p.Rollout)
+	p.superseded = s.supersedes(p.Rollout)
 	p.back = p.InForce != nil && (p.Standing == Withdrawn || p.InForce == s.base())
 	p.provedBefore = p.InForce != nil && s.Status.Revision == p.InForce.Hash && s.wasLoaded()
 	p.Workloads = s.workloads(p.InForce)

@@ -80,6 +80,23 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(defaultBakeTime)
 			s.happens("it is complete")
 		},
+		"another revision asked for after one that failed": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("its pod refuses it")
+			s.happens("it is rolled back")
+			s.state.Asked = nil
+			s.happens("the operator has restarted and looks the image up: it stays rolled back")
+			s.state.Generation++
+			s.happens("the spec asks for another image, which is looked up: nothing failed yet")
+			s.happens("it is still looked up")
+			s.asks("bb", small, "world")
+			s.bars()
+			s.happens("its module is run before any proxy does")
+		},
 		"staged with a refused configuration": func(s *story) {
 			s.complete()
 			s.asks("aa", small, "refused")

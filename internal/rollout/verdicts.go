@@ -35,11 +35,11 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 		return distributingVerdict(p.undistributed)
 	case p.Standing == Withdrawn:
 		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s gave way to %s, because it %s", p.Rollout.To, cmp.Or(p.Rollout.From, "nothing"), p.whyBack())
-	case rollout.Reason != "":
+	case rollout.Reason != "" && !p.superseded:
 		return rollout
 	case p.InForce == nil:
 		return condition.False(wasmev1.ReasonNothingResolved, "there is no module to run yet")
-	case p.Standing == LastGood:
+	case p.Standing == LastGood, p.superseded:
 		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s stays in force on %d workloads until the spec can be applied", p.InForce.Hash, all-waiting)
 	case rendering.Reason != "":
 		return rendering

@@ -35,6 +35,9 @@ const (
 	// unservedStart is a sidecar that started while a replica did not serve modules. Its agent
 	// may have given up.
 	unservedStart kind = "sidecar started without modules"
+	// refusedStart is a sidecar that started while its filter had a revision in the staging
+	// slot that Envoy refuses.
+	refusedStart kind = "sidecar started with a refused revision"
 	// unreached is a workload that is new, until its filter has reached it.
 	unreached kind = "workload not reached yet"
 )
@@ -65,6 +68,8 @@ type rule struct {
 //   - A sidecar that is killed refuses connections until it answers again.
 //   - One that starts while a replica is down or hangs may get no module: FailReload denies
 //     requests until the operator has renewed the fetch.
+//   - One that starts with a revision in its staging slot that Envoy refuses denies requests until
+//     istiod has sent the revision that serves on its own: FailReload knows no last good one yet.
 //   - An output that is edited or deleted by hand takes the filter off its workload. The cause
 //     ends when the operator has repaired it, which repairTime bounds; istiod and Envoy need a
 //     moment after that.
@@ -73,6 +78,7 @@ type rule struct {
 var rules = []rule{
 	{sidecarKilled, []symptom{noAnswer}, time.Second},
 	{unservedStart, []symptom{denied}, time.Second},
+	{refusedStart, []symptom{denied}, time.Second},
 	{outputEdited, []symptom{unfiltered}, 10 * time.Second},
 	{outputDeleted, []symptom{unfiltered}, 10 * time.Second},
 	{unreached, []symptom{unfiltered}, time.Second},
@@ -127,7 +133,7 @@ var impairments = map[kind]time.Duration{
 // disturbances are the faults that hit a rollout in the pods and workloads that try it: they are
 // away, come or go, or lose their output.
 var disturbances = map[kind]time.Duration{
-	sidecarKilled: 10 * time.Second, unservedStart: 10 * time.Second, podAdded: 10 * time.Second, workloadAdded: 10 * time.Second,
+	sidecarKilled: 10 * time.Second, unservedStart: 10 * time.Second, refusedStart: 10 * time.Second, podAdded: 10 * time.Second, workloadAdded: 10 * time.Second,
 	outputEdited: 10 * time.Second, outputUnlabeled: 10 * time.Second, outputDeleted: 10 * time.Second,
 }
 

@@ -168,10 +168,21 @@ func (w *world) killSidecar(ctx context.Context, f fault, until hold) error {
 	if err := untilAnswers(ctx, p, p.serves); err != nil {
 		return err
 	}
-	if w.unserved(began) {
-		w.ledger.add(cause{Kind: unservedStart, Of: []string{p.Pod}, Begin: began, End: time.Now()})
-	}
+	w.noteStart(p, began)
 	return nil
+}
+
+// noteStart records what may have kept a sidecar that started, and serves by now, from its module.
+func (w *world) noteStart(p *pod, began time.Time) {
+	now := time.Now()
+	if w.unserved(began) {
+		w.ledger.add(cause{Kind: unservedStart, Of: []string{p.Pod}, Begin: began, End: now})
+	}
+	if slices.ContainsFunc(w.ledger.known(), func(c cause) bool {
+		return c.Kind == revisionRefused && c.hits(p.Workload.Name) && c.overlaps(began, now, 0)
+	}) {
+		w.ledger.add(cause{Kind: refusedStart, Of: []string{p.Pod}, Begin: began, End: now})
+	}
 }
 
 // serves reports whether an answer is as the pod's filters ask for.
@@ -226,20 +237,21 @@ func (w *world) addPod(ctx context.Context, f fault, until hold, workload mesh.W
 	}
 	defer reached()
 	defer func() { err = errors.Join(err, w.removeExtra(ctx, workload)) }()
-	began := time.Now()
+	started := time.Now()
 	p := &pod{filters: filters}
 	if p.Running, err = w.mesh.StartWorkload(ctx, workload); err != nil {
-		if errors.Is(err, process.ErrNotReady) && w.unserved(began) { // it gets no module: the kubelet would wait for longer
+		if errors.Is(err, process.ErrNotReady) && w.unserved(started) { // it gets no module: the kubelet would wait for longer
 			return errSkipped
 		}
 		return err
 	}
-	began = time.Now()
+	began := time.Now()
 	p.client = startClient(ctx, p.Running, boundsOf(filters), w.ledger)
 	w.mu.Lock()
 	w.pods[p.Pod] = p
 	w.mu.Unlock()
 	served := untilAnswers(ctx, p, p.serves)
+	w.noteStart(p, started)
 	reached()
 	late := w.overdue(began, "its pod has no filter")
 	waited := until(ctx)
