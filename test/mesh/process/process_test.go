@@ -36,8 +36,8 @@ func TestStopEndsAProcessThatIgnoresSIGTERM(t *testing.T) {
 
 func TestAnotherProcessEndsWhatIsOnRecord(t *testing.T) {
 	group := process.Group{Folder: t.TempDir(), Detached: true}
-	start(t, group, process.Command{Name: "one", Path: "/bin/cat", Args: []string{"/dev/zero"}})
-	start(t, group, process.Command{Name: "two", Path: "/bin/cat", Args: []string{"/dev/zero"}, KillOnStop: true})
+	start(t, group, process.Command{Name: "one", Path: "/usr/bin/tail", Args: []string{"-f", "/dev/null"}})
+	start(t, group, process.Command{Name: "two", Path: "/usr/bin/tail", Args: []string{"-f", "/dev/null"}, KillOnStop: true})
 	wantRunning(t, group, "one", "two")
 	must(t, process.Group{Folder: group.Folder}.StopAll())
 	wantRunning(t, group)
@@ -105,7 +105,7 @@ func TestAFailedStartShowsTheLog(t *testing.T) {
 func TestAProcessThatIsNotReadyInTimeIsToldFromOneThatEnded(t *testing.T) {
 	group := process.Group{Folder: t.TempDir()}
 	never := func(context.Context) error { return errors.New("not yet") }
-	runs := start(t, group, process.Command{Name: "runs", Path: "/bin/cat", Args: []string{"/dev/zero"}})
+	runs := start(t, group, process.Command{Name: "runs", Path: "/usr/bin/tail", Args: []string{"-f", "/dev/null"}})
 	if err := runs.WaitReady(t.Context(), 10*time.Millisecond, never); !errors.Is(err, process.ErrNotReady) {
 		t.Errorf("%v", err)
 	}
