@@ -269,13 +269,13 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 			return nil, err
 		}
 		if p.Admission.Holds {
-			state.Barred, state.Asked = state.Asked.Hash, nil
+			hold(&state, p.Admission.Verdict)
 		}
 	}
 	if state.Asked != nil {
 		p.Preflight = r.preflight(ctx, fd, state.Asked, tests).WithMemoryWarning(state.Targets)
 		if p.Preflight.Holds {
-			state.Barred, state.Asked = state.Asked.Hash, nil
+			hold(&state, p.Preflight.Verdict)
 		}
 	}
 	if state.Asked != nil {
@@ -297,6 +297,15 @@ func (r *Reconciler) pass(ctx context.Context, fd *wasmev1.FilterDeployment) (*p
 	}
 	p.Overlapping, err = r.findOverlaps(ctx, fd, &p.Plan)
 	return p, err
+}
+
+// hold keeps the revision that the spec asks for from proxies: for good if the verdict refuses
+// it, else until more is known.
+func hold(state *rollout.State, why condition.Verdict) {
+	if why.Status == metav1.ConditionFalse {
+		state.Barred = state.Asked.Hash
+	}
+	state.Asked = nil
 }
 
 // prepareOutputs keeps the revision that the spec asks for, before any output

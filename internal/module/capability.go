@@ -73,7 +73,7 @@ const hasMaximum = 1
 // ImportedFunctions returns the names of the functions that a module imports, without the
 // modules that they come from, in the order of the imports. It turns a module down when it
 // does not know the type of any import, as it could miss functions behind it. The error is
-// an *Error with the reason InvalidModule, unless r fails.
+// an *Error with the reason InvalidModule, unless the file cannot be read.
 func ImportedFunctions(r io.ReaderAt, size int64) ([]string, error) {
 	var names []string
 	err := readSection(r, size, importSection, func(content *bufio.Reader) (err error) {

@@ -6,20 +6,15 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"golang.org/x/net/idna"
 )
 
-// CanonicalHost returns the one name for all ways to write a registry's host and port:
-// they differ in case, in a dot at the end, in a standard port, and in characters that
-// connections map to others. Docker Hub goes by several names, of which the one that
-// references have (name.DefaultRegistry) is returned.
+// CanonicalHost returns the one name for all ways to write a registry's host and port: they
+// differ in case and in a standard port. Docker Hub goes by several names, of which the one
+// that references have (name.DefaultRegistry) is returned. A host with a dot at its end, or
+// with characters other than ASCII, is another one: where it leads depends on the resolver.
 func CanonicalHost(written string) string {
 	at := url.URL{Host: written}
-	host, port := strings.ToLower(at.Hostname()), strings.TrimLeft(at.Port(), "0")
-	if ascii, err := idna.Lookup.ToASCII(host); err == nil { // as net/http does
-		host = ascii
-	}
-	host = strings.TrimSuffix(host, ".")
+	host, port := strings.Map(lower, at.Hostname()), strings.TrimLeft(at.Port(), "0")
 	switch host {
 	case "docker.io", "registry-1.docker.io", "registry.hub.docker.com":
 		host = name.DefaultRegistry
@@ -31,4 +26,13 @@ func CanonicalHost(written string) string {
 		return "[" + host + "]"
 	}
 	return host
+}
+
+// lower returns the lower case of an ASCII letter only: some other characters have one that
+// is an ASCII letter, and name another host.
+func lower(r rune) rune {
+	if 'A' <= r && r <= 'Z' {
+		return r - 'A' + 'a'
+	}
+	return r
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -57,7 +58,7 @@ var knownABIs = []string{"0.1.0", "0.2.0", "0.2.1"}
 // proxy-wasm, and returns the ABI versions that it exports. It reads the
 // sections' headers and the export section, nothing else: whether the rest is
 // valid shows when the module runs. The error is an *Error with the reason
-// InvalidModule, unless r fails at its first bytes.
+// InvalidModule, unless the file cannot be read.
 func Inspect(r io.ReaderAt, size int64) ([]string, error) {
 	versions, err := readABIs(r, size)
 	slices.Sort(versions)
@@ -106,7 +107,7 @@ func readSection(r io.ReaderAt, size int64, wanted section, read func(*bufio.Rea
 	}
 	found, err := findSection(io.NewSectionReader(r, int64(len(corePreamble)), size-int64(len(corePreamble))), wanted.id)
 	if err != nil {
-		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's sections: %v: build the module again", err)
+		return unreadable("sections", err)
 	}
 	if found == nil {
 		return nil
@@ -116,17 +117,31 @@ func readSection(r io.ReaderAt, size int64, wanted section, read func(*bufio.Rea
 		err = atEnd(content)
 	}
 	if err != nil {
-		return Terminal(wasmev1.ReasonInvalidModule, "reading the module's %s: %v: build the module again", wanted.what, err)
+		return unreadable(wanted.what, err)
 	}
 	return nil
 }
+
+// unreadable tells a module that is broken from one whose file cannot be read.
+func unreadable(what string, err error) error {
+	if _, file := errors.AsType[*fs.PathError](err); file {
+		return fmt.Errorf("reading the module: %w", err)
+	}
+	return Terminal(wasmev1.ReasonInvalidModule, "reading the module's %s: %v: build the module again", what, err)
+}
+
+// maxSections is far more than compilers write, custom ones included.
+const maxSections = 10_000
 
 // findSection returns the content of the section with that id; nil when there is none.
 func findSection(r *io.SectionReader, id byte) (*io.SectionReader, error) {
 	var found *io.SectionReader
 	var offset int64
 	last := -1
-	for offset < r.Size() {
+	for count := 0; offset < r.Size(); count++ {
+		if count == maxSections {
+			return nil, errors.New("there are too many")
+		}
 		head := bufio.NewReaderSize(io.NewSectionReader(r, offset, 1+binary.MaxVarintLen32), 16)
 		got, err := head.ReadByte()
 		if err != nil {

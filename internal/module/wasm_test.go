@@ -3,8 +3,10 @@ package module_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -132,4 +134,32 @@ func FuzzInspect(f *testing.F) {
 			t.Errorf("not classified: %v", err)
 		}
 	})
+}
+
+// unreadableFile fails behind the preamble, as a disk does.
+type unreadableFile struct{}
+
+func (unreadableFile) ReadAt(p []byte, offset int64) (int, error) {
+	if offset > 0 {
+		return 0, &fs.PathError{Op: "read", Path: "module", Err: syscall.EIO}
+	}
+	return copy(p, "\x00asm\x01\x00\x00\x00"), nil
+}
+
+func TestAFileThatCannotBeReadIsNoInvalidModule(t *testing.T) {
+	for name, read := range map[string]func() error{
+		"exports": func() error { _, err := module.Inspect(unreadableFile{}, 100); return err },
+		"imports": func() error { _, err := module.ImportedFunctions(unreadableFile{}, 100); return err },
+	} {
+		if err := read(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSectionsAreBounded(t *testing.T) {
+	empty := append([]byte("\x00asm\x01\x00\x00\x00"), bytes.Repeat([]byte{0, 1, 0}, 10_001)...)
+	if _, err := module.ImportedFunctions(bytes.NewReader(empty), int64(len(empty))); err == nil || !strings.Contains(err.Error(), "too many") {
+		t.Error(err)
+	}
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"errors"
-	"path"
 	"regexp"
 	"strings"
 
@@ -13,10 +12,9 @@ import (
 
 // RepositoryOf returns the name of an image, without tag and digest, to which patterns are
 // compared. All ways to write a name that lead to the same place have the same one, so
-// that none of them avoids a pattern: the host's (module.CanonicalHost), and what servers
-// take out of paths.
+// that none of them avoids a pattern.
 func RepositoryOf(image name.Reference) string {
-	return canonicalHost(image.Context().RegistryStr()) + path.Clean("/"+image.Context().RepositoryStr())
+	return canonicalHost(image.Context().RegistryStr()) + "/" + image.Context().RepositoryStr()
 }
 
 // canonicalHost leaves the standard port of plain HTTP out, too: where that is allowed,
@@ -48,7 +46,11 @@ func readPattern(text string) (pattern, error) {
 			return nil, errors.New("** must be a whole part of the path: use * within a part")
 		}
 	}
-	parts[0] = canonicalHost(parts[0])
+	if strings.ContainsRune(parts[0], anything) { // no host to read
+		parts[0] = strings.ToLower(parts[0])
+	} else {
+		parts[0] = canonicalHost(parts[0])
+	}
 	return parts, nil
 }
 

@@ -226,6 +226,9 @@ func (p *Policy) Needs(repository string) Needs {
 		return Needs{}
 	}
 	needs := Needs{Capabilities: len(p.DeniedCapabilities) > 0}
+	if repository == "" { // images do not apply
+		return needs
+	}
 	for _, rule := range p.rulesFor(repository) {
 		for _, one := range slices.Concat(rule.allOf, rule.anyOf) {
 			needs.Signatures = true

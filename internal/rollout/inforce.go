@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -58,6 +59,18 @@ func (s *State) rendersElsewhere() bool {
 	return false
 }
 
+// withdraws reports whether the revision of a rollout that is under way is barred.
+func (s *State) withdraws() bool {
+	rollout := s.Status.Rollout
+	return rollout != nil && rollout.To == s.Barred && underWay(rollout)
+}
+
+// beforeRollout returns the revision that comes back when that of the rollout is barred: the
+// last good one, else one that was tried before; nil for none.
+func (s *State) beforeRollout() *revision.Revision {
+	return cmp.Or(s.kept(s.Status.Rollout.From), s.newestHeld())
+}
+
 // newestHeld returns the newest revision of the history that was in force before, and is not
 // barred; nil for none. A revision is kept in the history before proxies may have it, so the
 // newest one of all may be one that no proxy has ever had.
@@ -86,8 +99,10 @@ func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Sta
 		return s.lastGood(), Current
 	case rollout != nil && rollout.Phase == wasmev1.RolloutRolledBack:
 		return s.kept(rollout.From), RolledBack
-	case rollout != nil && rollout.To == s.Barred && underWay(rollout):
-		return s.kept(rollout.From), Withdrawn
+	case s.withdraws() && rollout != nil:
+		return s.beforeRollout(), Withdrawn
+	case s.withdraws():
+		return s.beforeRollout(), LastGood
 	case s.Asked == nil:
 		return s.lastGood(), LastGood
 	case s.Distributed:

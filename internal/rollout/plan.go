@@ -197,7 +197,7 @@ func Decide(s State) Plan {
 		p.renew(&s, &room)
 		p.Load = Load{Pods: room.taken, Bytes: int64(room.taken) * moduleBytes(p.InForce.Module)}
 	}
-	if p.Rollout != nil && s.wantsRetry(p.Rollout) {
+	if p.Rollout != nil && s.Asked != nil && s.Asked.Hash == p.Rollout.To && s.wantsRetry(p.Rollout) {
 		p.Again = soonest(p.Again, rejectDelay)
 	}
 	if p.awaitsTurn() {

@@ -244,7 +244,7 @@ func (p *Plan) why(w *Workload) string {
 	case w.Phase == AwaitingStep, w.behind:
 		return "waits until the workloads before it run the revision well"
 	case p.goesBack() && w.Phase == Programmed:
-		return fmt.Sprintf("runs revision %s, because revision %s %s", p.Rollout.From, p.Rollout.To, p.whyBack())
+		return fmt.Sprintf("runs revision %s, because revision %s %s", p.backTo(), p.Rollout.To, p.whyBack())
 	case p.Standing == LastGood:
 		return fmt.Sprintf("keeps revision %s until the spec can be applied", p.InForce.Hash)
 	default:
@@ -255,6 +255,14 @@ func (p *Plan) why(w *Workload) string {
 // goesBack reports whether the revision that the spec asks for gives way to the one before its
 // rollout.
 func (p *Plan) goesBack() bool { return p.Standing == RolledBack || p.Standing == Withdrawn }
+
+// backTo names what comes back.
+func (p *Plan) backTo() string {
+	if p.InForce == nil {
+		return "nothing"
+	}
+	return p.InForce.Hash
+}
 
 // whyBack completes a sentence about that revision.
 func (p *Plan) whyBack() string {

@@ -22,8 +22,8 @@ type State struct {
 
 	// Asked is the revision that the spec asks for; nil while it cannot be resolved.
 	Asked *revision.Revision
-	// Barred is the hash of the revision that the spec asks for while that must not reach
-	// proxies; then Asked is nil, too.
+	// Barred is the hash of the revision that the spec asks for while policies or its preflight
+	// refuse it; then Asked is nil, too.
 	Barred string
 	// Distributed says that proxies may ask for the module of Asked (NeedsDistribution).
 	// Undistributed says why not, if that is known.

@@ -213,7 +213,10 @@ func (s *State) base() *revision.Revision {
 // lastGood returns the revision that runs while the one that the spec asks for is not
 // known; nil for none.
 func (s *State) lastGood() *revision.Revision {
-	return cmp.Or(s.base(), s.newestHeld())
+	if base := s.base(); base != nil && base.Hash != s.Barred {
+		return base
+	}
+	return s.newestHeld()
 }
 
 // step takes the next step of a staged rollout, if it is time: it decides which of the

@@ -611,6 +611,36 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("a policy refuses it: nothing runs it any more")
 			s.happens("it stays so")
 		},
+		"withdrawn after a first revision that was never complete": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 2)}
+			s.asks("aa", small, "world")
+			s.happens("a first apply")
+			s.goesLive("a", 1)
+			s.happens("one workload runs it")
+			s.asks("bb", small, "world")
+			s.happens("another module comes before it is complete")
+			s.bars()
+			s.happens("a policy refuses that: the first one stays")
+		},
+		"the last good revision barred": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 2)}
+			first := s.asks("aa", small, "world")
+			for range 8 {
+				s.happens("")
+				s.everywhere(runs)
+				s.tries("a", 1, runs)
+				s.tries("b", 2, runs)
+			}
+			s.text.Reset()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.goesLive("a", 1)
+			s.state.Asked = first
+			s.bars()
+			s.happens("the spec asks for the first one again, which a policy refuses now: what is in force stays")
+		},
 		"withdrawn, and at once": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")

@@ -34,7 +34,7 @@ func (p *Plan) programmedVerdict(blocked condition.Verdict) condition.Verdict {
 	case p.Standing == Distributing:
 		return distributingVerdict(p.undistributed)
 	case p.Standing == Withdrawn:
-		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s gave way to %s, because it %s", p.Rollout.To, cmp.Or(p.Rollout.From, "nothing"), p.whyBack())
+		return condition.False(wasmev1.ReasonLastGoodRevision, "revision %s gave way to %s, because it %s", p.Rollout.To, p.backTo(), p.whyBack())
 	case rollout.Reason != "" && !p.superseded:
 		return rollout
 	case p.InForce == nil:

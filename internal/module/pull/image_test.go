@@ -348,6 +348,12 @@ func TestReferences(t *testing.T) {
 		"Upper/Case":             "spec.filter.image",
 		"https://ghcr.io/a/b":    "spec.filter.image",
 		"ghcr.io/a/b@sha256:abc": "spec.filter.image",
+		"ghcr.io./a/b":           "without a dot at its end",
+		"registry.dev.:5000/a":   "without a dot at its end",
+		"registry.gİtlab.com/a":  "in ASCII",
+		"ghcr.io/../v2/a/b":      "a part of the repository's name is empty or consists of dots",
+		"ghcr.io/a//b":           "a part of the repository's name is empty or consists of dots",
+		"ghcr.io/a/./b":          "a part of the repository's name is empty or consists of dots",
 	} {
 		_, err := NewClient(Options{}).OpenImage(Request{Image: image})
 		moduletest.WantError(t, err, wasmev1.ReasonInvalidSpec, message)

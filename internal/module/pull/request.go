@@ -3,6 +3,7 @@ package pull
 import (
 	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -68,7 +69,22 @@ func parseReference(image string, plainHTTP bool) (name.Reference, error) {
 	if err != nil {
 		return nil, module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.image: %v: write it as host/repository:tag or host/repository@sha256:<digest>", err)
 	}
-	return ref, nil
+	return ref, checkName(ref.Context())
+}
+
+// checkName refuses names that resolvers and servers read in their own ways: they would lead
+// to another image than the one that policies and Secrets know by that name.
+func checkName(image name.Repository) error {
+	host := (&url.URL{Host: image.RegistryStr()}).Hostname()
+	if strings.HasSuffix(host, ".") || strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.image: write the name of the registry in ASCII, and without a dot at its end")
+	}
+	for part := range strings.SplitSeq(image.RepositoryStr(), "/") {
+		if part == "" || part == "." || part == ".." {
+			return module.Terminal(wasmev1.ReasonInvalidSpec, "reading spec.filter.image: a part of the repository's name is empty or consists of dots: leave it out")
+		}
+	}
+	return nil
 }
 
 func parseURL(text string) (*url.URL, error) {
