@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
@@ -63,6 +65,31 @@ func (s *State) rendersElsewhere() bool {
 func (s *State) withdraws() bool {
 	rollout := s.Status.Rollout
 	return rollout != nil && rollout.To == s.Barred && underWay(rollout)
+}
+
+// underWay reports whether proxies may still be told to go back from the revision of a rollout.
+func underWay(r *wasmev1.RolloutStatus) bool {
+	return r.From != r.To && r.Phase != wasmev1.RolloutComplete
+}
+
+// failed reports whether a rollout ended because a step was bad.
+func failed(r *wasmev1.RolloutStatus) bool {
+	return r.Phase == wasmev1.RolloutRolledBack || r.Phase == wasmev1.RolloutHeld
+}
+
+// supersedes reports whether the spec asks for another revision than that of a rollout that
+// failed. While the revision is not known, the status tells by what it says of this generation.
+func (s *State) supersedes(last *wasmev1.RolloutStatus) bool {
+	switch {
+	case last == nil || !failed(last):
+		return false
+	case s.Barred != "":
+		return s.Barred != last.To
+	case s.Asked != nil:
+		return s.Asked.Hash != last.To
+	}
+	said := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionProgrammed)
+	return said == nil || said.ObservedGeneration != s.Generation || said.Reason != wasmev1.ReasonRolledBack && said.Reason != wasmev1.ReasonRolloutHeld
 }
 
 // beforeRollout returns the revision that comes back when that of the rollout is barred: the

@@ -125,11 +125,6 @@ func (s *State) begin(after *wasmev1.RolloutStatus) *wasmev1.RolloutStatus {
 	return begun
 }
 
-// underWay reports whether proxies may still be told to go back from the revision of a rollout.
-func underWay(r *wasmev1.RolloutStatus) bool {
-	return r.From != r.To && r.Phase != wasmev1.RolloutComplete
-}
-
 // wasLoaded reports whether pods proved what they were to run before.
 func (s *State) wasLoaded() bool {
 	loaded := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionLoaded)
@@ -149,26 +144,10 @@ func (s *State) retries(last *wasmev1.RolloutStatus) bool {
 	return s.wantsRetry(last) && !s.Outputs.leftOf(last)
 }
 
-// supersedes reports whether the spec asks for another revision than that of a rollout that
-// failed. While the revision is not known, the status tells by what it says of this generation.
-func (s *State) supersedes(last *wasmev1.RolloutStatus) bool {
-	switch {
-	case last == nil || last.Phase != wasmev1.RolloutRolledBack && last.Phase != wasmev1.RolloutHeld:
-		return false
-	case s.Barred != "":
-		return s.Barred != last.To
-	case s.Asked != nil:
-		return s.Asked.Hash != last.To
-	}
-	said := apimeta.FindStatusCondition(s.Status.Conditions, wasmev1.ConditionProgrammed)
-	return said == nil || said.ObservedGeneration != s.Generation || said.Reason != wasmev1.ReasonRolledBack && said.Reason != wasmev1.ReasonRolloutHeld
-}
-
 // wantsRetry reports whether the user wants a revision that failed to be tried again.
 func (s *State) wantsRetry(last *wasmev1.RolloutStatus) bool {
-	failed := last.Phase == wasmev1.RolloutRolledBack || last.Phase == wasmev1.RolloutHeld
 	retry := s.Strategy.Retry
-	return failed && retry != last.Retried && strings.HasPrefix(retry, last.To) && len(retry) <= wasmev1.MaxRetryLength
+	return failed(last) && retry != last.Retried && strings.HasPrefix(retry, last.To) && len(retry) <= wasmev1.MaxRetryLength
 }
 
 // leftOf reports whether outputs still hold or stage what a rollout that failed takes back.

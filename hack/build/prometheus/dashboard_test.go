@@ -158,7 +158,7 @@ func TestBrokenPanelsAreRefused(t *testing.T) {
 	}
 }
 
-// Grafana's sidecar finds ConfigMaps by this label, and ignores what is no JSON.
+// Grafana's sidecar finds ConfigMaps by this label, and skips what it cannot read as JSON.
 func TestDashboardIsForTheSidecar(t *testing.T) {
 	var component struct {
 		Generators []struct {

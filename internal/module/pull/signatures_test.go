@@ -178,8 +178,8 @@ func (s *signed) padded(by int) signing.Layer {
 	return layer
 }
 
-// What is unreadable counts, too, when many are there: a manifest that is none, and then
-// more signatures than are read.
+// What cannot be read counts, too: here a text in place of a manifest, followed by more
+// signatures than are read.
 func TestUnreadableSignaturesAreBounded(t *testing.T) {
 	s := pushForSigning(t)
 	junk := make([]signing.Layer, maxSignatures)
