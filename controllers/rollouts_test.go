@@ -170,6 +170,40 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		begins(ctx, "third")
 	})
 
+	It("takes back what leaves the pods of a workload not Ready, and tries it nowhere else", func(ctx context.Context) {
+		second := begins(ctx, "second")
+		s.unready(ctx, "b")
+		for range 3 {
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			Expect(w.output(ctx, "b-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(second+" ")))
+		}
+		w.clock.Step(rollout.LoadTimeout)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+		Expect(fd.Status.Rollout.Rejected).To(And(HaveField("Revision", second), HaveField("Reason", wasmev1.ReasonPodsNotReady)))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+		for _, output := range []string{"a-f", "b-f"} {
+			Expect(w.output(ctx, output).Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
+		}
+	})
+
+	It("takes as long as any other when a replica began it whose clock was ahead", func(ctx context.Context) {
+		const ahead = 6 * time.Hour
+		w.clock.Step(ahead)
+		second := begins(ctx, "second")
+		w.clock.Step(-ahead)
+		restart(ctx)
+		now := w.clock.Now().UTC().Truncate(time.Second)
+		Eventually(ctx, func() map[string]string {
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			return w.output(ctx, "b-f").Annotations
+		}).WithTimeout(bound).Should(HaveKeyWithValue(rollout.StagedAnnotation, second+" 0 "+now.Format(time.RFC3339)))
+		Expect(fd.Status.Rollout.Since.UTC()).To(Equal(now))
+		Expect(fd.Status.Conditions).To(HaveEach(HaveField("LastTransitionTime.Time", BeTemporally("<=", now))))
+		w.clock.Step(rollout.LoadTimeout)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+	})
+
 	It("has one pod run it before the others do", func(ctx context.Context) {
 		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
 			fd.Spec.Deployment.Istio.Labels = map[string]wasmev1.LabelValue{"app": "a"}

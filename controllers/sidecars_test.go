@@ -123,6 +123,21 @@ func (s *sidecars) start(ctx context.Context, deployment string, count int, chan
 	return addresses
 }
 
+// unready has the pods of a Deployment not be Ready any more.
+func (s *sidecars) unready(ctx context.Context, deployment string) {
+	GinkgoHelper()
+	var pods corev1.PodList
+	Expect(s.Client.List(ctx, &pods, client.InNamespace(s.namespace), client.MatchingFields{"owner": "Deployment/" + deployment})).To(Succeed())
+	Expect(pods.Items).NotTo(BeEmpty())
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		Expect(live.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed()) // whole, which the cache has not
+		pod.Status.Conditions[0].Status = corev1.ConditionFalse
+		Expect(user.Status().Update(ctx, pod)).To(Succeed())
+	}
+	s.catchUp(ctx, s.namespace)
+}
+
 // run has pods run a plugin; none when it is empty.
 func (s *sidecars) run(plugin string, pods ...netip.Addr) {
 	GinkgoHelper()

@@ -101,8 +101,12 @@ func Stalled(ready Verdict) Verdict {
 }
 
 // Set writes a verdict into the conditions. The time of the last transition is
-// now when the status is another one than before.
+// now when the status is another one than before, and when it was later: the clock
+// of the replica that wrote it was ahead.
 func Set(conditions *[]metav1.Condition, kind string, v Verdict, generation int64, now time.Time) {
+	if known := apimeta.FindStatusCondition(*conditions, kind); known != nil && known.LastTransitionTime.After(now) {
+		known.LastTransitionTime = metav1.NewTime(now)
+	}
 	apimeta.SetStatusCondition(conditions, metav1.Condition{
 		Type: kind, Status: v.Status, Reason: v.Reason, Message: Cut(v.Message),
 		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(now),

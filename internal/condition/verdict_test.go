@@ -104,6 +104,16 @@ func TestSet(t *testing.T) {
 	}}))
 }
 
+func TestSetCorrectsATimeFromTheFuture(t *testing.T) {
+	var conditions []metav1.Condition
+	ahead, now := time.Unix(7000, 0), time.Unix(1000, 0)
+	condition.Set(&conditions, "Loaded", condition.Unknown("Loading", "of a replica whose clock is ahead"), 1, ahead)
+	condition.Set(&conditions, "Loaded", condition.Unknown("Loading", "of another one"), 1, now)
+	if got := conditions[0].LastTransitionTime.Time; !got.Equal(now) {
+		t.Errorf("the time is %s, not %s", got, now)
+	}
+}
+
 func TestSetWhileTrue(t *testing.T) {
 	g := NewWithT(t)
 	now := time.Unix(1000, 0)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -79,8 +80,6 @@ func (s *story) asks(module string, bytes int64, configuration string, changes .
 	return &asked
 }
 
-// happens decides and writes until nothing is due, keeps what was written and the
-// status, and tells the plan.
 // bars has policies refuse the revision that the spec asks for, and returns it.
 func (s *story) bars() *revision.Revision {
 	asked := s.state.Asked
@@ -88,6 +87,8 @@ func (s *story) bars() *revision.Revision {
 	return asked
 }
 
+// happens decides and writes until nothing is due, has the outputs of waiting workloads stay
+// what the plan says, keeps what was written and the status, and tells the plan.
 func (s *story) happens(what string) {
 	fmt.Fprintf(&s.text, "## %s: %s\n", s.state.Now.Format(time.TimeOnly), what)
 	for i := range s.state.Targets {
@@ -99,6 +100,12 @@ func (s *story) happens(what string) {
 			s.state.Targets[place].Attempt = s.write(&s.plan.Workloads[place])
 		}
 		s.plan = Decide(s.state)
+	}
+	for _, place := range s.plan.Waiting() {
+		if w := &s.plan.Workloads[place]; !reflect.DeepEqual(s.written(w), s.state.Outputs[w.Output]) {
+			s.write(w)
+			s.state.Outputs[w.Output] = s.written(w)
+		}
 	}
 	s.text.WriteString(s.plan.String())
 	if obsolete := s.plan.Obsolete(s.state.Outputs); len(obsolete) > 0 {
@@ -147,14 +154,18 @@ func (s *story) write(w *Workload) *Attempt {
 
 // keep leaves the output that was written.
 func (s *story) keep(w *Workload) {
-	if w.Phase != Programmed {
-		return
+	if w.Phase == Programmed {
+		s.state.Outputs[w.Output] = s.written(w)
 	}
+}
+
+// written returns what the output of a workload says of itself once it is written.
+func (s *story) written(w *Workload) Output {
 	object := metav1.ObjectMeta{Annotations: w.Annotations(), Generation: s.state.Outputs[w.Output].Generation}
 	if s.state.Outputs[w.Output].Revision != w.serving() {
 		object.Generation++
 	}
-	s.state.Outputs[w.Output] = OutputOf(&object)
+	return OutputOf(&object)
 }
 
 // expect leaves what the prober is told to expect of a workload's pods.

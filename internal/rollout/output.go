@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	networking "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,6 +66,25 @@ func OutputOf(object metav1.Object) Output {
 		Workload:   annotations[WorkloadAnnotation],
 		Generation: object.GetGeneration(),
 	}
+}
+
+// asOf returns the output with what it does since some time since now at the latest. A replica
+// whose clock was ahead noted a later one, and what waits from there would wait for as long as
+// that clock was wrong. The next write corrects the annotations. Fetches are not among them:
+// an output that waits for one is not written, and those from the future count as over.
+func (o Output) asOf(now time.Time) Output {
+	o.Staged.At = notAfter(now, o.Staged.At)
+	o.Canary.Since = notAfter(now, o.Canary.Since)
+	o.Rendering.Since = notAfter(now, o.Rendering.Since)
+	return o
+}
+
+// notAfter returns the earlier of two times, in whole seconds as objects have them.
+func notAfter(now, at time.Time) time.Time {
+	if at.After(now) {
+		return now.Truncate(time.Second)
+	}
+	return at
 }
 
 // Outputs are the outputs of a FilterDeployment that exist.

@@ -223,7 +223,7 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 		w := Workload{Target: target.Target, owner: s.Owner, inForce: inForce, pods: target.Pods, unready: target.Unready}
 		if inForce != nil {
 			w.Output = s.Outputs.keyFor(s.Owner, inForce, w.Target)
-			w.was = s.Outputs[w.Output]
+			w.was = s.Outputs[w.Output].asOf(s.Now)
 			w.Holds, w.Fetch = known[w.was.Revision], w.was.Fetch
 			w.Phase, w.bringsFetch = Due, fetching[w.Holds]
 			w.slot = s.staged() && w.Output.Kind == wasmev1.OutputEnvoyFilter

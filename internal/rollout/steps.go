@@ -94,6 +94,9 @@ func (s *State) rollout() *wasmev1.RolloutStatus {
 		return nil
 	}
 	last := s.Status.Rollout.DeepCopy()
+	if last != nil && last.Since != nil {
+		last.Since = new(metav1.NewTime(notAfter(s.Now, last.Since.Time)))
+	}
 	if s.Asked == nil || s.Blocked.Reason != "" {
 		return last
 	}
@@ -267,7 +270,7 @@ func (p *Plan) advance(s *State) (admitted int) {
 // stageable reports whether an output can have the revision in force in its staging slot:
 // beside the one that it holds, or alone.
 func (p *Plan) stageable(s *State, w *Workload) bool {
-	if !w.slot || w.Holds == p.InForce || w.sidecars() == 0 || w.behind {
+	if !w.slot || w.Holds == p.InForce || w.sidecars() == 0 && !p.broke(w) || w.behind {
 		return false
 	}
 	if w.Holds == nil {
@@ -363,7 +366,7 @@ func (p *Plan) startFrom(s *State, from *revision.Revision) {
 		w.behind, w.inForce = true, from
 		if w.Phase == Due {
 			w.Output = s.Outputs.keyFor(s.Owner, from, w.Target)
-			w.was = s.Outputs[w.Output]
+			w.was = s.Outputs[w.Output].asOf(s.Now)
 		}
 	}
 }

@@ -402,6 +402,40 @@ func TestStagedRollouts(t *testing.T) {
 			s.tries("b", 1, runsNone)
 			s.happens("it answers")
 		},
+		"staged by a replica whose clock is ahead": func(s *story) {
+			const ahead = 6 * time.Hour
+			s.complete()
+			s.later(ahead)
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.later(-ahead)
+			s.happens("another replica takes over: its pod has as long as any other")
+			s.later(LoadTimeout - time.Second)
+			s.happens("a second is left")
+			s.tries("b", 1, runs)
+			s.later(ahead)
+			s.happens("the first replica again: its pod tries it, and is to run it")
+			s.see("b", 1, runs)
+			s.happens("its pod runs it, and is watched")
+			s.later(-ahead)
+			s.happens("another replica takes over: it watches it as long as any other")
+			s.later(defaultBakeTime - time.Second)
+			s.happens("a second is left")
+			s.later(time.Second)
+			s.happens("the others follow")
+		},
+		"refused where a replica staged it whose clock is ahead": func(s *story) {
+			const ahead = 6 * time.Hour
+			s.complete()
+			s.later(ahead)
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.later(-ahead)
+			s.happens("another replica takes over")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("its pod refuses it")
+		},
 		"staged with pods that are not Ready any more": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")

@@ -144,7 +144,7 @@ func waitedFor(status *wasmev1.FilterDeploymentStatus, revision string, now time
 	case loaded.Status == metav1.ConditionFalse:
 		return LoadTimeout, true
 	default:
-		return now.Sub(loaded.LastTransitionTime.Time), false
+		return now.Sub(notAfter(now, loaded.LastTransitionTime.Time)), false
 	}
 }
 
