@@ -19,12 +19,32 @@ import (
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
+// lackingReplica has the operator know another replica, which lacks every module until has is
+// true; then the FilterDeployments that wait for it are woken.
+func (w *world) lackingReplica() (has *atomic.Bool, woken <-chan types.NamespacedName) {
+	GinkgoHelper()
+	has = &atomic.Bool{}
+	replica := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		if !has.Load() {
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	DeferCleanup(replica.Close)
+	running, stop := context.WithCancel(context.Background())
+	DeferCleanup(stop)
+	wakes := make(chan types.NamespacedName, 1)
+	var err error
+	w.Peers, err = peers.New(running, []string{replica.URL}, "", w.Store, func(name types.NamespacedName) { wakes <- name })
+	Expect(err).NotTo(HaveOccurred())
+	return has, wakes
+}
+
 var _ = Describe("While another replica lacks the module", func() {
 	var (
 		w     *world
 		fd    *wasmev1.FilterDeployment
-		has   atomic.Bool // what the other replica answers
-		woken chan types.NamespacedName
+		has   *atomic.Bool // what the other replica answers
+		woken <-chan types.NamespacedName
 	)
 
 	BeforeEach(func(ctx context.Context) {
@@ -33,19 +53,7 @@ var _ = Describe("While another replica lacks the module", func() {
 		fd = w.filterDeployment(ctx, "f", w.push(ctx, "hello:v1", "hello"))
 		Expect(w.settle(ctx, fd)).To(Succeed())
 
-		has.Store(false)
-		replica := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			if !has.Load() {
-				rw.WriteHeader(http.StatusServiceUnavailable)
-			}
-		}))
-		DeferCleanup(replica.Close)
-		running, stop := context.WithCancel(context.Background())
-		DeferCleanup(stop)
-		woken = make(chan types.NamespacedName, 1)
-		var err error
-		w.Peers, err = peers.New(running, []string{replica.URL}, "", w.Store, func(name types.NamespacedName) { woken <- name })
-		Expect(err).NotTo(HaveOccurred())
+		has, woken = w.lackingReplica()
 	})
 
 	It("a new module waits, and what is in force is repaired, extended and reported", func(ctx context.Context) {

@@ -419,6 +419,43 @@ var _ = Describe("A first revision, by stand-ins for sidecars,", func() {
 		Expect(fd).To(beReady("2/2"))
 	})
 
+	It("goes nowhere else while the module of another one is copied", func(ctx context.Context) {
+		before := w.held(ctx)
+		has, woken := w.lackingReplica()
+		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) { fd.Spec.Filter.Image = w.push(ctx, "other:v1", "another module") })
+		for range 3 {
+			Expect(settles(ctx)).To(Equal(before))
+		}
+		Expect(fd).To(haveCondition(wasmev1.ConditionProgrammed, metav1.ConditionUnknown, wasmev1.ReasonDistributing))
+		has.Store(true)
+		Eventually(ctx, woken).WithTimeout(bound).Should(Receive())
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(fd.Status.Revision+" ")))
+		Expect(w.held(ctx)).To(Equal(before), "the workload without pods waits, too")
+	})
+
+	It("stays where it ran when another one fails before it is complete", func(ctx context.Context) {
+		first := fd.Status.Revision
+		w.deployments(ctx, "b")
+		s.start(ctx, "b", 3)
+		s.run(stagedPlugin(fd, "a", first), pods...)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(HaveKeyWithValue("a-f", first))
+		s.load(ctx, fd, "a", pods)
+		Eventually(ctx, func() wasmev1.WorkloadState {
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			return fd.Status.Workloads["a"].State
+		}).WithTimeout(bound).Should(Equal(wasmev1.WorkloadSucceeded))
+		edit(ctx, fd, config("second"))
+		Expect(settles(ctx)).To(Equal(map[string]string{"a-f": first, "idle-f": first}))
+		second := fd.Status.Revision
+		Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, HavePrefix(second+" ")))
+		w.clock.Step(rollout.LoadTimeout)
+		Eventually(ctx, settles).WithArguments(ctx).WithTimeout(bound).Should(Equal(map[string]string{"a-f": first}))
+		Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
+		Expect(fd).To(notReady(wasmev1.ReasonRolledBack, "revision "+second+" was rolled back to nothing"))
+		Expect(fd.Status.Workloads["a"].Reason).To(Equal("keeps revision " + first + ", because revision " + second + " was rolled back"))
+	})
+
 	It("leaves nothing when it is held", func(ctx context.Context) {
 		edit(ctx, fd, func(fd *wasmev1.FilterDeployment) {
 			fd.Spec.Rollout = &wasmev1.RolloutSpec{OnFailure: wasmev1.RolloutHold}

@@ -92,10 +92,26 @@ func (s *State) supersedes(last *wasmev1.RolloutStatus) bool {
 	return said == nil || said.ObservedGeneration != s.Generation || said.Reason != wasmev1.ReasonRolledBack && said.Reason != wasmev1.ReasonRolloutHeld
 }
 
-// beforeRollout returns the revision that comes back when that of the rollout is barred: the
-// last good one, else one that was tried before; nil for none.
-func (s *State) beforeRollout() *revision.Revision {
-	return cmp.Or(s.kept(s.Status.Rollout.From), s.newestHeld())
+// lastGood returns the revision that was in force before the one that the spec asks for, and is
+// not barred; nil for none. What outputs hold of a rollout that is not complete is no such
+// revision: proxies may refuse it.
+func (s *State) lastGood() *revision.Revision {
+	if !s.unfinished() {
+		return s.newestHeld()
+	}
+	if base := s.base(); base != nil && base.Hash != s.Barred {
+		return base
+	}
+	return nil
+}
+
+// ongoing returns the revision of the rollout, which goes on in its steps while the spec cannot
+// be resolved; nil for none.
+func (s *State) ongoing() *revision.Revision {
+	if s.unfinished() && s.Status.Rollout.To != s.Barred {
+		return s.kept(s.Status.Rollout.To)
+	}
+	return nil
 }
 
 // newestHeld returns the newest revision of the history that was in force before, and is not
@@ -123,20 +139,17 @@ func (s *State) held() func(hash string) bool {
 func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Standing) {
 	switch {
 	case s.Blocked.Reason != "":
-		return s.lastGood(), Current
+		return cmp.Or(s.lastGood(), s.ongoing()), Current
 	case rollout != nil && rollout.Phase == wasmev1.RolloutRolledBack:
 		return s.kept(rollout.From), RolledBack
 	case s.withdraws() && rollout != nil:
-		return s.beforeRollout(), Withdrawn
+		return s.kept(rollout.From), Withdrawn
 	case s.withdraws():
-		return s.beforeRollout(), LastGood
+		return cmp.Or(s.kept(s.Status.Rollout.From), s.newestHeld()), LastGood
 	case s.Asked == nil:
-		return s.lastGood(), LastGood
+		return cmp.Or(s.lastGood(), s.ongoing()), LastGood
 	case s.Distributed:
 		return s.Asked, Current
 	}
-	if base := s.base(); base != nil {
-		return base, Distributing
-	}
-	return s.newestHeld(), Distributing
+	return s.lastGood(), Distributing
 }

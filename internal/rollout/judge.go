@@ -28,9 +28,10 @@ func (j *judgement) blame(reason, format string, args ...any) {
 	}
 }
 
-// undecided reports whether a workload's pods do not tell yet what becomes of the revision.
+// undecided reports whether a workload's pods do not tell yet what becomes of the revision:
+// they may all have just started.
 func (p *Plan) undecided(v condition.Verdict, proofs []Proof) bool {
-	return v.Reason == wasmev1.ReasonLoading || slices.ContainsFunc(proofs, Proof.unanswered) || p.blind(v, proofs)
+	return v.Reason == wasmev1.ReasonLoading || v.Reason == wasmev1.ReasonNoPods || slices.ContainsFunc(proofs, Proof.unanswered) || p.blind(v, proofs)
 }
 
 // judge looks at the workloads that hold the revision since an earlier pass.

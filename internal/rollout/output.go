@@ -99,17 +99,6 @@ func (o Outputs) Revisions() sets.Set[string] {
 	return held
 }
 
-// with returns the outputs that hold or stage a revision, and hold no other.
-func (o Outputs) with(hash string) []OutputKey {
-	var keys []OutputKey
-	for key, output := range o {
-		if output.Revision == hash || output.Revision == "" && output.Staged.Revision == hash {
-			keys = append(keys, key)
-		}
-	}
-	return keys
-}
-
 // keyFor returns the kind and name of the output that is to hold a revision for a target.
 func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target workload.Target) OutputKey {
 	hashed := hashedKey(owner, inForce, target)
@@ -253,10 +242,10 @@ func (p *Plan) Needed(existing Outputs) sets.Set[string] {
 // kind included. A workload whose new output is not written keeps its old one, and
 // one that was deleted keeps it for its pods.
 func (p *Plan) Obsolete(existing Outputs) []OutputKey {
-	if p.goesBack() && p.InForce == nil && p.Rollout.From == "" {
-		return sorted(existing.with(p.Rollout.To))
+	if p.InForce == nil {
+		return p.dropped
 	}
-	if p.InForce == nil || p.Workloads == nil || p.Rejecting {
+	if p.Workloads == nil || p.Rejecting {
 		return nil
 	}
 	wanted, keepsOld := map[OutputKey]bool{}, map[string]bool{}

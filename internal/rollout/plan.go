@@ -35,6 +35,7 @@ package rollout
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -162,8 +163,10 @@ type Plan struct {
 	// superseded says that the spec asks for another revision than that of the rollout, which
 	// failed.
 	superseded bool
-	// back says that workloads go back to what they ran before.
-	back bool
+	// back says that workloads go back to what they ran before, and dropped are the outputs that
+	// go when that was nothing.
+	back    bool
+	dropped []OutputKey
 	// canary says that single pods run the revision, beside those that only try it.
 	canary bool
 	// awaited says what the step waits for beside its bake time; empty for nothing.
@@ -185,6 +188,9 @@ func Decide(s State) Plan {
 	p.back = p.InForce != nil && (p.Standing == Withdrawn || p.InForce == s.base())
 	p.provedBefore = p.InForce != nil && s.Status.Revision == p.InForce.Hash && s.wasLoaded()
 	p.Workloads = s.workloads(p.InForce)
+	if p.InForce == nil && p.goesBack() {
+		p.takeBack(&s)
+	}
 	if p.InForce != nil {
 		before := p.Rollout.DeepCopy()
 		p.step(&s)
@@ -236,6 +242,41 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 		workloads[i] = w
 	}
 	return workloads
+}
+
+// takeBack has nothing left of a rollout that goes back to nothing. What pods ran before it, of a
+// rollout that was not complete either, stays where it is; but nothing is tried there any more.
+func (p *Plan) takeBack(s *State) {
+	places := map[string]int{}
+	for i := range p.Workloads {
+		places[workloadNote(p.Workloads[i].Target)] = i
+	}
+	for _, key := range sorted(slices.Collect(maps.Keys(s.Outputs))) {
+		output := s.Outputs[key]
+		held := s.kept(output.Revision)
+		place, selected := places[output.Workload]
+		switch other := output.Revision != "" && output.Revision != p.Rollout.To; {
+		case other && (held == nil || p.stillServes(output.Workload)):
+		case other && selected && p.Workloads[place].hasPods():
+			p.Workloads[place].stays(s, key, held)
+			p.Workloads[place].took(s.Targets[place].Attempt)
+		case p.Rollout.From == "":
+			p.dropped = append(p.dropped, key)
+		}
+	}
+}
+
+// stillServes reports whether pods may still serve of a workload that was deleted.
+func (p *Plan) stillServes(workload string) bool {
+	return slices.ContainsFunc(p.Deleted, func(d Deleted) bool { return d.Workload == workload })
+}
+
+// stays has an output hold what it held, and try nothing.
+func (w *Workload) stays(s *State, key OutputKey, held *revision.Revision) {
+	w.Output, w.was = key, s.Outputs[key].asOf(s.Now)
+	w.inForce, w.Holds, w.Fetch, w.Phase = held, held, w.was.Fetch, Due
+	w.slot = s.staged() && key.Kind == wasmev1.OutputEnvoyFilter
+	w.renders(s)
 }
 
 // knownRevisions returns the revisions by their hashes: of two in the history
@@ -354,6 +395,9 @@ func (w *Workload) stagedLoading(s *State) int {
 func (w *Workload) sidecars() int {
 	return count(w.pods, func(p Pod) bool { return p.Sidecar })
 }
+
+// hasPods reports whether it has any that are Ready and have a sidecar, or may become so.
+func (w *Workload) hasPods() bool { return w.sidecars()+len(w.unready) > 0 }
 
 // plugin returns the name under which the workload's proxies report the filter.
 func (w *Workload) plugin(expected *revision.Revision) string {

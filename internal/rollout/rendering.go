@@ -114,7 +114,7 @@ func (p *Plan) judgeRendering(s *State, w *Workload, step *renderingStep) {
 	v := loadedVerdict(proofs, w.shape().OutputKind())
 	switch {
 	case w.sidecars() == 0:
-	case s.Now.Sub(w.rendering.Since) < s.Strategy.BakeTime, v.Reason == wasmev1.ReasonLoading, slices.ContainsFunc(proofs, Proof.unanswered):
+	case s.Now.Sub(w.rendering.Since) < s.Strategy.BakeTime, v.Reason == wasmev1.ReasonLoading, v.Reason == wasmev1.ReasonNoPods, slices.ContainsFunc(proofs, Proof.unanswered):
 		step.waits = true
 	case slices.Contains(BadReasons, v.Reason) && v.Reason != wasmev1.ReasonNoListener && v.Reason != wasmev1.ReasonAnchorMissing:
 		step.bad = condition.False(v.Reason, "%s: %s", w.Key(), v.Message)

@@ -223,8 +223,10 @@ func (p *Plan) why(w *Workload) string {
 	switch {
 	case p.Standing == Distributing:
 		return "waits until every replica of the operator serves the new module"
-	case p.goesBack() && p.InForce == nil:
+	case p.goesBack() && w.serving() == "":
 		return fmt.Sprintf("runs nothing, because revision %s %s", p.Rollout.To, p.whyBack())
+	case p.goesBack() && p.InForce == nil:
+		return fmt.Sprintf("keeps revision %s, because revision %s %s", w.serving(), p.Rollout.To, p.whyBack())
 	case w.Phase == NoRevision:
 		return "there is no module to run yet"
 	case w.Phase == AwaitingPods:

@@ -183,22 +183,19 @@ func (s *State) heldBefore() string {
 	return ""
 }
 
+// unfinished reports whether outputs may hold or try a revision of a rollout that is not complete.
+func (s *State) unfinished() bool {
+	rollout := s.Status.Rollout
+	return s.staged() && rollout != nil && rollout.Phase != wasmev1.RolloutComplete && !s.runsEverywhere(rollout)
+}
+
 // base returns the last good revision while a rollout does not run everywhere; nil otherwise,
 // and when there is none.
 func (s *State) base() *revision.Revision {
-	if rollout := s.Status.Rollout; s.staged() && rollout != nil && rollout.Phase != wasmev1.RolloutComplete && !s.runsEverywhere(rollout) {
-		return s.kept(rollout.From)
+	if s.unfinished() {
+		return s.kept(s.Status.Rollout.From)
 	}
 	return nil
-}
-
-// lastGood returns the revision that runs while the one that the spec asks for is not
-// known; nil for none.
-func (s *State) lastGood() *revision.Revision {
-	if base := s.base(); base != nil && base.Hash != s.Barred {
-		return base
-	}
-	return s.newestHeld()
 }
 
 // step takes the next step of a staged rollout, if it is time: it decides which of the

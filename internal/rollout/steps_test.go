@@ -436,6 +436,36 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("its pod refuses it")
 		},
+		"staged where its pod is replaced meanwhile": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.later(10 * time.Second)
+			pod := &s.state.Targets[1].Pods[0]
+			pod.Name, pod.ReadySince = "b-1", s.state.Now
+			s.later(time.Second)
+			s.tries("b", 1, runsNone)
+			s.happens("its new pod has not tried it yet: it does not go live")
+			s.later(LoadTimeout)
+			s.happens("it is refused")
+		},
+		"a fix for a first revision that is refused": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 2), target("empty", 0)}
+			s.asks("aa", small, "refused")
+			s.happens("a first apply")
+			s.tries("a", 1, runsNone)
+			s.asks("bb", small, "world")
+			s.state.Distributed = false
+			s.happens("its module is copied: the one that is refused goes nowhere else")
+			s.happens("it is still copied")
+			s.state.Distributed = true
+			s.happens("it is there")
+			s.tries("a", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("it is refused, too")
+			s.happens("nothing is left, not in the workload without pods either")
+		},
 		"staged with pods that are not Ready any more": func(s *story) {
 			s.complete()
 			s.asks("bb", small, "world")
@@ -655,7 +685,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.asks("bb", small, "world")
 			s.happens("another module comes before it is complete")
 			s.bars()
-			s.happens("a policy refuses that: the first one stays")
+			s.happens("a policy refuses that: the first one stays where it is")
 		},
 		"the last good revision barred": func(s *story) {
 			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}

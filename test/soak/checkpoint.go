@@ -285,11 +285,13 @@ func (w *world) sample(ctx context.Context) (found map[string][]sample, problems
 		}
 		add("files in the store", name, "", float64(now.files))
 	}
-	stored, err := w.stored(ctx)
+	stored, known, err := w.stored(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	add("objects in etcd", "all", "", stored)
+	if known {
+		add("objects in etcd", "all", "", stored)
+	}
 	return found, problems, nil
 }
 
@@ -370,27 +372,35 @@ func storeFiles(folder string) (count int, partial []string, err error) {
 	return count, partial, nil
 }
 
-// stored counts the objects in etcd, events and leases aside, which end by themselves.
-func (w *world) stored(ctx context.Context) (float64, error) {
+// countTime is how long an API server runs before it has counted the objects of all resources,
+// which it does each minute.
+const countTime = 2 * time.Minute
+
+// stored counts the objects in etcd, events and leases aside, which end by themselves. It does
+// not know while the API server has not counted them all.
+func (w *world) stored(ctx context.Context) (count float64, known bool, err error) {
 	client, err := kubernetes.NewForConfig(w.mesh.Admin())
 	if err != nil {
-		return 0, fmt.Errorf("making a client: %w", err)
+		return 0, false, fmt.Errorf("making a client: %w", err)
 	}
 	content, err := client.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reading the API server's metrics: %w", err)
+		return 0, false, fmt.Errorf("reading the API server's metrics: %w", err)
 	}
 	scraped, err := parse(content)
 	if err != nil {
-		return 0, err
+		return 0, false, err
+	}
+	if begun := time.UnixMilli(int64(1000 * scraped.sum("process_start_time_seconds"))); time.Since(begun) < countTime {
+		return 0, false, nil
 	}
 	sum := scraped.sum("apiserver_resource_objects", func(labels map[string]string) bool {
 		return !strings.HasPrefix(labels["resource"], "events") && !strings.HasPrefix(labels["resource"], "leases")
 	})
 	if sum == 0 {
-		return 0, errors.New("the API server does not count its objects")
+		return 0, false, errors.New("the API server does not count its objects")
 	}
-	return sum, nil
+	return sum, true, nil
 }
 
 // metrics are what a process serves of them.
