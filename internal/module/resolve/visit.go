@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/module"
 	"github.com/wasme-io/wasme-operator/internal/module/pull"
 )
@@ -11,7 +12,7 @@ import (
 // Visit has something else read from an image's registry than the module, unless the
 // registry is left alone at this time. The error then says until when, and a registry that
 // limits requests is left alone by the resolver, too. Other failures say nothing about
-// images, since not all registries have all that is read.
+// images, since not all registries have all that is read: what is known of the registry stays.
 func (r *Resolver) Visit(ctx context.Context, req pull.Request, read func(context.Context) error) (err error) {
 	v, held := r.enter(req)
 	if held != nil {
@@ -59,9 +60,9 @@ func (r *Resolver) leave(v visit, err error) error {
 	}
 	failure := module.AsError(err)
 	switch {
-	case err == nil:
+	case err == nil, failure != nil && failure.Reason != wasmev1.ReasonRegistryUnavailable:
 		r.circuits.failed.Remove(v.way)
-	case failure != nil && (v.probe || failure.RetryAfter > 0):
+	case failure != nil && failure.RetryAfter > 0:
 		now := r.options.Clock.Now()
 		told := r.circuits.fail(v.way, v.host, failure, now)
 		return r.circuits.of(v.way).held(told, now)

@@ -61,3 +61,34 @@ func TestVisitsThatFailSayNothingOfImages(t *testing.T) {
 		t.Error("the resolver leaves the registry alone")
 	}
 }
+
+func TestVisitsThatSeeWhetherARegistryAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		open bool
+	}{
+		"it answers":                {nil, false},
+		"it refuses the credential": {module.Terminal(wasmev1.ReasonUnauthorized, "denied"), false},
+		"it fails for what is read": {module.Temporary(wasmev1.ReasonRegistryUnavailable, "status 500"), true},
+		"nothing is said of it":     {context.Canceled, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktesting.NewFakeClock(time.Now())
+			r := New(nil, nil, Options{Clock: clock})
+			image := pull.Request{Image: "ghcr.io/a/b:v1"}
+			visit := func(err error) error { return r.Visit(t.Context(), image, func(context.Context) error { return err }) }
+			if visit(&module.Error{Reason: wasmev1.ReasonRegistryUnavailable, Message: "status 429", RetryAfter: time.Minute}) == nil {
+				t.Fatal("no error")
+			}
+			clock.Step(2 * time.Minute)
+			before := r.circuits.open(wayOf(image, "ghcr.io"))
+			if err := visit(test.err); !errors.Is(err, test.err) {
+				t.Errorf("%v", err)
+			}
+			after := r.circuits.open(wayOf(image, "ghcr.io"))
+			if test.open && after != before || !test.open && after != nil {
+				t.Errorf("what is known of the registry: %+v, before: %+v", after, before)
+			}
+		})
+	}
+}
