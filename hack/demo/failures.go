@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/test/filters"
@@ -124,9 +125,7 @@ func (d *demo) refusals(ctx context.Context) ([]int, error) {
 // ask sends requests to bookinfo until the context ends.
 func (d *demo) ask(ctx context.Context, want string) traffic {
 	var sent traffic
-	next := time.NewTicker(pause)
-	defer next.Stop()
-	for ctx.Err() == nil {
+	wait.NonSlidingUntilWithContext(ctx, func(ctx context.Context) {
 		round, place := sent.requests/len(d.bookinfo), sent.requests%len(d.bookinfo)
 		headers := http.Header{}
 		if round%crashEvery == crashEvery-1 {
@@ -134,14 +133,13 @@ func (d *demo) ask(ctx context.Context, want string) traffic {
 		}
 		status, header, err := get(ctx, d.bookinfo[place].URL, headers)
 		if ctx.Err() != nil {
-			break
+			return
 		}
 		sent.requests++
 		sent.crashing += len(headers)
 		if err != nil || status != http.StatusOK || header != want {
 			sent.failed++
 		}
-		<-next.C
-	}
+	}, pause)
 	return sent
 }

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
@@ -43,16 +44,7 @@ func startStreamEvery(ctx context.Context, pause time.Duration, url string) *str
 	s := &stream{}
 	ctx, s.end = context.WithCancel(ctx)
 	s.done.Go(func() {
-		next := time.NewTicker(pause)
-		defer next.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-next.C:
-				s.ask(ctx, url)
-			}
-		}
+		wait.NonSlidingUntilWithContext(ctx, func(ctx context.Context) { s.ask(ctx, url) }, pause)
 	})
 	return s
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
 
@@ -186,16 +188,7 @@ func startClient(ctx context.Context, pod *mesh.Running, filters map[string]boun
 func (c *client) every(ctx context.Context, ask func(context.Context) mesh.Answer, end func()) {
 	c.done.Go(func() {
 		defer end()
-		next := time.NewTicker(clientPause)
-		defer next.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-next.C:
-				c.ask(ctx, ask)
-			}
-		}
+		wait.NonSlidingUntilWithContext(ctx, func(ctx context.Context) { c.ask(ctx, ask) }, clientPause)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/wasme-io/wasme-operator/test/mesh"
 )
@@ -31,16 +32,7 @@ func startTraffic(ctx context.Context, bare bool, pods ...*mesh.Running) *traffi
 	ctx, t.end = context.WithCancel(ctx)
 	for _, pod := range pods {
 		t.done.Go(func() {
-			next := time.NewTicker(trafficPause)
-			defer next.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-next.C:
-					t.ask(ctx, pod)
-				}
-			}
+			wait.NonSlidingUntilWithContext(ctx, func(ctx context.Context) { t.ask(ctx, pod) }, trafficPause)
 		})
 	}
 	return t

@@ -11,6 +11,7 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	networkingv1alpha3 "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/render"
@@ -233,12 +234,7 @@ func (s *spec) startLoad() *load {
 	var running sync.WaitGroup
 	var answers []answer
 	running.Go(func() {
-		next := time.NewTicker(loadInterval)
-		defer next.Stop()
-		for ctx.Err() == nil {
-			answers = append(answers, s.ask())
-			<-next.C
-		}
+		wait.NonSlidingUntilWithContext(ctx, func(context.Context) { answers = append(answers, s.ask()) }, loadInterval)
 	})
 	l := &load{cancel: cancel, wait: func() []answer {
 		running.Wait()
