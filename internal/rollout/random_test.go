@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ import (
 // proxies refuse that, with the one before. On the way, proxies refuse a revision beside the
 // one that they run, and only in the first workload that tries it.
 func FuzzRollouts(f *testing.F) {
-	for seed := range uint64(150) {
+	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		happenings := make([]byte, 2*(5+random.IntN(40)))
 		for i := range happenings {
@@ -47,7 +48,9 @@ type trial struct {
 	// were complete when no pod could refuse them. firsts are the workloads that tried them.
 	refused sets.Set[string]
 	firsts  map[string]string
-	retried string
+	// complete are the hashes of the revisions that all workloads ran once.
+	complete sets.Set[string]
+	retried  string
 	// barred is the revision that the spec asks for while a policy refuses it.
 	barred *revision.Revision
 	// silent are the names of the pods that do not answer. Once there were some, a revision
@@ -60,7 +63,7 @@ type trial struct {
 
 func newTrial(t *testing.T) *trial {
 	t.Helper()
-	s := &trial{story: newStory(t, target("a", 3), target("b", 1), target("c", 2)), refused: sets.New[string](), firsts: map[string]string{}, silent: sets.New[string]()}
+	s := &trial{story: newStory(t, target("a", 3), target("b", 1), target("c", 2)), refused: sets.New[string](), complete: sets.New[string](), firsts: map[string]string{}, silent: sets.New[string]()}
 	s.failures = map[string]error{}
 	s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
 	s.asksNew(false)
@@ -81,11 +84,12 @@ func (s *trial) asksNew(bad bool) {
 // happening makes what the first byte says happen, where the second one says, and then a pass.
 func (s *trial) happening(kind, where byte) {
 	what, lost, answers := "", false, where%4 != 0
+	asked := s.state.Asked
 	place := int(where>>2) % len(s.state.Targets)
 	t := &s.state.Targets[place]
-	switch kind % 21 {
+	switch kind % 22 {
 	case 0, 1, 2:
-		s.later([]time.Duration{time.Second, defaultBakeTime, LoadTimeout + time.Second}[kind%21])
+		s.later([]time.Duration{time.Second, defaultBakeTime, LoadTimeout + time.Second}[kind%22])
 		what = "time passes"
 	case 3:
 		s.asksNew(false)
@@ -160,11 +164,17 @@ func (s *trial) happening(kind, where byte) {
 		s.state.Strategy.CanaryPods = place
 		s.state.Strategy.Hold = where%8 == 0
 		s.state.Strategy.BakeTime = time.Duration(where%3) * defaultBakeTime
+	case 21:
+		what = "the spec cannot be resolved now"
+		s.state.Asked = nil
 	}
 	before := *s.state.Status.DeepCopy()
 	s.passes(what, answers)
 	if lost {
 		s.state.Status = before
+	}
+	if s.state.Asked == nil && s.barred == nil {
+		s.state.Asked = asked
 	}
 }
 
@@ -210,19 +220,25 @@ func (s *trial) retry() {
 // passes makes a pass, and has pods answer what they run and try then.
 func (s *trial) passes(what string, answers bool) {
 	s.Helper()
-	serving := map[OutputKey]string{}
-	for key, output := range s.state.Outputs {
-		serving[key] = output.Revision
-	}
+	before := maps.Clone(s.state.Outputs)
 	s.happens(what)
 	if r := s.state.Status.Rollout; r.Retried != s.retried {
 		s.retried = r.Retried
 		clear(s.firsts)
 	}
 	for key, output := range s.state.Outputs {
-		s.judges(key, serving[key], output)
+		s.judges(key, before[key].Revision, output)
 	}
-	if r := s.state.Status.Rollout; r.Phase == wasmev1.RolloutComplete || s.state.runsEverywhere(r) {
+	for key, output := range before {
+		if s.complete.Has(output.Revision) && s.state.Outputs[key].Revision == "" && s.podsOf(output) > 0 {
+			s.stop("%s served revision %s, which was complete, and serves none now", key, output.Revision)
+		}
+	}
+	switch r := s.state.Status.Rollout; {
+	case r.Phase == wasmev1.RolloutComplete:
+		s.refused.Delete(r.To)
+		s.complete.Insert(r.To)
+	case s.state.runsEverywhere(r):
 		s.refused.Delete(r.To)
 	}
 	if answers {
@@ -233,13 +249,7 @@ func (s *trial) passes(what string, answers bool) {
 // judges looks at what an output holds now.
 func (s *trial) judges(key OutputKey, served string, output Output) {
 	s.Helper()
-	pods := 0
-	for _, t := range s.state.Targets {
-		if workloadNote(t.Target) == output.Workload {
-			pods = len(t.Pods)
-		}
-	}
-	if s.refused.Has(output.Revision) && served != output.Revision && pods > 0 && !s.everSilent {
+	if s.refused.Has(output.Revision) && served != output.Revision && s.podsOf(output) > 0 && !s.everSilent {
 		s.stop("%s serves revision %s, which its proxies refuse", key, output.Revision)
 	}
 	tried := output.Staged.Revision
@@ -252,6 +262,16 @@ func (s *trial) judges(key OutputKey, served string, output Output) {
 	} else if first != output.Workload && !s.everSilent && !s.everFailing {
 		s.stop("%s tries revision %s, which %s refuses", key, tried, first)
 	}
+}
+
+// podsOf returns the number of Ready pods of an output's workload.
+func (s *trial) podsOf(output Output) int {
+	for _, t := range s.state.Targets {
+		if workloadNote(t.Target) == output.Workload {
+			return len(t.Pods)
+		}
+	}
+	return 0
 }
 
 // gone reports whether nothing is left of a workload that could refuse a revision.
