@@ -53,10 +53,11 @@ type trial struct {
 	retried  string
 	// barred is the revision that the spec asks for while a policy refuses it.
 	barred *revision.Revision
-	// silent are the names of the pods that do not answer. Once there were some, a revision
-	// may go live that proxies refuse. Once writes failed, more workloads may try one.
-	silent                  sets.Set[string]
-	everSilent, everFailing bool
+	// silent are the names of the pods that do not answer. Once there were some, or the strategy
+	// was Immediate, a revision may go live that proxies refuse. Once writes failed, more
+	// workloads may try one.
+	silent                                 sets.Set[string]
+	everSilent, everImmediate, everFailing bool
 	// ahead is by how much the clock of the replica that leads is ahead.
 	ahead time.Duration
 }
@@ -164,6 +165,8 @@ func (s *trial) happening(kind, where byte) {
 		s.state.Strategy.CanaryPods = place
 		s.state.Strategy.Hold = where%8 == 0
 		s.state.Strategy.BakeTime = time.Duration(where%3) * defaultBakeTime
+		s.state.Strategy.Staged = where%16 != 1
+		s.everImmediate = s.everImmediate || !s.state.Strategy.Staged
 	case 21:
 		what = "the spec cannot be resolved now"
 		s.state.Asked = nil
@@ -222,7 +225,7 @@ func (s *trial) passes(what string, answers bool) {
 	s.Helper()
 	before := maps.Clone(s.state.Outputs)
 	s.happens(what)
-	if r := s.state.Status.Rollout; r.Retried != s.retried {
+	if r := s.state.Status.Rollout; r != nil && r.Retried != s.retried {
 		s.retried = r.Retried
 		clear(s.firsts)
 	}
@@ -235,6 +238,7 @@ func (s *trial) passes(what string, answers bool) {
 		}
 	}
 	switch r := s.state.Status.Rollout; {
+	case r == nil:
 	case r.Phase == wasmev1.RolloutComplete:
 		s.refused.Delete(r.To)
 		s.complete.Insert(r.To)
@@ -249,7 +253,7 @@ func (s *trial) passes(what string, answers bool) {
 // judges looks at what an output holds now.
 func (s *trial) judges(key OutputKey, served string, output Output) {
 	s.Helper()
-	if s.refused.Has(output.Revision) && served != output.Revision && s.podsOf(output) > 0 && !s.everSilent {
+	if s.refused.Has(output.Revision) && served != output.Revision && s.podsOf(output) > 0 && !s.everSilent && !s.everImmediate {
 		s.stop("%s serves revision %s, which its proxies refuse", key, output.Revision)
 	}
 	tried := output.Staged.Revision
@@ -259,7 +263,7 @@ func (s *trial) judges(key OutputKey, served string, output Output) {
 	first, found := s.firsts[tried]
 	if !found || s.gone(first) {
 		s.firsts[tried] = output.Workload
-	} else if first != output.Workload && !s.everSilent && !s.everFailing {
+	} else if first != output.Workload && !s.everSilent && !s.everImmediate && !s.everFailing {
 		s.stop("%s tries revision %s, which %s refuses", key, tried, first)
 	}
 }
@@ -312,7 +316,7 @@ func (s *trial) ends() {
 	s.takeOver()
 	clear(s.failures)
 	s.silent.Clear()
-	s.state.Strategy.Paused, s.state.Strategy.Hold, s.state.Distributed = false, false, true
+	s.state.Strategy.Staged, s.state.Strategy.Paused, s.state.Strategy.Hold, s.state.Distributed = true, false, false, true
 	if s.barred != nil {
 		s.bars()
 	}
@@ -342,7 +346,7 @@ func (s *trial) hasEnded(r *wasmev1.RolloutStatus) {
 	if r.Phase == wasmev1.RolloutRolledBack {
 		want = r.From
 	}
-	if s.refused.Has(want) {
+	if s.refused.Has(want) && !s.everImmediate {
 		s.stop("revision %s is in force, which proxies refuse", want)
 	}
 	for key, output := range s.state.Outputs {
@@ -353,7 +357,7 @@ func (s *trial) hasEnded(r *wasmev1.RolloutStatus) {
 	if len(s.state.Outputs) != len(s.state.Targets) && want != "" {
 		s.stop("there are %d outputs for %d workloads", len(s.state.Outputs), len(s.state.Targets))
 	}
-	if ready := s.plan.Loaded; ready.Reason != wasmev1.ReasonLoaded && want != "" {
+	if ready := s.plan.Loaded; ready.Reason != wasmev1.ReasonLoaded && want != "" && !s.refused.Has(want) {
 		s.stop("Loaded is %s", condition.Cut(ready.Message))
 	}
 }
