@@ -78,6 +78,27 @@ func TestJudgeAdmission(t *testing.T) {
 	}
 }
 
+func TestAMissingSignatureIsToldWhateverThePolicyDoes(t *testing.T) {
+	missing := policy.Judgement{Violations: []policy.Violation{{Reason: wasmev1.ReasonNotSigned, Message: "a has not signed"}}}
+	denied := policy.Judgement{Violations: []policy.Violation{{Reason: wasmev1.ReasonImageDenied, Message: "no"}}}
+	for _, mode := range []wasmev1.PolicyMode{wasmev1.PolicyEnforce, wasmev1.PolicyWarn} {
+		for found, want := range map[*policy.Judgement]bool{&missing: true, &denied: false} {
+			got := JudgeAdmission(&wasmev1.FilterDeploymentStatus{}, "new", []Judged{{Mode: mode, Judgement: *found}}, time.Time{})
+			if got.Unsigned != want {
+				t.Errorf("%s, %+v: unsigned is %t", mode, found.Violations, got.Unsigned)
+			}
+		}
+	}
+}
+
+func TestTheSignatureHasItsForm(t *testing.T) {
+	signed := policy.Judgement{By: []string{"a"}, Form: wasmev1.SignatureTag}
+	got := JudgeAdmission(&wasmev1.FilterDeploymentStatus{}, "new", []Judged{{Mode: wasmev1.PolicyEnforce, Judgement: signed}}, time.Time{})
+	if got.Signature == nil || got.Signature.Form != wasmev1.SignatureTag {
+		t.Errorf("%+v", got.Signature)
+	}
+}
+
 func TestWhatPoliciesWaitForHoldsWhatIsNew(t *testing.T) {
 	looking, away := condition.Unknown(wasmev1.ReasonVerifying, "looking"), condition.Unknown(wasmev1.ReasonSignaturesUnavailable, "away")
 	status := &wasmev1.FilterDeploymentStatus{

@@ -76,8 +76,41 @@ func TestTurnsGoRoundTheNamespaces(t *testing.T) {
 	h.Expect(h.loads(one("busy", "f"), 0)).To(Equal(busy), "it has waited for longest, and nothing loads")
 	h.Expect(h.loads(busy, 5)).To(Equal(large), "its turn is over")
 	h.Expect(h.loads(large, 5)).To(Equal(quiet))
-	h.Expect(h.loads(quiet, 0)).To(BeZero(), "nobody waits")
+	next, found := h.Forget(quiet, h.now)
+	h.Expect(found).To(BeFalse(), "nobody waits, but %s is said to", next)
 	h.Expect(h.Budget.waiting).To(BeEmpty())
+}
+
+func TestAllThatANamespaceLoadsCounts(t *testing.T) {
+	h := newHall(t, 100)
+	h.loads(one("busy", "f"), 3)
+	h.loads(one("busy", "g"), 3)
+	h.loads(one("other", "f"), 5)
+	busy, other := one("busy", "h"), one("other", "h")
+	h.waits(busy, 0)
+	h.waits(other, 0)
+	h.Expect(h.room(busy)).To(BeZero(), "it has waited for longer, but more of its namespace loads")
+	h.Expect(h.room(other)).To(Equal(89))
+}
+
+func TestWhoWaitsForLongerGoesFirst(t *testing.T) {
+	h := newHall(t, 10)
+	h.loads(one("busy", "f"), 5)
+	late, early := one("a", "f"), one("z", "f")
+	h.waits(early, 0)
+	h.waits(late, 0)
+	h.waits(early, 0)
+	h.Expect(h.room(early)).To(Equal(5))
+	h.Expect(h.room(late)).To(BeZero())
+}
+
+func TestTheDefaultLimitLeavesRoomForLargeModules(t *testing.T) {
+	b := NewBudget(DefaultLimit)
+	now := time.Unix(1000, 0)
+	b.settle(one("a", "f"), Load{Pods: 1, Bytes: 1 << 20}, false, now)
+	if room := b.Share(one("b", "f"), now).pods(wasmev1.ModuleStatus{SizeBytes: new(int64(64 << 20))}); room < 1 {
+		t.Errorf("there is room for %d pods", room)
+	}
 }
 
 func TestOneThatIsGoneKeepsNobodyWaiting(t *testing.T) {
@@ -87,6 +120,7 @@ func TestOneThatIsGoneKeepsNobodyWaiting(t *testing.T) {
 	h.waits(a, 0)
 	h.waits(b, 0)
 	h.Expect(h.room(b)).To(BeZero())
+	h.Expect(h.room(a)).To(Equal(5), "it has waited for longer")
 	h.now = h.now.Add(turnExpiry)
 	h.Expect(h.room(b)).To(Equal(5), "a has not asked for its turn again")
 
