@@ -108,8 +108,8 @@ const retryEvery = 10 * time.Minute
 const clockError = skew + time.Second
 
 // falselyRejected returns the revision of a filter that was rolled back although it is good, none
-// for the zero one. It is a problem if no fault explains that, or if no fault was left when it was
-// tried again. What is asked for is read before the status, which may be newer, but not older.
+// for the zero one, and what is wrong about that. What is asked for is read before the status,
+// which may be newer, but not older.
 func (w *world) falselyRejected(ctx context.Context, f *filter) (what rejection, problem string) {
 	state, asked, last := f.history()
 	says, err := f.read(ctx)
@@ -117,20 +117,37 @@ func (w *world) falselyRejected(ctx context.Context, f *filter) (what rejection,
 	if state != good || err != nil || says.Rejected == "" || f.hasEarned(what) {
 		return rejection{}, ""
 	}
-	rejected := says.RejectedAt.Add(clockError)
-	if now := time.Now(); rejected.After(now) {
-		rejected = now
+	at := says.RejectedAt.Add(clockError)
+	if now := time.Now(); at.After(now) {
+		at = now
 	}
-	switch {
-	case what == last:
-	case rejected.Before(asked): // it was another one: a tag has moved since, and the status does not say so yet
+	explained := explainsRollback(w.ledger.known(), w.namesOf(f), asked, at)
+	counts, wrong := judgeRejection(what, last, at.Before(asked), explained)
+	if !counts {
 		return rejection{}, ""
-	case what.revision == last.revision:
-		problem = fmt.Sprintf("%s: revision %s was rolled back again when faults were over: %s", f.name, says.Rejected, says.Message)
-	case !explainsRollback(w.ledger.known(), w.namesOf(f), asked, rejected):
-		problem = fmt.Sprintf("%s: revision %s was rolled back, and no fault explains it: %s", f.name, says.Rejected, says.Message)
+	}
+	if wrong != "" {
+		problem = fmt.Sprintf("%s: revision %s was rolled back%s: %s", f.name, says.Rejected, wrong, says.Message)
 	}
 	return what, problem
+}
+
+// judgeRejection says whether the rejection of a good revision counts, and what is wrong about
+// it: no fault explains it, or none was left when the revision was tried again. Last is the one
+// after which it was tried again. One from before the revision was asked for was of another one:
+// a tag has moved since, and the status does not say so yet.
+func judgeRejection(what, last rejection, before, explained bool) (counts bool, wrong string) {
+	switch {
+	case what == last:
+		return true, ""
+	case before:
+		return false, ""
+	case what.revision == last.revision:
+		return true, " again when faults were over"
+	case !explained:
+		return true, ", and no fault explains it"
+	}
+	return true, ""
 }
 
 // namesOf returns the names of a filter's workloads and pods.

@@ -102,3 +102,28 @@ func TestMostRetries(t *testing.T) {
 		t.Errorf("%d later", got)
 	}
 }
+
+func TestJudgeRejection(t *testing.T) {
+	early := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	first, again, other := rejection{"r1", early}, rejection{"r1", early.Add(time.Minute)}, rejection{"r2", early.Add(time.Minute)}
+	for name, test := range map[string]struct {
+		what, last        rejection
+		before, explained bool
+		counts            bool
+		wrong             string
+	}{
+		"a fault explains it":                     {first, rejection{}, false, true, true, ""},
+		"no fault explains it":                    {first, rejection{}, false, false, true, ", and no fault explains it"},
+		"it is not tried again yet":               {first, first, true, false, true, ""},
+		"it was tried again without faults":       {again, first, false, true, true, " again when faults were over"},
+		"another one was tried before":            {other, first, false, true, true, ""},
+		"it was another one, of a tag that moved": {first, rejection{}, true, false, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counts, wrong := judgeRejection(test.what, test.last, test.before, test.explained)
+			if counts != test.counts || wrong != test.wrong {
+				t.Errorf("counts: %t, wrong: %q", counts, wrong)
+			}
+		})
+	}
+}
