@@ -38,6 +38,8 @@ const (
 	// refusedStart is a sidecar that started while its filter had a revision in the staging
 	// slot that Envoy refuses.
 	refusedStart kind = "sidecar started with a refused revision"
+	// earlyStart is a sidecar that started while there was no FilterDeployment.
+	earlyStart kind = "sidecar started before its filter"
 	// unreached is a workload that is new, until its filter has reached it.
 	unreached kind = "workload not reached yet"
 )
@@ -74,7 +76,8 @@ type rule struct {
 //     ends when the operator has repaired it, which repairTime bounds; istiod and Envoy need a
 //     moment after that.
 //   - A workload that is new has no filter until its output is there, which repairTime bounds, too.
-//   - Without a FilterDeployment there is no filter. The cause ends when the new one is Ready.
+//   - Without a FilterDeployment there is no filter. The cause ends when the new one is Ready. A
+//     sidecar that started meanwhile goes on without one until it has the module.
 var rules = []rule{
 	{sidecarKilled, []symptom{noAnswer}, time.Second},
 	{unservedStart, []symptom{denied}, time.Second},
@@ -83,6 +86,7 @@ var rules = []rule{
 	{outputDeleted, []symptom{unfiltered}, 10 * time.Second},
 	{unreached, []symptom{unfiltered}, time.Second},
 	{filterRecreated, []symptom{unfiltered}, time.Second},
+	{earlyStart, []symptom{unfiltered}, time.Second},
 }
 
 // explain returns the first cause that explains a failure by the rules; nil for none. A request

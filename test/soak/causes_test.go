@@ -29,6 +29,8 @@ func TestExplain(t *testing.T) {
 		"nor an answer past the filter":                               {unfiltered, 5 * time.Second, lasted(sidecarKilled, pod), false},
 		"a start without modules explains a denial":                   {denied, 5 * time.Second, lasted(unservedStart, pod), true},
 		"a start with a refused revision explains a denial":           {denied, 5 * time.Second, lasted(refusedStart, pod), true},
+		"a start before the filter explains answers past it":          {unfiltered, 5 * time.Second, lasted(earlyStart, pod), true},
+		"but no denial":                                               {denied, 5 * time.Second, lasted(earlyStart, pod), false},
 		"but no other status":                                         {broken, 5 * time.Second, lasted(unservedStart, pod), false},
 		"a deleted output explains answers past the filter":           {unfiltered, 5 * time.Second, lasted(outputDeleted, workload), true},
 		"until istiod and Envoy know the new one":                     {unfiltered, 19 * time.Second, lasted(outputDeleted, workload), true},

@@ -178,10 +178,13 @@ func (w *world) noteStart(p *pod, began time.Time) {
 	if w.unserved(began) {
 		w.ledger.add(cause{Kind: unservedStart, Of: []string{p.Pod}, Begin: began, End: now})
 	}
-	if slices.ContainsFunc(w.ledger.known(), func(c cause) bool {
-		return c.Kind == revisionRefused && c.hits(p.Workload.Name) && c.overlaps(began, now, 0)
-	}) {
-		w.ledger.add(cause{Kind: refusedStart, Of: []string{p.Pod}, Begin: began, End: now})
+	for _, c := range w.ledger.known() {
+		switch hit := c.hits(p.Workload.Name); {
+		case hit && c.Kind == revisionRefused && c.overlaps(began, now, 0):
+			w.ledger.add(cause{Kind: refusedStart, Of: []string{p.Pod}, Begin: began, End: now})
+		case hit && c.Kind == filterRecreated && c.overlaps(began, began, 0):
+			w.ledger.add(cause{Kind: earlyStart, Of: []string{p.Pod}, Begin: began, End: now})
+		}
 	}
 }
 
