@@ -108,7 +108,7 @@ func (s *State) lastGood() *revision.Revision {
 // ongoing returns the revision of the rollout, which goes on in its steps while the spec cannot
 // be resolved; nil for none.
 func (s *State) ongoing() *revision.Revision {
-	if s.unfinished() && s.Status.Rollout.To != s.Barred {
+	if s.unfinished() {
 		return s.kept(s.Status.Rollout.To)
 	}
 	return nil

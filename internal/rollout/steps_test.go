@@ -436,6 +436,39 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("its pod refuses it")
 		},
+		"held where it failed": func(s *story) {
+			s.complete()
+			s.state.Strategy.Hold = true
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.goesLive("b", 1)
+			s.see("b", 1, runsAndCrashes)
+			s.happens("it crashes there")
+			s.happens("everything stays as it is")
+			s.state.Asked = nil
+			s.state.Generation++
+			s.happens("the spec asks for another image, which is looked up: it goes back")
+			s.everywhere(runs)
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("it is refused there")
+			s.happens("nothing is tried any more")
+			s.state.Strategy.Retry = s.state.Asked.Hash
+			s.happens("it is tried again")
+		},
+		"live where its pods fall silent": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.goesLive("b", 1)
+			s.see("b", 1, silent)
+			s.later(LoadTimeout - time.Second)
+			s.happens("a second is left")
+			s.later(time.Second)
+			s.happens("it has kept its pod from answering")
+		},
 		"staged where its pod is replaced meanwhile": func(s *story) {
 			s.complete()
 			s.asks("aa", small, "refused")
