@@ -1,7 +1,10 @@
 package rollout
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	wasmev1 "github.com/wasme-io/wasme-operator/api/v1"
 	"github.com/wasme-io/wasme-operator/internal/condition"
 	"github.com/wasme-io/wasme-operator/internal/dataplane"
+	"github.com/wasme-io/wasme-operator/internal/render"
 	"github.com/wasme-io/wasme-operator/internal/revision"
 )
 
@@ -424,6 +428,23 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(time.Second)
 			s.happens("the others follow")
 		},
+		"run by a canary of a replica whose clock is ahead": func(s *story) {
+			const ahead = 6 * time.Hour
+			s.complete()
+			s.state.Strategy.CanaryPods = 1
+			s.state.Targets = s.state.Targets[:1]
+			s.later(ahead)
+			s.happens("one workload is left")
+			s.asks("bb", small, "world")
+			s.happens("its pods try another module")
+			s.tries("a", 3, runs)
+			s.happens("one is to run it")
+			s.later(-ahead)
+			s.happens("another replica takes over")
+			s.see("a", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("the canary refuses it")
+		},
 		"refused where a replica staged it whose clock is ahead": func(s *story) {
 			const ahead = 6 * time.Hour
 			s.complete()
@@ -435,6 +456,14 @@ func TestStagedRollouts(t *testing.T) {
 			s.tries("b", 1, runsNone)
 			s.later(LoadTimeout)
 			s.happens("its pod refuses it")
+		},
+		"refused where no agent tells what it was sent": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.tries("b", 1, dataplane.Verdict{State: dataplane.StateOtherRevision})
+			s.later(LoadTimeout)
+			s.happens("its pod keeps an older one: istiod is not made to send it again")
 		},
 		"held where it failed": func(s *story) {
 			s.complete()
@@ -473,12 +502,12 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("aa", small, "refused")
 			s.happens("a configuration goes to one workload")
-			s.later(10 * time.Second)
+			s.later(LoadTimeout - 5*time.Second)
 			pod := &s.state.Targets[1].Pods[0]
 			pod.Name, pod.ReadySince = "b-1", s.state.Now
-			s.later(time.Second)
+			s.later(10 * time.Second)
 			s.tries("b", 1, runsNone)
-			s.happens("its new pod has not tried it yet: it does not go live")
+			s.happens("its new pod has had little time: it neither goes live nor fails")
 			s.later(LoadTimeout)
 			s.happens("it is refused")
 		},
@@ -952,5 +981,70 @@ func TestWhatARevisionIsToBlameFor(t *testing.T) {
 			p := Plan{Rollout: &wasmev1.RolloutStatus{From: row.from, Step: &row.step}}
 			NewWithT(t).Expect(p.isBad(condition.Verdict{Reason: row.reason})).To(Equal(row.bad))
 		})
+	}
+}
+
+// TestSpecsHaveTheSlotsOfTheirWorkloads goes through a rollout with canaries, and looks for the
+// plugins in what is rendered.
+func TestSpecsHaveTheSlotsOfTheirWorkloads(t *testing.T) {
+	s := newStory(t)
+	s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods, CanaryPods: 1}
+	s.state.Targets = []Target{target("a", 2)}
+	var first, second *revision.Revision
+	owner, a := s.state.Owner, s.state.Targets[0].Target
+	plugins := func() map[string]string {
+		return map[string]string{
+			"first":  render.PluginName(owner, a, first.Hash),
+			"tried":  render.StagedPluginName(owner, a, cmp.Or(second, first).Hash),
+			"canary": render.CanaryPluginName(owner, a, cmp.Or(second, first).Hash),
+			"second": render.PluginName(owner, a, cmp.Or(second, &revision.Revision{}).Hash),
+		}
+	}
+	rendered := func() []byte {
+		t.Helper()
+		spec, err := s.plan.Workloads[0].Spec(render.Mesh{ClusterID: "Kubernetes", RootNamespace: "istio-system", ModuleServerURL: "http://modules"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	patches := func() int { return bytes.Count(rendered(), []byte(`"applyTo"`)) }
+	has := func(step string, want ...string) {
+		t.Helper()
+		spec := rendered()
+		for name, plugin := range plugins() {
+			if got := bytes.Contains(spec, []byte(`"`+plugin+`"`)); got != slices.Contains(want, name) {
+				t.Errorf("%s: the spec has the plugin %s: %t", step, name, got)
+			}
+		}
+	}
+	first = s.asks("aa", small, "world")
+	s.happens("")
+	has("a first revision is tried", "tried")
+	for range 3 {
+		s.tries("a", 2, runs)
+		s.happens("")
+		s.everywhere(runs)
+		s.later(defaultBakeTime)
+	}
+	s.happens("")
+	has("it is complete", "first")
+	second = s.asks("bb", small, "world")
+	s.happens("")
+	has("another one is tried", "first", "tried")
+	s.tries("a", 2, runs)
+	s.happens("")
+	has("a canary runs it", "first", "tried", "canary")
+	s.everywhere(runs)
+	s.tries("a", 2, runs)
+	s.happens("")
+	s.later(defaultBakeTime)
+	s.happens("")
+	has("all pods run it", "second")
+	idle := patches()
+	s.state.Strategy.Staged = false
+	s.happens("")
+	if immediate := patches(); immediate >= idle {
+		t.Errorf("without a staging slot there are %d patches, with one that is idle %d", immediate, idle)
 	}
 }
