@@ -76,8 +76,9 @@ type rule struct {
 //     ends when the operator has repaired it, which repairTime bounds; istiod and Envoy need a
 //     moment after that.
 //   - A workload that is new has no filter until its output is there, which repairTime bounds, too.
-//   - Without a FilterDeployment there is no filter. The cause ends when the new one is Ready. A
-//     sidecar that started meanwhile goes on without one until it has the module.
+//   - Without a FilterDeployment there is no filter. The cause ends when the new one is Ready; all
+//     threads of a busy Envoy need a moment after that. A sidecar that started meanwhile goes on
+//     without a filter until it has the module.
 var rules = []rule{
 	{sidecarKilled, []symptom{noAnswer}, time.Second},
 	{unservedStart, []symptom{denied}, time.Second},
@@ -85,7 +86,7 @@ var rules = []rule{
 	{outputEdited, []symptom{unfiltered}, 10 * time.Second},
 	{outputDeleted, []symptom{unfiltered}, 10 * time.Second},
 	{unreached, []symptom{unfiltered}, time.Second},
-	{filterRecreated, []symptom{unfiltered}, time.Second},
+	{filterRecreated, []symptom{unfiltered}, 10 * time.Second},
 	{earlyStart, []symptom{unfiltered}, time.Second},
 }
 
