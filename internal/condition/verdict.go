@@ -100,9 +100,9 @@ func Stalled(ready Verdict) Verdict {
 	return True(ready.Reason, "%s", ready.Message)
 }
 
-// Set writes a verdict into the conditions. The time of the last transition is
-// now when the status is another one than before, and when it was later: the clock
-// of the replica that wrote it was ahead.
+// Set writes a verdict into the conditions. The last transition is now if the status
+// changed, or if the recorded time is in the future: the clock of the replica that
+// wrote it was ahead.
 func Set(conditions *[]metav1.Condition, kind string, v Verdict, generation int64, now time.Time) {
 	if known := apimeta.FindStatusCondition(*conditions, kind); known != nil && known.LastTransitionTime.After(now) {
 		known.LastTransitionTime = metav1.NewTime(now)

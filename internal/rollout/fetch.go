@@ -80,14 +80,13 @@ func (f Fetch) renewed(revision string, now time.Time) Fetch {
 }
 
 // renewalDue returns how long it is until the fetch of a revision may be renewed
-// again; zero when it may be now. A wait longer than any that there is comes
-// from a replica whose clock was wrong.
+// again; zero when it may be now. A fetch from the future comes from a replica
+// whose clock was wrong, and counts as over.
 func (f Fetch) renewalDue(revision string, now time.Time) time.Duration {
-	left := f.At.Add(renewalWait(f.renewedFor(revision))).Sub(now)
-	if left < 0 || left > maxRenewal {
+	if f.At.After(now) {
 		return 0
 	}
-	return left
+	return max(0, f.At.Add(renewalWait(f.renewedFor(revision))).Sub(now))
 }
 
 // renewalWait returns the time from so many renewals to the next.

@@ -93,8 +93,8 @@ func (s *State) supersedes(last *wasmev1.RolloutStatus) bool {
 }
 
 // lastGood returns the revision that was in force before the one that the spec asks for, and is
-// not barred; nil for none. What outputs hold of a rollout that is not complete is no such
-// revision: proxies may refuse it.
+// not barred; nil for none. A revision that outputs hold from an incomplete rollout does not
+// count: proxies may refuse it.
 func (s *State) lastGood() *revision.Revision {
 	if !s.unfinished() {
 		return s.newestHeld()
@@ -105,13 +105,15 @@ func (s *State) lastGood() *revision.Revision {
 	return nil
 }
 
-// ongoing returns the revision of the rollout, which goes on in its steps while the spec cannot
-// be resolved; nil for none.
+// ongoing returns the revision of a first rollout that outputs hold or try: it stays where it is,
+// and begins nowhere else, while the spec cannot be resolved. It is nil for none, and when the
+// rollout has failed or is barred.
 func (s *State) ongoing() *revision.Revision {
-	if s.unfinished() {
-		return s.kept(s.Status.Rollout.To)
+	r := s.Status.Rollout
+	if !s.unfinished() || failed(r) || r.To == s.Barred || !s.Outputs.have(r.To) {
+		return nil
 	}
-	return nil
+	return s.kept(r.To)
 }
 
 // newestHeld returns the newest revision of the history that was in force before, and is not
@@ -139,7 +141,7 @@ func (s *State) held() func(hash string) bool {
 func (s *State) inForce(rollout *wasmev1.RolloutStatus) (*revision.Revision, Standing) {
 	switch {
 	case s.Blocked.Reason != "":
-		return cmp.Or(s.lastGood(), s.ongoing()), Current
+		return s.lastGood(), Current
 	case rollout != nil && rollout.Phase == wasmev1.RolloutRolledBack:
 		return s.kept(rollout.From), RolledBack
 	case s.withdraws() && rollout != nil:

@@ -62,7 +62,7 @@ func (p *Plan) judgeStaged(s *State) judgement {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		if p.broke(w) {
-			p.judgeUnready(s.Now.Sub(w.was.Staged.At), w, w.unready, w.besides(), &found)
+			p.judgeUnready(s.Now.Sub(w.was.Staged.At), w, w.unready, p.besides(w), &found)
 			continue
 		}
 		if !p.isStaged(s, w) {
@@ -82,7 +82,7 @@ func (p *Plan) judgeStaged(s *State) judgement {
 		case p.undecided(v, proofs), untried && w.Holds != nil && w.rank() == 0, w.undelivered(s, v, proofs): // istiod has not sent it
 			found.loading = true
 		case !untried && slices.Contains(BadReasons, v.Reason) || p.silenced(v, proofs):
-			found.blame(v.Reason, "%s, where it was tried %s: %s", w.Key(), w.besides(), v.Message)
+			found.blame(v.Reason, "%s, where it was tried %s: %s", w.Key(), p.besides(w), v.Message)
 		}
 	}
 	return found
@@ -153,10 +153,13 @@ func (p *Plan) judgeUnready(waited time.Duration, w *Workload, pods []string, wh
 	found.blame(wasmev1.ReasonPodsNotReady, "%s, where it was tried %s: its pods are not Ready any more (%s): see their logs and events", w.Key(), where, condition.Enumerate(pods, ", ", asIs))
 }
 
-// besides says what serves while the workload's proxies try a revision.
-func (w *Workload) besides() string {
-	if w.Holds == nil {
+// besides says what serves while a workload's proxies try a revision.
+func (p *Plan) besides(w *Workload) string {
+	switch {
+	case w.Holds == nil:
 		return "before any request passed it"
+	case p.Rollout.From == "":
+		return "beside the revision that it ran"
 	}
 	return "beside the last good revision"
 }
@@ -166,7 +169,7 @@ func (w *Workload) besides() string {
 func (w *Workload) proofsOf(plugin string, waited time.Duration, now time.Time) []Proof {
 	var proofs []Proof
 	for _, pod := range w.pods {
-		age := now.Sub(pod.ReadySince)
+		age := pod.age(now)
 		proof := Proof{name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && age < waited, waited: waited}
 		if pod.Sidecar {
 			proof.verdict = pod.Seen.On(plugin)

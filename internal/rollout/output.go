@@ -99,6 +99,16 @@ func (o Outputs) Revisions() sets.Set[string] {
 	return held
 }
 
+// have reports whether an output holds or tries a revision.
+func (o Outputs) have(hash string) bool {
+	for _, output := range o {
+		if output.Revision == hash || output.Staged.Revision == hash {
+			return true
+		}
+	}
+	return false
+}
+
 // keyFor returns the kind and name of the output that is to hold a revision for a target.
 func (o Outputs) keyFor(owner types.NamespacedName, inForce *revision.Revision, target workload.Target) OutputKey {
 	hashed := hashedKey(owner, inForce, target)

@@ -163,10 +163,12 @@ type Plan struct {
 	// superseded says that the spec asks for another revision than that of the rollout, which
 	// failed.
 	superseded bool
-	// back says that workloads go back to what they ran before, and dropped are the outputs that
-	// go when that was nothing.
+	// back says that workloads go back to what they ran before. Dropped are the outputs to delete
+	// where they ran nothing.
 	back    bool
 	dropped []OutputKey
+	// frozen says that the revision in force stays where it is, and begins nowhere else.
+	frozen bool
 	// canary says that single pods run the revision, beside those that only try it.
 	canary bool
 	// awaited says what the step waits for beside its bake time; empty for nothing.
@@ -186,6 +188,7 @@ func Decide(s State) Plan {
 	p.InForce, p.Standing = s.inForce(p.Rollout)
 	p.superseded = s.supersedes(p.Rollout)
 	p.back = p.InForce != nil && (p.Standing == Withdrawn || p.InForce == s.base())
+	p.frozen = p.InForce != nil && p.Standing == LastGood && p.InForce == s.ongoing()
 	p.provedBefore = p.InForce != nil && s.Status.Revision == p.InForce.Hash && s.wasLoaded()
 	p.Workloads = s.workloads(p.InForce)
 	if p.InForce == nil && p.goesBack() {
@@ -244,9 +247,10 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 	return workloads
 }
 
-// takeBack has nothing left of a rollout that goes back to nothing. What pods ran before it, of a
-// rollout that was not complete either, stays where it is; but nothing is tried there any more.
+// takeBack removes what is left of a rollout that has nothing to go back to. A revision that pods
+// still run from another incomplete rollout stays, and its staging slot is emptied.
 func (p *Plan) takeBack(s *State) {
+	left := s.Outputs.have(p.Rollout.To)
 	places := map[string]int{}
 	for i := range p.Workloads {
 		places[workloadNote(p.Workloads[i].Target)] = i
@@ -257,7 +261,7 @@ func (p *Plan) takeBack(s *State) {
 		place, selected := places[output.Workload]
 		switch other := output.Revision != "" && output.Revision != p.Rollout.To; {
 		case other && (held == nil || p.stillServes(output.Workload)):
-		case other && selected && p.Workloads[place].hasPods():
+		case other && selected && p.Workloads[place].serving() == "" && (p.Workloads[place].hasPods() || !left):
 			p.Workloads[place].stays(s, key, held)
 			p.Workloads[place].took(s.Targets[place].Attempt)
 		case p.Rollout.From == "":
@@ -357,12 +361,12 @@ func bringsFetch(from, to *revision.Revision) bool {
 }
 
 // loading returns the number of pods that may still be at what the output asked
-// them to fetch, and the time that is left to them. A fetch from the far future
-// comes from a replica whose clock was wrong.
+// them to fetch, and the time that is left to them. A fetch from the future comes
+// from a replica whose clock was wrong, and counts as over.
 func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 	asked := w.was.Fetch
 	left = asked.At.Add(LoadTimeout).Sub(s.Now)
-	if w.Holds == nil || asked.Revision != w.Holds.Hash || left <= 0 || left > 2*LoadTimeout {
+	if w.Holds == nil || asked.Revision != w.Holds.Hash || left <= 0 || asked.At.After(s.Now) {
 		return 0, 0
 	}
 	plugin := ""
@@ -377,7 +381,7 @@ func (w *Workload) loading(s *State) (pods int, left time.Duration) {
 	if pods == 0 {
 		return 0, 0
 	}
-	return pods, min(left, LoadTimeout)
+	return pods, left
 }
 
 // stagedLoading returns the number of pods that may still fetch what its output has in the
@@ -396,7 +400,7 @@ func (w *Workload) sidecars() int {
 	return count(w.pods, func(p Pod) bool { return p.Sidecar })
 }
 
-// hasPods reports whether it has any that are Ready and have a sidecar, or may become so.
+// hasPods reports whether it has Ready pods with a sidecar, or pods that are not Ready yet.
 func (w *Workload) hasPods() bool { return w.sidecars()+len(w.unready) > 0 }
 
 // plugin returns the name under which the workload's proxies report the filter.

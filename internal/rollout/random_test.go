@@ -85,12 +85,12 @@ func (s *trial) asksNew(bad bool) {
 // happening makes what the first byte says happen, where the second one says, and then a pass.
 func (s *trial) happening(kind, where byte) {
 	what, lost, answers := "", false, where%4 != 0
-	asked := s.state.Asked
+	state, undo := s.state, func() {}
 	place := int(where>>2) % len(s.state.Targets)
 	t := &s.state.Targets[place]
-	switch kind % 22 {
+	switch kind % 25 {
 	case 0, 1, 2:
-		s.later([]time.Duration{time.Second, defaultBakeTime, LoadTimeout + time.Second}[kind%22])
+		s.later([]time.Duration{time.Second, defaultBakeTime, LoadTimeout + time.Second}[kind%25])
 		what = "time passes"
 	case 3:
 		s.asksNew(false)
@@ -169,16 +169,27 @@ func (s *trial) happening(kind, where byte) {
 		s.everImmediate = s.everImmediate || !s.state.Strategy.Staged
 	case 21:
 		what = "the spec cannot be resolved now"
-		s.state.Asked = nil
+		s.state.Asked, undo = nil, func() { s.state.Asked = state.Asked }
+	case 22:
+		what = "policies cannot be asked now"
+		s.state.Asked, s.state.Barred = nil, ""
+		undo = func() { s.state.Asked, s.state.Barred = state.Asked, state.Barred }
+	case 23, 24:
+		what = "no output can be written now"
+		s.state.Blocked, s.state.Outputs = condition.False(wasmev1.ReasonOutputKindMissing, "blocked"), nil
+		if kind%25 == 24 {
+			s.state.Targets = nil
+		}
+		undo = func() {
+			s.state.Blocked, s.state.Outputs, s.state.Targets = state.Blocked, state.Outputs, state.Targets
+		}
 	}
 	before := *s.state.Status.DeepCopy()
 	s.passes(what, answers)
 	if lost {
 		s.state.Status = before
 	}
-	if s.state.Asked == nil && s.barred == nil {
-		s.state.Asked = asked
-	}
+	undo()
 }
 
 // takeOver has another replica lead: it has not heard of any pod.
@@ -231,6 +242,12 @@ func (s *trial) passes(what string, answers bool) {
 	}
 	for key, output := range s.state.Outputs {
 		s.judges(key, before[key].Revision, output)
+		s.wants(key, before[key], output)
+	}
+	for tried := range s.firsts {
+		if !s.state.Outputs.have(tried) {
+			delete(s.firsts, tried) // it was taken back
+		}
 	}
 	for key, output := range before {
 		if s.complete.Has(output.Revision) && s.state.Outputs[key].Revision == "" && s.podsOf(output) > 0 {
@@ -265,6 +282,24 @@ func (s *trial) judges(key OutputKey, served string, output Output) {
 		s.firsts[tried] = output.Workload
 	} else if first != output.Workload && !s.everSilent && !s.everImmediate && !s.everFailing {
 		s.stop("%s tries revision %s, which %s refuses", key, tried, first)
+	}
+}
+
+// wants looks at whether an output newly holds or tries what it must not: what a policy refuses,
+// or a rollout has rejected.
+func (s *trial) wants(key OutputKey, before, output Output) {
+	s.Helper()
+	barred, rejected := "", ""
+	if s.barred != nil {
+		barred = s.barred.Hash
+	}
+	if r := s.state.Status.Rollout; r != nil && failed(r) {
+		rejected = r.To
+	}
+	for _, one := range []struct{ before, now string }{{before.Revision, output.Revision}, {before.Staged.Revision, output.Staged.Revision}} {
+		if one.now != one.before && one.now != "" && (one.now == barred && !s.complete.Has(barred) || one.now == rejected) {
+			s.stop("%s newly has revision %s, which is barred or rejected", key, one.now)
+		}
 	}
 }
 

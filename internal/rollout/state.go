@@ -90,6 +90,15 @@ type Pod struct {
 	Seen dataplane.Seen
 }
 
+// age returns how long the pod has been Ready. The time is its node's: where that clock is far
+// ahead, nothing is known of the age, and the pod counts as old.
+func (p *Pod) age(now time.Time) time.Duration {
+	if age := now.Sub(p.ReadySince); age > -LoadTimeout {
+		return age
+	}
+	return LoadTimeout
+}
+
 // Attempt is what came of writing an output.
 type Attempt struct {
 	// Output that was written, or not, and the fetch that it was to ask for.

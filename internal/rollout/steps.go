@@ -144,7 +144,7 @@ func (s *State) runsEverywhere(r *wasmev1.RolloutStatus) bool {
 // retries reports whether a revision that failed is to be tried again now: the user wants it,
 // and nothing is left of the last try, by which it would be judged.
 func (s *State) retries(last *wasmev1.RolloutStatus) bool {
-	return s.wantsRetry(last) && !s.Outputs.leftOf(last)
+	return s.wantsRetry(last) && !s.leftOf(last)
 }
 
 // wantsRetry reports whether the user wants a revision that failed to be tried again.
@@ -153,9 +153,13 @@ func (s *State) wantsRetry(last *wasmev1.RolloutStatus) bool {
 	return failed(last) && retry != last.Retried && strings.HasPrefix(retry, last.To) && len(retry) <= wasmev1.MaxRetryLength
 }
 
-// leftOf reports whether outputs still hold or stage what a rollout that failed takes back.
-func (o Outputs) leftOf(failed *wasmev1.RolloutStatus) bool {
-	for _, output := range o {
+// leftOf reports whether outputs still hold or stage what a rollout that failed takes back. Those
+// of deleted workloads are not written any more, and go with their pods.
+func (s *State) leftOf(failed *wasmev1.RolloutStatus) bool {
+	for _, output := range s.Outputs {
+		if slices.ContainsFunc(s.Deleted, func(d Deleted) bool { return d.Workload == output.Workload }) {
+			continue
+		}
 		if output.Staged.Revision == failed.To || failed.Phase == wasmev1.RolloutRolledBack && output.Revision == failed.To {
 			return true
 		}
@@ -203,6 +207,11 @@ func (s *State) base() *revision.Revision {
 func (p *Plan) step(s *State) {
 	r := p.Rollout
 	if r == nil || p.InForce.Hash != r.To || r.Phase == wasmev1.RolloutComplete {
+		return
+	}
+	if p.frozen {
+		p.await(s, 0)
+		p.stage(s)
 		return
 	}
 	if r.From == r.To { // to what was there before the rollout began
@@ -395,7 +404,7 @@ func (p *Plan) await(s *State, admitted int) {
 	var due []*Workload
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		first := w.Holds == nil && w.sidecars() == 0 && !w.moves && !p.broke(w)
+		first := w.Holds == nil && w.sidecars() == 0 && !w.moves && !p.broke(w) && !p.frozen
 		begun := w.live || first || p.isStaged(s, w)
 		if w.Phase == Due && !w.behind && w.Holds != p.InForce && (!begun || p.held()) {
 			due = append(due, w)

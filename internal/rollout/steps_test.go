@@ -465,6 +465,45 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("its pod keeps an older one: istiod is not made to send it again")
 		},
+		"a first revision that cannot be resolved any more": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, BakeTime: defaultBakeTime, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1), target("b", 2)}
+			asked := s.asks("aa", small, "world")
+			s.state.Distributed, s.state.Asked = false, nil
+			s.happens("it is not resolved")
+			s.state.Asked = asked
+			s.happens("its module is copied")
+			s.state.Asked = nil
+			s.happens("it is not resolved meanwhile: no proxy is asked for it")
+			s.state.Distributed, s.state.Asked = true, asked
+			s.happens("one workload tries it")
+			s.tries("a", 1, runs)
+			s.state.Targets = append(s.state.Targets, target("empty", 0))
+			s.state.Asked = nil
+			s.happens("it is not resolved: it stays where it is tried, and begins nowhere else")
+			s.state.Asked = asked
+			s.happens("it goes on")
+			s.bars()
+			s.happens("a policy refuses it")
+			s.state.Barred = ""
+			s.happens("policies cannot be asked: it does not come back")
+		},
+		"a first revision rolled back, and then no output can be written": func(s *story) {
+			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
+			s.state.Targets = []Target{target("a", 1)}
+			s.asks("aa", small, "refused")
+			s.happens("a first apply")
+			s.tries("a", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("it is refused")
+			s.happens("it is taken back")
+			outputs, targets := s.state.Outputs, s.state.Targets
+			s.state.Outputs, s.state.Targets = nil, nil
+			s.state.Blocked = condition.False(wasmev1.ReasonInvalidSpec, "nothing is selected")
+			s.happens("nothing is selected")
+			s.state.Outputs, s.state.Targets, s.state.Blocked = outputs, targets, condition.Verdict{}
+			s.happens("its workload is selected again: it stays rolled back")
+		},
 		"held where it failed": func(s *story) {
 			s.complete()
 			s.state.Strategy.Hold = true
@@ -527,6 +566,28 @@ func TestStagedRollouts(t *testing.T) {
 			s.later(LoadTimeout)
 			s.happens("it is refused, too")
 			s.happens("nothing is left, not in the workload without pods either")
+		},
+		"refused by pods of a node whose clock is ahead": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.state.Targets[1].Pods[0].ReadySince = s.state.Now.Add(6 * time.Hour)
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("its pod refuses it, and counts")
+		},
+		"tried again while pods of a deleted workload serve": func(s *story) {
+			s.complete()
+			s.asks("aa", small, "refused")
+			s.happens("a configuration goes to one workload")
+			s.tries("b", 1, runsNone)
+			s.later(LoadTimeout)
+			s.happens("it is refused")
+			s.state.Targets = slices.Delete(s.state.Targets, 1, 2)
+			s.state.Deleted = []Deleted{{Workload: "Deployment/b", Pods: 1}}
+			s.happens("the workload is deleted, and its pod still serves")
+			s.state.Strategy.Retry = s.state.Asked.Hash
+			s.happens("it is tried again elsewhere")
 		},
 		"staged with pods that are not Ready any more": func(s *story) {
 			s.complete()

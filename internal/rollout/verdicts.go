@@ -118,7 +118,7 @@ func (p *Plan) appendProofs(proofs []Proof, w *Workload, s *State) []Proof {
 		plugin = w.plugin(expected)
 	}
 	for _, pod := range w.pods {
-		age := s.Now.Sub(pod.ReadySince)
+		age := pod.age(s.Now)
 		proof := Proof{
 			name: pod.Name, workload: w.Key(), sidecar: pod.Sidecar, age: age, young: age < LoadTimeout && (settled || age < waited),
 			waiting: w.Waits() && w.Phase != AwaitingRendering, waited: own, spent: w.Fetch.renewedFor(p.InForce.Hash) >= maxRefused, anchored: anchored,

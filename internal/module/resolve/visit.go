@@ -11,8 +11,9 @@ import (
 
 // Visit has something else read from an image's registry than the module, unless the
 // registry is left alone at this time. The error then says until when, and a registry that
-// limits requests is left alone by the resolver, too. Other failures say nothing about
-// images, since not all registries have all that is read: what is known of the registry stays.
+// limits requests is left alone by the resolver, too. Any other
+// answer shows that the registry is there; one that is unavailable changes nothing, since not
+// all registries have all that is read.
 func (r *Resolver) Visit(ctx context.Context, req pull.Request, read func(context.Context) error) (err error) {
 	v, held := r.enter(req)
 	if held != nil {
