@@ -187,6 +187,25 @@ var _ = Describe("A staged rollout, by stand-ins for sidecars,", func() {
 		}
 	})
 
+	It("is rolled back when it leaves the pods of the first workload not Ready, and goes nowhere else", func(ctx context.Context) {
+		second := begins(ctx, "second")
+		goesLive(ctx, "b", b)
+		reaches(ctx, wasmev1.RolloutBaking)
+		w.clock.Step(time.Second)
+		s.unready(ctx, "b")
+		w.clock.Step(bakeTime)
+		for range 3 {
+			Expect(w.settle(ctx, fd)).To(Succeed())
+			holds(ctx, first, second)
+			Expect(w.output(ctx, "a-f").Annotations).To(HaveKeyWithValue(rollout.StagedAnnotation, ""))
+		}
+		w.clock.Step(rollout.LoadTimeout)
+		reaches(ctx, wasmev1.RolloutRolledBack)
+		Expect(fd.Status.Rollout.Rejected.Reason).To(Equal(wasmev1.ReasonPodsNotReady))
+		Expect(w.settle(ctx, fd)).To(Succeed())
+		holds(ctx, first, first)
+	})
+
 	It("takes as long as any other when a replica began it whose clock was ahead", func(ctx context.Context) {
 		const ahead = 6 * time.Hour
 		w.clock.Step(ahead)

@@ -132,7 +132,7 @@ func (s *sidecars) unready(ctx context.Context, deployment string) {
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		Expect(live.Get(ctx, client.ObjectKeyFromObject(pod), pod)).To(Succeed()) // whole, which the cache has not
-		pod.Status.Conditions[0].Status = corev1.ConditionFalse
+		pod.Status.Conditions[0].Status, pod.Status.Conditions[0].LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(s.clock.Now())
 		Expect(user.Status().Update(ctx, pod)).To(Succeed())
 	}
 	s.catchUp(ctx, s.namespace)

@@ -200,7 +200,7 @@ type RolloutStatus struct {
 
 // Reasons of a RejectedRevision beside those of the condition Loaded.
 const (
-	// ReasonPodsNotReady: the pods, when they tried it, were not Ready any more.
+	// ReasonPodsNotReady: the pods that tried it, or ran it first, were not Ready any more.
 	ReasonPodsNotReady = "PodsNotReady"
 	// ReasonErrorRatioIncreased: more requests to the canaries failed than to other pods.
 	ReasonErrorRatioIncreased = "ErrorRatioIncreased"

@@ -106,9 +106,9 @@ func (r *Reconciler) listWorkloads(ctx context.Context, kind workload.Kind, name
 	return workloads, err
 }
 
-// listPods returns the Ready pods of a target, in the order of their names, and the names of
-// the others that are neither finished nor being deleted.
-func (r *Reconciler) listPods(ctx context.Context, of workload.Target) (ready []*corev1.Pod, unready []string, err error) {
+// listPods returns the Ready pods of a target, and the others that are neither finished nor
+// being deleted, both in the order of their names.
+func (r *Reconciler) listPods(ctx context.Context, of workload.Target) (ready []*corev1.Pod, unready []rollout.Unready, err error) {
 	if of.IsReference() {
 		gateway, known := of.Proxies.Key()
 		if !known {
@@ -125,12 +125,20 @@ func (r *Reconciler) listPods(ctx context.Context, of workload.Target) (ready []
 		case workload.IsReady(pod):
 			ready = append(ready, pod)
 		case pod.DeletionTimestamp == nil && !workload.IsFinished(pod):
-			unready = append(unready, pod.Name)
+			unready = append(unready, unreadyPod(pod))
 		}
 	}
 	slices.SortFunc(ready, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(unready)
+	slices.SortFunc(unready, func(a, b rollout.Unready) int { return strings.Compare(a.Name, b.Name) })
 	return ready, unready, nil
+}
+
+func unreadyPod(pod *corev1.Pod) rollout.Unready {
+	unready := rollout.Unready{Name: pod.Name, Created: pod.CreationTimestamp.Time, Since: pod.CreationTimestamp.Time}
+	if ready := workload.ReadyCondition(pod); ready != nil {
+		unready.Since = ready.LastTransitionTime.Time
+	}
+	return unready
 }
 
 // describePods returns what pods say of themselves.

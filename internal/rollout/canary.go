@@ -59,7 +59,7 @@ func (p *Plan) takesCanaries(s *State, w *Workload) bool {
 // others, which run what they are to run.
 func (p *Plan) canaries(s *State, w *Workload) Canary {
 	has := w.was.Canary
-	left := slices.ContainsFunc(w.pods, func(pod Pod) bool { return has.runs(pod.Name) }) || slices.ContainsFunc(w.unready, has.runs)
+	left := slices.ContainsFunc(w.pods, func(pod Pod) bool { return has.runs(pod.Name) }) || slices.ContainsFunc(w.unready, func(pod Unready) bool { return has.runs(pod.Name) })
 	if has.Revision == p.InForce.Hash && left {
 		return has
 	}
@@ -94,7 +94,8 @@ func (p *Plan) judgeCanaries(s *State) judgement {
 		plugin := render.CanaryPluginName(w.owner, w.Target, p.InForce.Hash)
 		proofs := filtered(w.proofsOf(plugin, s.Now.Sub(canary.Since), s.Now), func(proof Proof) bool { return canary.runs(proof.name) })
 		if len(proofs) == 0 {
-			p.judgeUnready(s.Now.Sub(canary.Since), w, canary.Pods, "in single pods", &found)
+			gone := filtered(w.unready, func(pod Unready) bool { return canary.runs(pod.Name) })
+			p.judgeUnready(s, w, canary.Since, gone, ", where it was tried in single pods", &found)
 			continue
 		}
 		found.pods += len(proofs)

@@ -39,7 +39,11 @@ func (p *Plan) judge(s *State) judgement {
 	var found judgement
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
-		if w.Holds != p.InForce || w.sidecars() == 0 {
+		if w.Holds != p.InForce {
+			continue
+		}
+		if w.sidecars() == 0 {
+			p.judgeFallen(s, w, &found)
 			continue
 		}
 		found.pods += w.sidecars()
@@ -62,7 +66,7 @@ func (p *Plan) judgeStaged(s *State) judgement {
 	for i := range p.Workloads {
 		w := &p.Workloads[i]
 		if p.broke(w) {
-			p.judgeUnready(s.Now.Sub(w.was.Staged.At), w, w.unready, p.besides(w), &found)
+			p.judgeUnready(s, w, w.was.Staged.At, w.unready, ", where it was tried "+p.besides(w), &found)
 			continue
 		}
 		if !p.isStaged(s, w) {
@@ -143,14 +147,40 @@ func (p *Plan) broke(w *Workload) bool {
 	return w.sidecars() == 0 && len(w.unready) > 0 && w.Holds != p.InForce && w.was.Staged.Revision == p.InForce.Hash
 }
 
-// judgeUnready gives pods that are not Ready some time.
-func (p *Plan) judgeUnready(waited time.Duration, w *Workload, pods []string, where string, found *judgement) {
-	if waited < LoadTimeout {
+// judgeFallen looks at the first workload while none of its pods is Ready: those that were when
+// they got the revision may be so because of it. Others that start are waited for.
+func (p *Plan) judgeFallen(s *State, w *Workload, found *judgement) {
+	live := w.was.Fetch.At
+	if *p.Rollout.Step > 1 || w.was.Fetch.Revision != p.InForce.Hash {
+		return
+	}
+	fallen := filtered(w.unready, func(pod Unready) bool { return pod.Created.Before(live) && !pod.Since.Before(live) })
+	starting := slices.ContainsFunc(w.unready, func(pod Unready) bool {
+		return !pod.Created.Before(live) && s.Now.Sub(pod.Created) < LoadTimeout
+	})
+	switch {
+	case len(fallen) > 0:
+		p.judgeUnready(s, w, live, fallen, "", found)
+	case starting:
+		found.loading = true
+		p.Again = soonest(p.Again, LoadTimeout)
+	}
+}
+
+// judgeUnready gives pods that are not Ready some time: since they are not, or since they got
+// the revision.
+func (p *Plan) judgeUnready(s *State, w *Workload, since time.Time, pods []Unready, where string, found *judgement) {
+	for _, pod := range pods {
+		if pod.Since.After(since) && !pod.Since.After(s.Now) {
+			since = pod.Since
+		}
+	}
+	if waited := s.Now.Sub(since); waited < LoadTimeout {
 		found.loading = true
 		p.Again = soonest(p.Again, LoadTimeout-waited)
 		return
 	}
-	found.blame(wasmev1.ReasonPodsNotReady, "%s, where it was tried %s: its pods are not Ready any more (%s): see their logs and events", w.Key(), where, condition.Enumerate(pods, ", ", asIs))
+	found.blame(wasmev1.ReasonPodsNotReady, "%s%s: its pods are not Ready any more (%s): see their logs and events", w.Key(), where, condition.Enumerate(pods, ", ", func(pod Unready) string { return pod.Name }))
 }
 
 // besides says what serves while a workload's proxies try a revision.

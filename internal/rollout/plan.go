@@ -119,8 +119,8 @@ type Workload struct {
 	// sendsAgain says that istiod is to send what is staged again.
 	sendsAgain bool
 	pods       []Pod
-	// unready are the names of its pods that are not Ready.
-	unready []string
+	// unready are its pods that are not Ready.
+	unready []Unready
 	// rendering is how its output is to be rendered, and outdated says that it is not
 	// rendered so.
 	rendering Rendering

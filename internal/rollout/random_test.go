@@ -101,7 +101,7 @@ func (s *trial) happening(kind, where byte) {
 	case 6:
 		what = "pods are not Ready any more: " + t.Name
 		for _, pod := range t.Pods {
-			t.Unready = append(t.Unready, pod.Name)
+			t.Unready = append(t.Unready, Unready{Name: pod.Name, Created: noon.Add(-time.Hour), Since: s.state.Now.Add(-s.ahead)})
 		}
 		t.Pods = nil
 	case 7:

@@ -60,10 +60,10 @@ type State struct {
 // Target is a workload that is selected, with its Ready pods.
 type Target struct {
 	workload.Target
-	// Pods are the Ready pods, in the order of their names, and Unready the names of the
-	// others that are not about to go.
+	// Pods are the Ready pods, in the order of their names, and Unready the others that are
+	// not about to go.
 	Pods    []Pod
-	Unready []string
+	Unready []Unready
 	// Attempt is what came of writing its output; nil before.
 	Attempt *Attempt
 }
@@ -88,6 +88,12 @@ type Pod struct {
 	MemoryLimit int64
 	// Seen is what is known of what the proxy runs.
 	Seen dataplane.Seen
+}
+
+// Unready is a pod that is not Ready. Since is when it was Ready last, or began to start.
+type Unready struct {
+	Name           string
+	Created, Since time.Time
 }
 
 // age returns how long the pod has been Ready. The time is its node's: where that clock is far

@@ -593,19 +593,68 @@ func TestStagedRollouts(t *testing.T) {
 			s.complete()
 			s.asks("bb", small, "world")
 			s.happens("another module goes to one workload")
-			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []string{"b-0"}
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []Unready{{Name: "b-0"}}
 			s.later(time.Second)
 			s.happens("its pod is not Ready, and no other workload gets it")
 			s.later(LoadTimeout)
 			s.happens("it is not Ready for long")
 			s.happens("the last good revision is all that is left")
 		},
+		"live with pods that are not Ready any more": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.goesLive("b", 1)
+			s.later(5 * time.Second)
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []Unready{{Name: "b-0", Created: noon.Add(-time.Hour), Since: s.state.Now}}
+			s.happens("its pod is not Ready, and no other workload gets it")
+			s.later(LoadTimeout)
+			s.happens("it is not Ready for long")
+		},
+		"live where its pod is replaced meanwhile": func(s *story) {
+			s.complete()
+			s.asks("bb", small, "world")
+			s.happens("another module goes to one workload")
+			s.goesLive("b", 1)
+			s.happens("it is watched")
+			s.later(5 * time.Second)
+			pods := s.state.Targets[1].Pods
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []Unready{{Name: "b-1", Created: s.state.Now, Since: s.state.Now}}
+			s.later(5 * time.Second)
+			s.happens("its new pod starts, and no other workload gets it")
+			pods[0].Name, pods[0].ReadySince = "b-1", s.state.Now
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = pods, nil
+			s.see("b", 1, runs)
+			s.happens("it runs it, and is watched as long as any other")
+			s.state.Targets[1].Pods, s.state.Targets[1].Unready = nil, []Unready{{Name: "b-2", Created: s.state.Now, Since: s.state.Now}}
+			s.later(LoadTimeout)
+			s.happens("another one starts slowly: the others follow")
+		},
+		"staged with a canary that is not Ready for a moment": func(s *story) {
+			s.complete()
+			s.state.Strategy.CanaryPods, s.state.Strategy.BakeTime = 1, time.Hour
+			s.state.Targets = s.state.Targets[:1]
+			s.asks("bb", small, "world")
+			s.happens("its pods try another module")
+			s.tries("a", 3, runs)
+			s.happens("one is to run it")
+			s.everywhere(runs)
+			s.later(time.Minute)
+			s.happens("it does")
+			s.later(30 * time.Minute)
+			pods := s.state.Targets[0].Pods
+			s.state.Targets[0].Pods, s.state.Targets[0].Unready = pods[1:], []Unready{{Name: "a-0", Created: noon.Add(-time.Hour), Since: s.state.Now}}
+			s.later(time.Second)
+			s.happens("it is not Ready: it has some time")
+			s.later(LoadTimeout)
+			s.happens("it is not Ready for long")
+		},
 		"staged for the first time with pods that are not Ready any more": func(s *story) {
 			s.state.Strategy = Strategy{Staged: true, MaxPods: MaxLoadingPods}
 			s.state.Targets = []Target{target("a", 1), target("b", 1)}
 			s.asks("aa", small, "world")
 			s.happens("a first apply")
-			s.state.Targets[0].Pods, s.state.Targets[0].Unready = nil, []string{"a-0"}
+			s.state.Targets[0].Pods, s.state.Targets[0].Unready = nil, []Unready{{Name: "a-0"}}
 			s.happens("its pod is not Ready, and does not get it live")
 			s.later(LoadTimeout)
 			s.happens("it is not Ready for long")
@@ -621,7 +670,7 @@ func TestStagedRollouts(t *testing.T) {
 			s.happens("its pods try another module")
 			s.tries("a", 3, runs)
 			s.happens("one is to run it")
-			s.state.Targets[0].Pods, s.state.Targets[0].Unready = s.state.Targets[0].Pods[1:], []string{"a-0"}
+			s.state.Targets[0].Pods, s.state.Targets[0].Unready = s.state.Targets[0].Pods[1:], []Unready{{Name: "a-0"}}
 			s.later(time.Second)
 			s.happens("it is not Ready, and no other one is chosen")
 			s.later(LoadTimeout)

@@ -54,7 +54,7 @@ func TestCacheKeepsOfAPodWhatItTakesToAskItsSidecar(t *testing.T) {
 	g := NewWithT(t)
 	since := metav1.Unix(1000, 0)
 	full := injected()
-	full.Status.Conditions[1].LastTransitionTime = since
+	full.Status.Conditions[1].LastTransitionTime, full.CreationTimestamp = since, metav1.Unix(900, 0)
 	limit := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")}
 	workload.Sidecar(full).Resources = corev1.ResourceRequirements{Limits: limit, Requests: limit}
 	pod := trimPod(t, full)
@@ -64,6 +64,7 @@ func TestCacheKeepsOfAPodWhatItTakesToAskItsSidecar(t *testing.T) {
 	g.Expect(pod.Spec).To(Equal(corev1.PodSpec{Containers: []corev1.Container{{Name: workload.SidecarContainer, Ports: []corev1.ContainerPort{{Name: "http-envoy-prom", ContainerPort: 15099}}, Resources: corev1.ResourceRequirements{Limits: limit}}}}))
 	g.Expect(pod.Status.Conditions).To(Equal([]corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: since}}))
 	g.Expect([]string{pod.Namespace, pod.Name, string(pod.UID), pod.ResourceVersion}).To(Equal([]string{"n", "details-v1-5d8-x", "u", "7"}))
+	g.Expect(pod.CreationTimestamp.Unix()).To(BeEquivalentTo(900))
 	g.Expect(workload.Owners(pod)).To(Equal([]workload.Target{{Kind: "Deployment", Namespace: "n", Name: "details-v1"}}))
 	g.Expect(workload.IsReady(pod)).To(BeTrue())
 	at := workload.SidecarAddress(pod)

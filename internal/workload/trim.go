@@ -72,9 +72,9 @@ func TrimPod(item any) (any, error) {
 	trimmed := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
-			DeletionTimestamp: pod.DeletionTimestamp,
-			Labels:            picked(pod.Labels, GatewayLabel),
-			Annotations:       picked(pod.Annotations, AgentPortAnnotation),
+			CreationTimestamp: pod.CreationTimestamp, DeletionTimestamp: pod.DeletionTimestamp,
+			Labels:      picked(pod.Labels, GatewayLabel),
+			Annotations: picked(pod.Annotations, AgentPortAnnotation),
 		},
 		Status: corev1.PodStatus{PodIP: pod.Status.PodIP},
 	}
