@@ -144,7 +144,7 @@ var _ = Describe("What a sidecar is seen to run", func() {
 		Eventually(trap.verdict, 2*time.Minute).
 			Should(Equal(dataplane.Verdict{State: dataplane.StateUnreachable, Failure: dataplane.FailureRefused}))
 		Expect(app.StartSidecar(ctx)).To(Succeed())
-		Eventually(func() bool { return trap.verdict().Proven() }).Should(BeTrue())
+		Eventually(func() bool { return trap.verdict().Proven() }, 2*time.Minute).Should(BeTrue())
 	})
 
 	It("is read from its agent where Envoy's own port is shut", func(ctx SpecContext) {
