@@ -6,7 +6,7 @@
 //
 //  1. Which revision is in force (inforce.go): the one that the spec asks for,
 //     once every replica of the operator can serve its module; else the last
-//     good one.
+//     good one. Where there is none, what is left is taken back (takeback.go).
 //  2. Which output each workload has, what it holds, and what it asked its pods
 //     to fetch (output.go, fetch.go).
 //  3. Which outputs may hold the revision in force now. A new module, a first
@@ -35,7 +35,6 @@ package rollout
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -247,42 +246,6 @@ func (s *State) workloads(inForce *revision.Revision) []Workload {
 	return workloads
 }
 
-// takeBack removes what is left of a rollout that has nothing to go back to. A revision that pods
-// still run from another incomplete rollout stays, and its staging slot is emptied.
-func (p *Plan) takeBack(s *State) {
-	left := s.Outputs.have(p.Rollout.To)
-	places := map[string]int{}
-	for i := range p.Workloads {
-		places[workloadNote(p.Workloads[i].Target)] = i
-	}
-	for _, key := range sorted(slices.Collect(maps.Keys(s.Outputs))) {
-		output := s.Outputs[key]
-		held := s.kept(output.Revision)
-		place, selected := places[output.Workload]
-		switch other := output.Revision != "" && output.Revision != p.Rollout.To; {
-		case other && (held == nil || p.stillServes(output.Workload)):
-		case other && selected && p.Workloads[place].serving() == "" && (p.Workloads[place].hasPods() || !left):
-			p.Workloads[place].stays(s, key, held)
-			p.Workloads[place].took(s.Targets[place].Attempt)
-		case p.Rollout.From == "":
-			p.dropped = append(p.dropped, key)
-		}
-	}
-}
-
-// stillServes reports whether pods may still serve of a workload that was deleted.
-func (p *Plan) stillServes(workload string) bool {
-	return slices.ContainsFunc(p.Deleted, func(d Deleted) bool { return d.Workload == workload })
-}
-
-// stays has an output hold what it held, and try nothing.
-func (w *Workload) stays(s *State, key OutputKey, held *revision.Revision) {
-	w.Output, w.was = key, s.Outputs[key].asOf(s.Now)
-	w.inForce, w.Holds, w.Fetch, w.Phase = held, held, w.was.Fetch, Due
-	w.slot = s.staged() && key.Kind == wasmev1.OutputEnvoyFilter
-	w.renders(s)
-}
-
 // knownRevisions returns the revisions by their hashes: of two in the history
 // that are the same to proxies, the older; the one in force before any other.
 func (s *State) knownRevisions(inForce *revision.Revision) map[string]*revision.Revision {
@@ -399,9 +362,6 @@ func (w *Workload) stagedLoading(s *State) int {
 func (w *Workload) sidecars() int {
 	return count(w.pods, func(p Pod) bool { return p.Sidecar })
 }
-
-// hasPods reports whether it has Ready pods with a sidecar, or pods that are not Ready yet.
-func (w *Workload) hasPods() bool { return w.sidecars()+len(w.unready) > 0 }
 
 // plugin returns the name under which the workload's proxies report the filter.
 func (w *Workload) plugin(expected *revision.Revision) string {

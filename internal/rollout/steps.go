@@ -157,7 +157,7 @@ func (s *State) wantsRetry(last *wasmev1.RolloutStatus) bool {
 // of deleted workloads are not written any more, and go with their pods.
 func (s *State) leftOf(failed *wasmev1.RolloutStatus) bool {
 	for _, output := range s.Outputs {
-		if slices.ContainsFunc(s.Deleted, func(d Deleted) bool { return d.Workload == output.Workload }) {
+		if s.stillServes(output.Workload) {
 			continue
 		}
 		if output.Staged.Revision == failed.To || failed.Phase == wasmev1.RolloutRolledBack && output.Revision == failed.To {
